@@ -1,0 +1,92 @@
+"""What strategies and backends agree on. Standard library only.
+
+Rules, each stated again where its type lives:
+
+1.  A strategy is the coroutine that every rank runs over its `Worker`.                               worker.py, strategy.py
+2.  A Worker method is a plain `def` that starts its operation at once; `await` waits for it.         work.py
+3.  Work started and never awaited is an error in every backend, with the operation and the line.     work.py, program.py
+4.  Compute queues per rank, collectives per group, messages per (peer, tag), in call order.          fabric.py
+5.  A transfer starts when both sides have posted it (rendez-vous).                                   fabric.py
+6.  Payloads carry the same operators for tensors and byte counts; values are never branched on.      values.py
+7.  The fabric never looks into a payload; the numerics never see a clock or a rank.                  fabric.py, numerics.py
+8.  Evaluation is off the clock.                                                                      worker.py (publish)
+9.  A gradient that travelled is applied or discarded, exactly once.                                  worker.py (apply)
+"""
+
+from distsim.interface.budget import Budget
+from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Switch
+from distsim.interface.errors import (
+    BadInput,
+    Deadlock,
+    DistsimError,
+    Diverged,
+    Problem,
+    RankFailed,
+    StrategyError,
+    TimedOut,
+)
+from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
+from distsim.interface.job import Job
+from distsim.interface.model import Block, Cost, Model
+from distsim.interface.numerics import Numerics, Part
+from distsim.interface.optimizer import SGD
+from distsim.interface.outcome import Outcome, Snapshot
+from distsim.interface.program import drive, finish
+from distsim.interface.rank import Rank
+from distsim.interface.straggler import Straggler
+from distsim.interface.strategy import Strategy
+from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer, Update
+from distsim.interface.values import ALL, Batch, Message, Payload, Region, T
+from distsim.interface.work import Work
+from distsim.interface.worker import Worker
+
+__all__ = [
+    "ALL",
+    "SGD",
+    "Arrival",
+    "BadInput",
+    "Batch",
+    "Block",
+    "Budget",
+    "Cluster",
+    "Collective",
+    "Compute",
+    "Cost",
+    "Curve",
+    "Deadlock",
+    "Device",
+    "DistsimError",
+    "Diverged",
+    "Envelope",
+    "Fabric",
+    "Handle",
+    "Job",
+    "Loopback",
+    "Loss",
+    "Measured",
+    "Message",
+    "Model",
+    "Numerics",
+    "Outcome",
+    "Part",
+    "Payload",
+    "Problem",
+    "Rank",
+    "RankFailed",
+    "Region",
+    "Roofline",
+    "Snapshot",
+    "Straggler",
+    "Strategy",
+    "StrategyError",
+    "Switch",
+    "T",
+    "TimedOut",
+    "Trace",
+    "Transfer",
+    "Update",
+    "Work",
+    "Worker",
+    "drive",
+    "finish",
+]

@@ -1,0 +1,130 @@
+"""The cluster that a run is modeled on: devices that compute and the network between hosts.
+
+Bandwidths are bytes a second, times seconds, sizes bytes (GB is 1e9). Two kinds of network exist: `Switch`, where every
+rank has a host of its own, and `Loopback`, where all ranks share one host's cores and a transfer is CPU work.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from distsim.interface.model import Cost, Model, Operation
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured function, linear between its points and beyond them (never below 0). One point is a constant."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def __call__(self, x: float) -> float:
+        points = self.points
+        if len(points) == 1:
+            return points[0][1]
+        right = min(max(bisect_left(points, (x,)), 1), len(points) - 1)
+        (x0, y0), (x1, y1) = points[right - 1], points[right]
+        return max(0.0, y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+
+
+class Device(Protocol):
+    """Turns costs into seconds of uncontended computing."""
+
+    def seconds(self, model: Model, cost: Cost) -> float: ...
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A device by its data sheet: an operation takes the longer of its FLOPs and its memory traffic, plus an overhead.
+
+    Williams, Waterman and Patterson, CACM 52(4), 2009. `flops_per_second` is the achievable rate (peak times efficiency).
+    """
+
+    flops_per_second: float
+    bytes_per_second: float
+    overhead: float = 0.0
+    """Seconds to start one operation on one block."""
+
+    def seconds(self, model: Model, cost: Cost) -> float:
+        total = cost.nbytes / self.bytes_per_second
+        for operation, index in cost.parts:
+            flops, scalars = _work(model, operation, index, cost.samples)
+            total += self.overhead + max(flops / self.flops_per_second, scalars * model.itemsize / self.bytes_per_second)
+        return total
+
+
+def _work(model: Model, operation: Operation, index: int, samples: float) -> tuple[float, float]:
+    """FLOPs and scalars moved through memory by one primitive operation."""
+    block = model.blocks[index]
+    if operation == "apply":
+        return 2.0 * block.parameters, 3.0 * block.parameters
+    if operation == "loss":
+        return 5.0 * block.activation * samples, 2.0 * block.activation * samples
+    before = model.input if index == 0 else model.blocks[index - 1].activation
+    moved = block.parameters + (before + block.activation) * samples
+    if operation == "forward":
+        return block.flops * samples, moved
+    flops = {
+        "backward": block.input_flops + block.weight_flops,
+        "backward_input": block.input_flops,
+        "backward_weights": block.weight_flops,
+    }[operation]
+    return flops * samples, 2.0 * moved
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A device by measurement: seconds of an operation on a kind of block, by samples; the rest falls back to a roofline.
+
+    Keys are (operation, block kind); the loss's kind is that of the last block.
+    """
+
+    table: Mapping[tuple[str, str], Curve]
+    fallback: Roofline
+
+    def seconds(self, model: Model, cost: Cost) -> float:
+        total = cost.nbytes / self.fallback.bytes_per_second
+        for operation, index in cost.parts:
+            curve = self.table.get((operation, model.blocks[index].kind))
+            part = Cost(((operation, index),), cost.samples)
+            total += self.fallback.seconds(model, part) if curve is None else curve(cost.samples)
+        return total
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Hosts on one non-blocking switch, a full-duplex link each; a path crosses two links."""
+
+    bandwidth: float
+    """Bytes a second of one link, each direction."""
+    latency: float
+    """Seconds of one link; a path has two."""
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """All ranks on one host: its cores are shared as processors, and moving bytes is CPU work."""
+
+    cores: Curve
+    """Number of computing ranks -> how many ranks' worth of work gets done a second (at most their number)."""
+    message: Curve
+    """Bytes -> seconds of a point-to-point message between two ranks, alone on the machine."""
+    all_reduce: Mapping[int, Curve]
+    """Group size -> bytes -> seconds of an all-reduce by that many ranks, nothing else running."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """P workers and the parameter servers beside them, their device and their network. Servers are the last ranks."""
+
+    workers: int
+    servers: int
+    device: Device
+    network: Switch | Loopback
+
+    @property
+    def world_size(self) -> int:
+        """P + S ranks."""
+        return self.workers + self.servers

@@ -1,0 +1,55 @@
+"""A run, ready to be handed to a backend: everything that both kinds of fabric need to know, and nothing of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from distsim.interface.budget import Budget
+from distsim.interface.cluster import Cluster
+from distsim.interface.fabric import Fabric
+from distsim.interface.model import Model
+from distsim.interface.numerics import Numerics
+from distsim.interface.rank import Rank
+from distsim.interface.straggler import Straggler
+from distsim.interface.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one strategy. A real backend pickles it, so `numerics` must be importable by name or a plain object."""
+
+    strategy: Strategy
+    model: Model
+    cluster: Cluster
+    budget: Budget
+    numerics: Callable[[int], Numerics[Any]]
+    """Rank -> its numerics, called in the process of that rank."""
+    straggler: Straggler = field(default_factory=Straggler)
+    seed: int = 0
+    samples_between_snapshots: int = 0
+    """Publish the model for evaluation at least every so many samples; 0 never."""
+
+    def rank(self, rank: int, fabric: Fabric) -> Rank[Any]:
+        """The state of one rank on its fabric."""
+        gradients = self.strategy.gradients_an_update or self.cluster.workers
+        samples = gradients * self.model.batch
+        every = max(1, ceil(self.samples_between_snapshots / samples)) if self.samples_between_snapshots else 0
+        return Rank(
+            rank=rank,
+            workers=self.cluster.workers,
+            world_size=self.cluster.world_size,
+            model=self.model,
+            numerics=self.numerics(rank),
+            fabric=fabric,
+            budget=self.budget,
+            seed=self.seed,
+            gradients_an_update=gradients,
+            publish_every=every,
+        )
+
+    def factor(self, rank: int, step: int | None) -> float:
+        """The straggler's factor of this rank; parameter servers have none."""
+        return self.straggler.factor(self.seed, rank, step) if rank < self.cluster.workers else 1.0

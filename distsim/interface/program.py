@@ -1,0 +1,44 @@
+"""What every backend runs on a rank, and how a coroutine is driven where awaiting never suspends."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from distsim.interface.errors import StrategyError
+from distsim.interface.strategy import Strategy
+from distsim.interface.values import T
+from distsim.interface.worker import Worker
+
+R = TypeVar("R")
+
+
+async def finish(strategy: Strategy, worker: Worker[T]) -> None:
+    """Run the strategy, wait for what it posted, then check the rules that can only be checked at the end.
+
+    Raises `StrategyError` for Work that was never awaited and for gradients that were neither applied nor discarded.
+    """
+    await strategy.run(worker)
+    await worker.settle()
+
+
+def drive(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine whose awaits wait in place, as those of the real fabric do.
+
+    Raises `StrategyError` if it suspends: then it awaited something that is not its worker's Work.
+    """
+    try:
+        foreign = coroutine.send(None)
+    except StopIteration as end:
+        result: R = end.value
+        return result
+    coroutine.close()
+    raise StrategyError(foreign_await(foreign))
+
+
+def foreign_await(yielded: object) -> str:
+    """The message for a strategy that awaited a foreign object."""
+    return (
+        f"a strategy may only await its worker's Work; it awaited something that yielded {yielded!r} "
+        "(asyncio and other event loops do not run here)"
+    )

@@ -1,0 +1,216 @@
+"""One rank's state and bookkeeping, shared by all views of it: versions, open work, debts, records.
+
+A Worker turns a strategy's call into one of the `start_*` methods here; they start the operation on the fabric and write
+its record to the trace once it is over. Backends make a Rank (see `Job.rank`) and read its trace.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from distsim.interface.budget import Budget
+from distsim.interface.errors import StrategyError
+from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
+from distsim.interface.model import Cost, Model, Operation
+from distsim.interface.numerics import Numerics, Part
+from distsim.interface.outcome import Snapshot
+from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer
+from distsim.interface.values import Batch, Message, Region, T
+from distsim.interface.work import Work
+
+R = TypeVar("R")
+Parts = tuple[tuple[Operation, int], ...]
+Stop = Callable[[], bool]
+
+
+@dataclass
+class Rank(Generic[T]):
+    """One rank of a run."""
+
+    rank: int
+    workers: int
+    world_size: int
+    model: Model
+    numerics: Numerics[T]
+    fabric: Fabric
+    budget: Budget
+    seed: int = 0
+    gradients_an_update: int = 1
+    publish_every: int = 0
+    """Updates between snapshots; 0 publishes nothing."""
+    trace: Trace = field(init=False)
+    placed: tuple[int, ...] = field(init=False)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    version: int = 0
+    updates: int = 0
+    drawn: int = 0
+    saved: dict[tuple[int, Batch], float] = field(default_factory=dict)
+    saved_bytes: float = 0.0
+    open_work: dict[Work[Any], None] = field(default_factory=dict)
+    posted: list[Work[None]] = field(default_factory=list)
+    owed: list[Message[T]] = field(default_factory=list)
+    sequences: dict[str, int] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.trace = Trace(self.rank)
+        self.placed = tuple(range(len(self.model.blocks)))
+
+    def samples(self, batch: Batch) -> float:
+        """How many samples `batch` holds."""
+        return self.model.batch * self.workers / batch.parts
+
+    def blocks_of(self, region: Region) -> tuple[int, ...]:
+        """The blocks that `region` names on this rank."""
+        return self.placed if region.blocks is None else region.blocks
+
+    # ---- values
+
+    def forward(self, block: int, x: T, batch: Batch) -> T:
+        """Run a block's forward pass and account for what it saves."""
+        y = self.numerics.forward(block, x, batch)
+        self.saved[block, batch] = kept = self.model.saved_bytes(block, self.samples(batch))
+        self.saved_bytes += kept
+        self.trace.peak_saved = max(self.trace.peak_saved, self.saved_bytes)
+        return y
+
+    def backward(self, block: int, g: T, batch: Batch, part: Part) -> T:
+        """Run a block's backward pass, or a half of it, on what its forward pass saved."""
+        if (block, batch) not in self.saved:
+            raise StrategyError(f"backward of block {block}, {batch}, before its forward")
+        x = self.numerics.backward(block, g, batch, part)
+        if part != "input":
+            self.saved_bytes -= self.saved.pop((block, batch))
+        return x
+
+    def forget(self, batch: Batch) -> None:
+        """Drop what a cancelled gradient has saved."""
+        for key in [key for key in self.saved if key[1] == batch]:
+            self.saved_bytes -= self.saved.pop(key)
+        self.numerics.forget(batch)
+
+    def loss(self, y: T, batch: Batch) -> T:
+        """Record the loss of an output; give its gradient."""
+        g, value = self.numerics.loss(y, batch)
+        self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.fabric.now()))
+        return g
+
+    # ---- gradients that travel
+
+    def owe(self, message: Message[T]) -> Message[T]:
+        """Note a gradient that arrived: it must be applied or discarded."""
+        if message.label == "gradient" and not message.is_signal:
+            self.owed.append(message)
+        return message
+
+    def decide(self, message: Message[T], source: int, applied: bool) -> None:
+        """Take the decision about a gradient that arrived; `source` is a rank of the world."""
+        for i, owed in enumerate(self.owed):
+            if owed is message:
+                del self.owed[i]
+                break
+        else:
+            raise StrategyError(
+                f"the message {message.label!r} from rank {source} is no gradient that waits for a decision: "
+                "each carries the label 'gradient' and is applied or discarded exactly once"
+            )
+        staleness = self.version - message.version
+        self.trace.arrivals.append(Arrival(source, message.version, staleness, applied, self.fabric.now()))
+
+    # ---- starting operations
+
+    def start_compute(
+        self,
+        name: str,
+        parts: Parts,
+        batch: Batch | None,
+        action: Callable[[Stop], R],
+        unless: Work[Any] | None = None,
+        nbytes: float = 0.0,
+    ) -> Work[Any]:
+        """Queue `action` on the rank's compute queue."""
+        cost = Cost(parts, 0.0 if batch is None else self.samples(batch), nbytes)
+        handle = self.fabric.compute(cost, action, batch, None if unless is None else unless.handle)
+        step, part = (-1, -1) if batch is None else (batch.step, batch.part)
+
+        def record(handle: Handle[Any], awaited: float, value: Any) -> None:
+            self.trace.compute.append(Compute(name, handle.begun, handle.ended, step, part))
+
+        return self._work(handle, name, record)
+
+    def start_send(self, to: int, tag: str, envelope: Envelope[T]) -> Work[None]:
+        """Send to a rank of the world."""
+        payload = envelope.payload
+        self.trace.gradients += envelope.label == "gradient" and payload is not None
+        nbytes = 0.0 if payload is None else self.numerics.nbytes(payload)
+        channel = f"message {self.rank}>{to} {tag}"
+        sequence, posted = self._next(channel), self.fabric.now()
+        handle = self.fabric.send(to, tag, envelope)
+
+        def record(handle: Handle[Any], awaited: float, value: Any) -> None:
+            self._transfer("send", channel, sequence, nbytes, posted, awaited, handle)
+
+        return self._work(handle, f"send {tag!r} to rank {to}", record)
+
+    def start_receive(self, source: int | None, tag: str, then: Callable[[Message[T]], Message[T]]) -> Work[Message[T]]:
+        """Receive from a rank of the world, or from any."""
+        posted = self.fabric.now()
+        sequence = -1 if source is None else self._next(f"message {source}>{self.rank} {tag}")
+        handle = self.fabric.receive(source, tag)
+
+        def record(handle: Handle[Any], awaited: float, message: Message[T]) -> None:
+            channel = f"message {message.source}>{self.rank} {tag}"
+            number = self._next(channel) if source is None else sequence
+            nbytes = 0.0 if message.content is None else self.numerics.nbytes(message.content)
+            self._transfer("receive", channel, number, nbytes, posted, awaited, handle)
+
+        peer = "any rank" if source is None else f"rank {source}"
+        return self._work(handle, f"receive {tag!r} from {peer}", record, then)
+
+    def start_collective(self, group: tuple[int, ...], collective: Collective, x: T) -> Work[T]:
+        """Join the next collective of a group of ranks of the world."""
+        members = ",".join(map(str, group))
+        channel = f"{collective.kind} {members}"
+        sequence, posted, nbytes = self._next(channel), self.fabric.now(), self.numerics.nbytes(x)
+        handle = self.fabric.collective(group, collective, x)
+
+        def record(handle: Handle[Any], awaited: float, value: Any) -> None:
+            self._transfer(collective.kind, channel, sequence, nbytes, posted, awaited, handle)
+
+        return self._work(handle, f"{collective.kind} of ranks {members}", record)
+
+    def start_task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
+        """Run a second flow of control."""
+        return self._work(self.fabric.task(coroutine), "task", lambda handle, awaited, value: None)
+
+    def check_settled(self) -> None:
+        """Raise `StrategyError` for Work never awaited and for gradients neither applied nor discarded."""
+        forgotten = [work for work in self.open_work if not work.is_awaited]
+        if forgotten:
+            raise StrategyError(f"rank {self.rank} never awaited: " + ", ".join(map(repr, forgotten)))
+        if self.owed:
+            owed = ", ".join(f"version {m.version} from rank {m.source}" for m in self.owed)
+            raise StrategyError(f"rank {self.rank} neither applied nor discarded the gradients of {owed}")
+
+    def _transfer(
+        self, kind: str, channel: str, sequence: int, nbytes: float, posted: float, awaited: float, handle: Handle[Any]
+    ) -> None:
+        ended = handle.ended
+        self.trace.transfers.append(Transfer(kind, channel, sequence, nbytes, posted, min(awaited, ended), ended))
+
+    def _work(
+        self,
+        handle: Handle[Any],
+        name: str,
+        record: Callable[[Handle[Any], float, Any], None],
+        then: Callable[[Any], Any] | None = None,
+    ) -> Work[Any]:
+        return Work(handle, name, self.open_work, self.fabric.now, record, then)
+
+    def _next(self, channel: str) -> int:
+        number = self.sequences.get(channel, 0)
+        self.sequences[channel] = number + 1
+        return number

@@ -1,0 +1,78 @@
+"""The values that strategies handle: payloads, batches, regions, messages.
+
+Payloads carry the same operators whether they are tensors or byte counts, so one strategy text serves both. A strategy
+branches on counts, versions and arrivals, never on the value of a payload: `bool` or `float` of a byte count raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+from distsim.interface.errors import StrategyError
+
+
+class Payload(Protocol):
+    """What travels: a tensor or a byte count. Arithmetic between payloads needs equal sizes and gives that size."""
+
+    def __add__(self, other: Self | float, /) -> Self: ...
+    def __sub__(self, other: Self | float, /) -> Self: ...
+    def __mul__(self, other: Self | float, /) -> Self: ...
+    def __truediv__(self, other: Self | float, /) -> Self: ...
+    def __pow__(self, exponent: float, /) -> Self: ...
+
+
+T = TypeVar("T", bound=Payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One of `parts` equal shares of the samples of global step `step`.
+
+    It is data (a pure function of the seed and these numbers), the identity of saved activations, and the weight of its
+    gradient in one. A global step holds P x b samples, where b is the workload's batch a worker; data parallelism is
+    `Batch(step, rank, P)`, a pipeline's micro-batches are `Batch(step).split(m)`.
+    """
+
+    step: int
+    part: int = 0
+    parts: int = 1
+    weight: float = 1.0
+    """The share of this batch in the sum that its gradient joins; `loss` scales by it."""
+
+    def split(self, pieces: int) -> list[Batch]:
+        """Cut this share into `pieces` equal ones whose weighted gradients add up to this batch's."""
+        first, parts, weight = self.part * pieces, self.parts * pieces, self.weight / pieces
+        return [Batch(self.step, first + i, parts, weight) for i in range(pieces)]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The blocks that an operation on parameters or gradients concerns, in ascending order; None: all placed here."""
+
+    blocks: tuple[int, ...] | None = None
+
+
+ALL = Region()
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[T]):
+    """What a receive gives: who sent it, the version stamped on it, its label, and a payload unless it is a signal."""
+
+    source: int
+    version: int
+    label: str
+    content: T | None
+
+    @property
+    def is_signal(self) -> bool:
+        """True if the sender sent no payload."""
+        return self.content is None
+
+    @property
+    def payload(self) -> T:
+        """The payload, the receiver's own. Raises `StrategyError` on a signal."""
+        if self.content is None:
+            raise StrategyError(f"the message {self.label!r} from rank {self.source} is a signal: it has no payload")
+        return self.content

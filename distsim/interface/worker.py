@@ -1,0 +1,371 @@
+"""The Worker: the one interface that strategies are written against. Its rules:
+
+- A method that gives `Work` has started its operation when it returns. Compute operations queue per rank, collectives per
+  group, messages per (peer, tag), in call order.
+- A compute operation reads the parameters when it starts on the queue, and its result is visible when awaited.
+- `backward` uses the weights that its `forward` used, whatever was applied or loaded in between.
+- A payload given to `send` or a collective is the fabric's until awaited; what arrives is the receiver's own.
+- A transfer starts when both sides have posted it. Post receives ahead, or every hop is on the critical path.
+- `post`, `read`, `load`, `change`, `accumulated`, `zero`, `input` and `publish` take no time and are not awaitable.
+- A message with the label `gradient` must be applied (`apply(of=...)`) or discarded, exactly once.
+- There is no wait-any and no `done()`: servers use `receive_any`, cancellation uses `unless=`.
+
+How it works: a Worker holds a `Numerics` (what values are) and a `Fabric` (when they are ready), both in its `Rank`, so
+that naming, never-awaited checks, versions, staleness and views of groups are written once for all backends. A group is this
+same worker, seen narrower: its `rank` and peers are positions in the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from distsim.interface.errors import StrategyError
+from distsim.interface.fabric import Collective, Envelope
+from distsim.interface.model import Block, Model, Operation
+from distsim.interface.numerics import Part
+from distsim.interface.outcome import Snapshot
+from distsim.interface.rank import Parts, Rank, Stop
+from distsim.interface.trace import Update
+from distsim.interface.values import ALL, Batch, Message, Region, T
+from distsim.interface.work import Work
+
+R = TypeVar("R")
+
+_BACKWARD: dict[Part, tuple[Operation, str]] = {
+    "both": ("backward", "B"),
+    "input": ("backward_input", "I"),
+    "weights": ("backward_weights", "W"),
+}
+
+
+class Worker(Generic[T]):
+    """One rank, seen within a group. See the module's text for the rules."""
+
+    def __init__(self, state: Rank[T], ranks: Sequence[int]) -> None:
+        self._state = state
+        self._ranks = tuple(ranks)
+        self.rank = self._ranks.index(state.rank)
+        """This rank's position in the group; workers come first, parameter servers last."""
+        self.world_size = len(self._ranks)
+        """Ranks in the group."""
+
+    # ---- what it knows
+
+    @property
+    def workers(self) -> int:
+        """P, the number of ranks that produce gradients, in the whole world."""
+        return self._state.workers
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The description of the whole model, in order."""
+        return self._state.model.blocks
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began, on this run's clock."""
+        return self._state.fabric.now()
+
+    @property
+    def version(self) -> int:
+        """How often `apply` was called on this rank."""
+        return self._state.version
+
+    def random(self, *key: int) -> Random:
+        """A generator that depends on the seed, this rank and `key` only."""
+        return Random(repr((self._state.seed, "strategy", self._state.rank, key)))
+
+    # ---- groups
+
+    def within(self, ranks: Sequence[int]) -> Worker[T]:
+        """The group of these ranks of this view. All members call it, in the same order."""
+        return Worker(self._state, [self._ranks[r] for r in ranks])
+
+    def grid(self, *inner: int) -> list[Worker[T]]:
+        """One group an axis of a grid of this view's ranks: `grid(t, p)` gives [tensor, pipeline, data].
+
+        The axis named first varies fastest; the last axis takes what is left. Raises `StrategyError` if it does not divide.
+        """
+        views, stride, rest = [], 1, self.world_size
+        for size in inner:
+            if rest % size:
+                raise StrategyError(f"a grid of {inner} does not divide {self.world_size} ranks")
+            rest //= size
+        for size in (*inner, rest):
+            start = self.rank - self.rank // stride % size * stride
+            views.append(self.within(range(start, start + size * stride, stride)))
+            stride *= size
+        return views
+
+    # ---- loop and data
+
+    def steps(self) -> Iterator[int]:
+        """Global updates 0, 1, ... until the budget is spent; every rank that iterates ends at the same step.
+
+        The body of the loop is one update. With a parameter server only the server iterates.
+        """
+        state = self._state
+        samples = state.gradients_an_update * state.model.batch
+        allowed = state.budget.updates_allowed(samples)
+        seconds = state.budget.seconds
+        step = 0
+        while step < allowed and not (
+            seconds is not None and state.fabric.decide(f"stop before step {step}", state.fabric.now() >= seconds)
+        ):
+            yield step
+            step += 1
+            state.updates = step
+            state.trace.updates.append(Update(step, step * samples, state.fabric.now()))
+
+    def draw(self, part: int, parts: int) -> Batch:
+        """The next batch of this rank's own stream; what is discarded later is not drawn again."""
+        batch = Batch(self._state.drawn, part, parts)
+        self._state.drawn += 1
+        return batch
+
+    def samples(self, batch: Batch) -> float:
+        """How many samples `batch` holds."""
+        return self._state.samples(batch)
+
+    # ---- compute
+
+    def place(self, blocks: Sequence[int]) -> None:
+        """Keep only these blocks (ascending) on this rank; call it before the first step."""
+        self._state.placed = tuple(blocks)
+        self._state.numerics.place(blocks)
+
+    def input(self, batch: Batch) -> T:
+        """The samples of `batch`."""
+        return self._state.numerics.input(batch)
+
+    def forward(self, block: int, x: T, batch: Batch) -> Work[T]:
+        """Run one block; its output."""
+        state = self._state
+        return state.start_compute(f"F{block}", (("forward", block),), batch, lambda stop: state.forward(block, x, batch))
+
+    def loss(self, y: T, batch: Batch) -> Work[T]:
+        """Record the mean loss of the model's output; give its gradient, weighted by `batch.weight`."""
+        state = self._state
+        return state.start_compute("loss", (("loss", -1),), batch, lambda stop: state.loss(y, batch))
+
+    def backward(self, block: int, g: T, batch: Batch, part: Part = "both") -> Work[T]:
+        """Accumulate the gradient of one block; the gradient of its input.
+
+        `part="input"` gives the input's gradient only, a later `part="weights"` accumulates the rest.
+        """
+        state = self._state
+        operation, letter = _BACKWARD[part]
+        return state.start_compute(
+            f"{letter}{block}", ((operation, block),), batch, lambda stop: state.backward(block, g, batch, part)
+        )
+
+    @overload
+    def gradient(self, batch: Batch) -> Work[T]: ...
+    @overload
+    def gradient(self, batch: Batch, unless: Work[Any]) -> Work[T | None]: ...
+    def gradient(self, batch: Batch, unless: Work[Any] | None = None) -> Work[Any]:
+        """The gradient of all blocks placed here, as one operation: zero, forward, loss, backward, read.
+
+        With `unless`, None if that was over first: at any instant in the simulator, between blocks in a real run.
+        """
+        state = self._state
+        blocks = state.placed
+
+        def action(stop: Stop) -> T | None:
+            state.numerics.zero()
+            x = state.numerics.input(batch)
+            for b in blocks:
+                if stop():
+                    state.forget(batch)
+                    return None
+                x = state.forward(b, x, batch)
+            x = state.loss(x, batch)
+            for b in reversed(blocks):
+                if stop():
+                    state.forget(batch)
+                    return None
+                x = state.backward(b, x, batch, "both")
+            return state.numerics.accumulated(ALL)
+
+        parts = (*_forward(blocks), *_backward(reversed(blocks)))
+        return state.start_compute("gradient", parts, batch, action, unless)
+
+    def gradients(self, batch: Batch, bucket_bytes: float = 0.0) -> Iterator[tuple[Region, Work[T]]]:
+        """The same gradient a bucket at a time, last blocks first: a bucket is closed once it holds `bucket_bytes`.
+
+        A bucket's backward pass starts when the iterator reaches it, the forward pass with the first.
+        """
+        state = self._state
+        gradient: list[T] = []  # of the output of the block that is next in the backward pass
+
+        def forward() -> None:
+            state.numerics.zero()
+            x = state.numerics.input(batch)
+            for b in state.placed:
+                x = state.forward(b, x, batch)
+            gradient.append(state.loss(x, batch))
+
+        for bucket in _buckets(state.model, state.placed, bucket_bytes):
+            first = bucket[0] == state.placed[-1]
+            region = Region(bucket[::-1])
+
+            def action(stop: Stop, region: Region = region, first: bool = first) -> T:
+                if first:
+                    forward()
+                for b in reversed(region.blocks or ()):
+                    gradient.append(state.backward(b, gradient.pop(), batch, "both"))
+                return state.numerics.accumulated(region)
+
+            parts = (*(_forward(state.placed) if first else ()), *_backward(bucket))
+            yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, batch, action)
+
+    def apply(self, gradient: T, region: Region = ALL, scale: float = 1.0, of: Sequence[Message[T]] = ()) -> Work[None]:
+        """One optimizer step on `region` with its rate times `scale`; `version` grows by one.
+
+        `of` names the gradient messages that went into it: their staleness is recorded, and none may be named twice.
+        """
+        state = self._state
+        for message in of:
+            state.decide(message, self._ranks[message.source], applied=True)
+        state.version += 1
+
+        def action(stop: Stop) -> None:
+            with state.lock:
+                state.numerics.update(region, gradient, scale)
+
+        return state.start_compute("apply", tuple(("apply", b) for b in state.blocks_of(region)), None, action)
+
+    def discard(self, message: Message[T]) -> None:
+        """Say that this gradient will not be applied."""
+        self._state.decide(message, self._ranks[message.source], applied=False)
+
+    def compute(self, name: str, function: Callable[..., R], *inputs: T) -> Work[R]:
+        """Payload arithmetic that costs time, by the bytes of its inputs: encode, decode, average."""
+        nbytes = sum(self._state.numerics.nbytes(x) for x in inputs)
+        return self._state.start_compute(name, (), None, lambda stop: function(*inputs), nbytes=nbytes)
+
+    # ---- parameters
+
+    def read(self, region: Region = ALL) -> T:
+        """A copy of the parameters, flat; yours."""
+        with self._state.lock:
+            return self._state.numerics.read(region)
+
+    def load(self, x: T, region: Region = ALL) -> None:
+        """Overwrite the parameters."""
+        with self._state.lock:
+            self._state.numerics.load(region, x)
+
+    def change(self, function: Callable[[T], T], region: Region = ALL) -> T:
+        """Read, change and write the parameters as one, atomically against tasks and `apply`; the new value."""
+        with self._state.lock:
+            value = function(self._state.numerics.read(region))
+            self._state.numerics.load(region, value)
+            return value
+
+    def accumulated(self, region: Region = ALL) -> T:
+        """A copy of the gradient accumulated since `zero`, flat."""
+        return self._state.numerics.accumulated(region)
+
+    def zero(self) -> None:
+        """Forget the accumulated gradient."""
+        self._state.numerics.zero()
+
+    def publish(self, region: Region = ALL) -> None:
+        """Show the parameters to the evaluation, off the clock; call it as the last thing of an update.
+
+        Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update.
+        """
+        state = self._state
+        count = state.updates + 1
+        samples = state.gradients_an_update * state.model.batch
+        if not state.publish_every:
+            return
+        last = count >= state.budget.updates_allowed(samples)
+        if count % state.publish_every == 0 or last:
+            values = {b: self.read(Region((b,))) for b in state.blocks_of(region)}
+            state.snapshots.append(Snapshot(count, count * samples, self.now, values))
+
+    # ---- messages
+
+    def send(self, x: T | None, to: int, tag: str = "", version: int = 0, label: str = "") -> Work[None]:
+        """Send to a rank of this view; over when it has arrived. None makes it a signal.
+
+        The label `gradient` obliges the receiver to apply or discard it.
+        """
+        return self._state.start_send(self._ranks[to], tag, Envelope(version, label, x))
+
+    def post(self, x: T | None, to: int, tag: str = "", version: int = 0, label: str = "") -> None:
+        """Send a copy that nobody waits for; the end of the run does."""
+        copy = None if x is None else self._state.numerics.copy(x)
+        self._state.posted.append(self.send(copy, to, tag, version, label))
+
+    def receive(self, source: int, tag: str = "") -> Work[Message[T]]:
+        """Receive the next message with this tag from a rank of this view."""
+        return self._state.start_receive(self._ranks[source], tag, self._arrived)
+
+    def receive_any(self, tag: str = "") -> Work[Message[T]]:
+        """Receive the next message with this tag from any rank. Do not mix it with `receive` on one tag."""
+        return self._state.start_receive(None, tag, self._arrived)
+
+    # ---- collectives
+
+    def all_reduce(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
+        """The mean or sum over the group, on every rank of it."""
+        return self._state.start_collective(self._ranks, Collective("all_reduce", op), x)
+
+    def reduce_scatter(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
+        """This rank's equal part of the mean or sum over the group. The size must divide by the group's."""
+        return self._state.start_collective(self._ranks, Collective("reduce_scatter", op), x)
+
+    def all_gather(self, x: T) -> Work[T]:
+        """The payloads of the group in its order, joined."""
+        return self._state.start_collective(self._ranks, Collective("all_gather"), x)
+
+    def broadcast(self, x: T, root: int) -> Work[T]:
+        """The payload of `root`, on every rank; the others' `x` says the size."""
+        return self._state.start_collective(self._ranks, Collective("broadcast", root=root), x)
+
+    # ---- flow
+
+    def task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
+        """A second flow of control on this rank: a process in the simulator, a thread in a real run.
+
+        Where tasks run, parameters change through `apply`, `load` and `change` only.
+        """
+        return self._state.start_task(coroutine)
+
+    async def settle(self) -> None:
+        """Wait for what was posted, then check the rules that can only be checked at the end. Backends call it."""
+        self._state.trace.ended = self.now
+        for work in self._state.posted:
+            await work
+        self._state.check_settled()
+
+    def _arrived(self, message: Message[T]) -> Message[T]:
+        if message.source not in self._ranks:
+            raise StrategyError(f"a message from rank {message.source} reached a group without it: {self._ranks}")
+        return self._state.owe(replace(message, source=self._ranks.index(message.source)))
+
+
+def _forward(blocks: Iterable[int]) -> Parts:
+    return (*(("forward", b) for b in blocks), ("loss", -1))
+
+
+def _backward(blocks: Iterable[int]) -> Parts:
+    return tuple(("backward", b) for b in blocks)
+
+
+def _buckets(model: Model, blocks: Sequence[int], bucket_bytes: float) -> list[tuple[int, ...]]:
+    """Cut the blocks, last first, into buckets that are closed once they hold `bucket_bytes`."""
+    buckets: list[tuple[int, ...]] = []
+    bucket: tuple[int, ...] = ()
+    for b in reversed(blocks):
+        bucket = (*bucket, b)
+        if model.nbytes(bucket) >= bucket_bytes:
+            buckets.append(bucket)
+            bucket = ()
+    return [*buckets, bucket] if bucket else buckets
