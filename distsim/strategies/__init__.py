@@ -1,0 +1,1 @@
+"""The strategies: one file a family. They import `distsim.interface` and each other only."""
