@@ -1,0 +1,76 @@
+"""What goes in comes out: checks that hold for every run that ended as planned, in every mode.
+
+- Each message was recorded once by its sender and once by its receiver, each collective once by every member, with equal
+  bytes: bytes sent = bytes delivered, channel by channel.
+- The gradients that a rank sent = those applied + those discarded.
+- The operations of a rank's compute queue follow each other; times are finite and in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+from distsim.interface.errors import DistsimError
+from distsim.interface.trace import Trace
+from distsim.results.matching import Side, parties, sides
+
+CLOCK = 1e-9
+"""Seconds by which two readings of a clock may disagree before spans count as overlapping."""
+
+
+class NotConserved(DistsimError):
+    """A record contradicts itself: bytes, gradients or time got lost or appeared. A mistake of distsim, not of its user."""
+
+
+def check_conservation(traces: Sequence[Trace]) -> None:
+    """Raise `NotConserved` with everything that is off, one line each (at most 20), if the run's records contradict it."""
+    off = [*_transfers(traces), *_gradients(traces), *_times(traces)]
+    if off:
+        more = [f"and {len(off) - 20} more"] if len(off) > 20 else []
+        raise NotConserved("\n".join([*off[:20], *more]))
+
+
+def _transfers(traces: Sequence[Trace]) -> Iterator[str]:
+    for (channel, number), found in sides(traces).items():
+        needed, seen = parties(channel), [(side.rank, side.transfer.kind) for side in found]
+        if sorted(seen) != sorted(needed):
+            yield f"{channel}, number {number}: recorded by {_names(seen)}, not by {_names(needed)}"
+        elif len({side.transfer.nbytes for side in found}) > 1:
+            yield f"{channel}, number {number}: the bytes differ: {_bytes(found)}"
+
+
+def _gradients(traces: Sequence[Trace]) -> Iterator[str]:
+    decided: dict[int, int] = {}
+    for trace in traces:
+        for arrival in trace.arrivals:
+            decided[arrival.source] = decided.get(arrival.source, 0) + 1
+    for trace in traces:
+        count = decided.pop(trace.rank, 0)
+        if count != trace.gradients:
+            yield f"rank {trace.rank} sent {trace.gradients} gradients; {count} were applied or discarded"
+    for rank, count in decided.items():
+        yield f"rank {rank} left no record; {count} of its gradients were applied or discarded"
+
+
+def _times(traces: Sequence[Trace]) -> Iterator[str]:
+    for trace in traces:
+        free = 0.0
+        for span in sorted(trace.compute, key=lambda span: (span.begun, span.ended)):
+            name = f"rank {trace.rank}: {span.name} [{span.begun!r}, {span.ended!r}]"
+            if not (isfinite(span.begun) and isfinite(span.ended) and span.begun <= span.ended):
+                yield f"{name} ends before it begins"
+            elif span.begun < free - CLOCK:
+                yield f"{name} begins before the operation ahead of it ended at {free!r}"
+            free = max(free, span.ended)
+        for transfer in trace.transfers:
+            if not transfer.posted <= transfer.awaited <= transfer.ended < float("inf"):
+                yield f"rank {trace.rank}: {transfer.channel}, number {transfer.sequence}: times out of order: {transfer}"
+
+
+def _names(records: list[tuple[int, str]]) -> str:
+    return ", ".join(f"rank {rank} ({kind})" for rank, kind in records) or "nobody"
+
+
+def _bytes(found: list[Side]) -> str:
+    return ", ".join(f"{side.transfer.nbytes:g} at rank {side.rank}" for side in found)
