@@ -83,9 +83,11 @@ class Measured:
 
     table: Mapping[tuple[str, str], Curve]
     fallback: Roofline
+    overhead: float = 0.0
+    """Seconds that a Worker operation costs beyond the blocks it runs."""
 
     def seconds(self, model: Model, cost: Cost) -> float:
-        total = cost.nbytes / self.fallback.bytes_per_second
+        total = self.overhead + cost.nbytes / self.fallback.bytes_per_second
         for operation, index in cost.parts:
             curve = self.table.get((operation, model.blocks[index].kind))
             part = Cost(((operation, index),), cost.samples)

@@ -1,0 +1,171 @@
+"""The model on the bench: a workload's blocks, behind blocks that are payloads of a size or exercise the bare machine.
+
+A strategy can only send what its numerics give it. So the sizes to measure are blocks of that many parameters, a matrix
+product and a copy are blocks with a forward pass, and `BenchNumerics` passes everything else on to the workload's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic
+
+from distsim.calibration.probes import Apply, Chain, Gradients, Machine, Nothing, PingPong, Probe, Reduce, Steps
+from distsim.interface.fabric import Collective
+from distsim.interface.model import Block, Model
+from distsim.interface.numerics import Numerics, Part
+from distsim.interface.values import Batch, Region, T
+
+MATMUL = 384
+"""Rows and columns of the square matrix product: large enough to reach the core's rate, small enough for its caches."""
+COPY = 4_000_000
+"""Scalars copied: more than the caches of a core hold."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Which block of the extended model is what, and which probes run on it."""
+
+    model: Model
+    workers: int
+    first: int
+    """The workload's blocks start here."""
+    share: int
+    """Shares of a step that make one worker's usual batch."""
+    shares: tuple[int, ...]
+    """Shares of a step to measure blocks at."""
+    groups: tuple[int, ...]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The workload's blocks."""
+        return tuple(range(self.first, len(self.model.blocks)))
+
+    @property
+    def payloads(self) -> tuple[int, ...]:
+        """The blocks that are a payload of a size."""
+        return tuple(b.index for b in self.model.blocks if b.kind == "payload")
+
+    @property
+    def machine(self) -> tuple[int, int]:
+        """The blocks of the matrix product and of the copy."""
+        kinds = [b.kind for b in self.model.blocks]
+        return kinds.index("matmul"), kinds.index("copy")
+
+    def samples(self, parts: int) -> float:
+        """Samples in one of `parts` shares of a step."""
+        return self.model.batch * self.workers / parts
+
+    def probes(self, communication: bool = True) -> tuple[Probe, ...]:
+        """Everything that is measured; of further workloads, what they compute."""
+        alone: list[Probe] = [Nothing(), Apply(self.blocks)]
+        alone += [Chain(parts, self.blocks) for parts in self.shares]
+        alone += [Gradients(parts) for parts in self.shares]
+        if not communication:
+            return tuple(alone)
+        together: list[Probe] = [Gradients(self.share, n) for n in range(2, self.workers + 2)]
+        together += [PingPong(block) for block in self.payloads]
+        together += [Reduce(block, n) for n in self.groups for block in self.payloads]
+        together += [Steps(self.share, self.workers), *map(Machine, self.machine)]
+        return (*alone, *together)
+
+
+def bench(model: Model, workers: int, largest: int, sizes: Sequence[int]) -> Bench:
+    """Put `model` on the bench for `workers` workers: shares of up to `largest` samples or more, payloads of `sizes` bytes."""
+    scale = 1
+    while model.batch * workers * scale < largest:
+        scale *= 2
+    share, batch = workers * scale, model.batch * scale
+    shares = {p for p in _powers(batch * workers) if batch * workers % p == 0} | {share}
+    wanted = [p for p in sorted(shares) if batch * workers // p <= 4 * largest]
+    extra = [
+        Block(0, "matmul", MATMUL**2, MATMUL**2, 0, 2.0 * MATMUL**3 / (batch * workers), 0.0, 0.0),
+        Block(0, "copy", 2 * COPY, 0, 0, 0.0, 0.0, 0.0),
+        *(Block(0, "payload", max(1, size // model.itemsize), 0, 0, 0.0, 0.0, 0.0) for size in sizes),
+    ]
+    blocks = tuple(replace(b, index=i) for i, b in enumerate((*extra, *model.blocks)))
+    groups = sorted({n for n in _powers(workers) if n > 1} | {workers} - {1})
+    return Bench(
+        model=replace(model, blocks=blocks, batch=batch),
+        workers=workers,
+        first=len(extra),
+        share=share,
+        shares=tuple(wanted),
+        groups=tuple(groups),
+    )
+
+
+def _powers(limit: int) -> list[int]:
+    return [2**k for k in range(limit.bit_length()) if 2**k <= limit]
+
+
+class BenchNumerics(Generic[T]):
+    """Implements `Numerics`: the workload's own, its blocks shifted by `first`; the blocks before are made by `make`."""
+
+    def __init__(self, inner: Numerics[T], first: int, make: Callable[[int], T], work: Callable[[int, T], T]) -> None:
+        self._inner = inner
+        self._first = first
+        self._make = make
+        self._work = work
+
+    def _shift(self, region: Region) -> Region:
+        return region if region.blocks is None else Region(tuple(b - self._first for b in region.blocks))
+
+    def place(self, blocks: Sequence[int]) -> None:
+        self._inner.place([b - self._first for b in blocks])
+
+    def input(self, batch: Batch) -> T:
+        return self._inner.input(batch)
+
+    def forward(self, block: int, x: T, batch: Batch) -> T:
+        if block < self._first:
+            return self._work(block, x)
+        return self._inner.forward(block - self._first, x, batch)
+
+    def loss(self, y: T, batch: Batch) -> tuple[T, float]:
+        return self._inner.loss(y, batch)
+
+    def backward(self, block: int, g: T, batch: Batch, part: Part) -> T:
+        return self._inner.backward(block - self._first, g, batch, part)
+
+    def read(self, region: Region) -> T:
+        if region.blocks is not None and region.blocks[0] < self._first:
+            return self._make(region.blocks[0])
+        return self._inner.read(self._shift(region))
+
+    def load(self, region: Region, x: T) -> None:
+        self._inner.load(self._shift(region), x)
+
+    def accumulated(self, region: Region) -> T:
+        return self._inner.accumulated(self._shift(region))
+
+    def zero(self) -> None:
+        self._inner.zero()
+
+    def forget(self, batch: Batch) -> None:
+        self._inner.forget(batch)
+
+    def update(self, region: Region, gradient: T, scale: float) -> None:
+        self._inner.update(self._shift(region), gradient, scale)
+
+    def nbytes(self, x: T) -> float:
+        return self._inner.nbytes(x)
+
+    def copy(self, x: T) -> T:
+        return self._inner.copy(x)
+
+    def combine(self, collective: Collective, values: Sequence[T]) -> list[T]:
+        return self._inner.combine(collective, values)
+
+
+@dataclass(frozen=True)
+class BenchFactory:
+    """Rank -> its numerics on the bench. `make` gives the payload of a block of the bench, `work` is its forward pass."""
+
+    inner: Callable[[int], Numerics[Any]]
+    first: int
+    make: Callable[[int], Any]
+    work: Callable[[int, Any], Any]
+
+    def __call__(self, rank: int) -> BenchNumerics[Any]:
+        return BenchNumerics(self.inner(rank), self.first, self.make, self.work)
