@@ -1,7 +1,8 @@
 """The protocol of numerics: what is computed on. Synchronous and pure bookkeeping, one instance a rank.
 
 The numerics never see a clock or a rank. `distsim.numerics.sizes` implements it with byte counts,
-`distsim.numerics.tensors` with autograd over a list of blocks; modeled time equals cosimulated time because both give equal `nbytes` for every value.
+`distsim.numerics.tensors` with autograd over a list of blocks; modeled time equals cosimulated time because both give equal
+`nbytes` for every value.
 """
 
 from __future__ import annotations

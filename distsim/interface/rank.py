@@ -153,7 +153,7 @@ class Rank(Generic[T]):
         def record(handle: Handle[Any], awaited: float, value: Any) -> None:
             self._transfer("send", channel, sequence, nbytes, posted, awaited, handle)
 
-        return self._work(handle, f"send {tag!r} to rank {to}", record)
+        return self._work(handle, f"send {tag!r} to rank {to}", record, peers=(to,))
 
     def start_receive(self, source: int | None, tag: str, then: Callable[[Message[T]], Message[T]]) -> Work[Message[T]]:
         """Receive from a rank of the world, or from any."""
@@ -168,7 +168,8 @@ class Rank(Generic[T]):
             self._transfer("receive", channel, number, nbytes, posted, awaited, handle)
 
         peer = "any rank" if source is None else f"rank {source}"
-        return self._work(handle, f"receive {tag!r} from {peer}", record, then)
+        peers = () if source is None else (source,)
+        return self._work(handle, f"receive {tag!r} from {peer}", record, then, peers)
 
     def start_collective(self, group: tuple[int, ...], collective: Collective, x: T) -> Work[T]:
         """Join the next collective of a group of ranks of the world."""
@@ -207,8 +208,9 @@ class Rank(Generic[T]):
         name: str,
         record: Callable[[Handle[Any], float, Any], None],
         then: Callable[[Any], Any] | None = None,
+        peers: tuple[int, ...] = (),
     ) -> Work[Any]:
-        return Work(handle, name, self.open_work, self.fabric.now, record, then)
+        return Work(handle, name, self.open_work, self.fabric.now, record, then, peers)
 
     def _next(self, channel: str) -> int:
         number = self.sequences.get(channel, 0)

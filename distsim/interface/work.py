@@ -25,7 +25,7 @@ _HERE = str(PurePath(__file__).parent)
 class Work(Generic[R]):
     """An operation under way. Only the Worker makes one."""
 
-    __slots__ = ("_clock", "_code", "_line", "_open", "_record", "_result", "_state", "_then", "handle", "name")
+    __slots__ = ("_clock", "_code", "_line", "_open", "_record", "_result", "_state", "_then", "handle", "name", "peers")
 
     def __init__(
         self,
@@ -35,9 +35,12 @@ class Work(Generic[R]):
         clock: Callable[[], float],
         record: Callable[[Handle[Any], float, Any], None],
         then: Callable[[Any], R] | None = None,
+        peers: tuple[int, ...] = (),
     ) -> None:
         self.handle = handle
         self.name = name
+        self.peers = peers
+        """The ranks without which it cannot end, where they are known."""
         self._open = open_work
         self._clock = clock
         self._record = record

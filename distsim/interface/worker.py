@@ -11,8 +11,8 @@
 - There is no wait-any and no `done()`: servers use `receive_any`, cancellation uses `unless=`.
 
 How it works: a Worker holds a `Numerics` (what values are) and a `Fabric` (when they are ready), both in its `Rank`, so
-that naming, never-awaited checks, versions, staleness and views of groups are written once for all backends. A group is this
-same worker, seen narrower: its `rank` and peers are positions in the group.
+that naming, never-awaited checks, versions, staleness and views of groups are written once for all backends. A group is
+this same worker, seen narrower: its `rank` and peers are positions in the group.
 """
 
 from __future__ import annotations

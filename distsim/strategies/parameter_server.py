@@ -90,8 +90,8 @@ class SyncPS(ParameterServer):
 class AsyncPS(ParameterServer):
     """The server updates with every gradient at once, however old the model it was computed on; nobody waits.
 
-    Mean staleness P-1, for any delays; E[X]/P an update. Every comparison needs the control: the same at rate/P. Dean et al.,
-    "Large Scale Distributed Deep Networks", NIPS 2012 (Downpour SGD).
+    Mean staleness P-1, for any delays; E[X]/P an update. Every comparison needs the control: the same at rate/P. Dean et
+    al., "Large Scale Distributed Deep Networks", NIPS 2012 (Downpour SGD).
     """
 
     weight: Literal["constant", "inverse"] = "constant"

@@ -1,8 +1,8 @@
 """Model parallelism: the blocks are cut into stages, one a rank, and activations travel.
 
-A step's samples are cut into micro-batches; `schedule` is the order of a stage's actions and `walk` executes it. A receive is
-kept posted in each direction, and no send is awaited before the next action: then a hop's latency is paid as the closed
-forms say, and 1F1B cannot deadlock.
+A step's samples are cut into micro-batches; `schedule` is the order of a stage's actions and `walk` executes it. A receive
+is kept posted in each direction, and no send is awaited before the next action: then a hop's latency is paid as the
+closed forms say, and 1F1B cannot deadlock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from distsim.interface import Batch, Block, Message, Model, Problem, Strategy, T, Work, Worker
+from distsim.interface import Batch, Block, Model, Problem, Strategy, T, Work, Worker
 from distsim.strategies.schedules import Schedule, cut, one_f_one_b
 
 

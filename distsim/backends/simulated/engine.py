@@ -1,0 +1,107 @@
+"""The simulator's clock and the one kind of event that ranks wait for.
+
+Time is SimPy's. Every delay is checked finite and not negative: SimPy takes NaN, and time then runs backwards. Ties break
+by (time, order of creation); nothing iterates over a set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+import simpy
+from simpy.events import NORMAL, Event, EventPriority
+
+from distsim.interface import StrategyError
+from distsim.interface.program import foreign_await
+
+R = TypeVar("R")
+_LAST = EventPriority(NORMAL + 1)
+
+
+class Operation(Event, Generic[R]):
+    """A started operation: a SimPy event that a strategy may await, any number of times."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        super().__init__(env)
+        self.begun = self.ended = math.nan
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        if not self.processed:
+            yield self
+        value: R = self._value
+        return value
+
+    def over(self) -> bool:
+        """True once the result is here."""
+        return bool(self.triggered)
+
+    def begin(self) -> None:
+        """Note that it left its queue."""
+        self.begun = self.env.now
+
+    def finish(self, result: R) -> None:
+        """The result is here; whoever waits goes on at this instant."""
+        self.ended = self.env.now
+        if math.isnan(self.begun):
+            self.begun = self.ended
+        self.succeed(result)
+
+
+class Engine:
+    """The clock of one run."""
+
+    def __init__(self) -> None:
+        self.env = simpy.Environment()
+
+    @property
+    def now(self) -> float:
+        """Simulated seconds."""
+        return self.env.now
+
+    def operation(self) -> Operation[Any]:
+        """A new operation on this clock."""
+        return Operation(self.env)
+
+    def after(self, delay: float, callback: Callable[[], None]) -> None:
+        """Call back `delay` seconds from now."""
+        if not 0.0 <= delay < math.inf:
+            raise ValueError(f"a delay of {delay} s: delays are finite and not negative")
+        self.env.timeout(delay).callbacks.append(lambda event: callback())
+
+    def at_end_of_instant(self, callback: Callable[[], None]) -> None:
+        """Call back after everything that is already due at this instant."""
+        event = Event(self.env)
+        event._ok, event._value = True, None
+        event.callbacks.append(lambda event: callback())
+        self.env.schedule(event, priority=_LAST)
+
+    def when(self, event: Event, callback: Callable[[], None]) -> None:
+        """Call back when `event` is processed; at once if it has been."""
+        if event.callbacks is None:
+            callback()
+        else:
+            event.callbacks.append(lambda event: callback())
+
+    def process(self, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
+        """Run a coroutine as a flow of control; its operation is over when it returns."""
+        done = self.operation()
+        done.begin()
+        process = self.env.process(_guarded(coroutine))
+        process.callbacks.append(lambda event: done.finish(event.value) if event.ok else None)
+        return done
+
+
+def _guarded(coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:
+    """Pass a coroutine's operations on to SimPy; refuse anything else it awaits."""
+    while True:
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        if not isinstance(awaited, Operation):
+            coroutine.close()
+            raise StrategyError(foreign_await(awaited))
+        yield awaited

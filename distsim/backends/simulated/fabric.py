@@ -1,0 +1,95 @@
+"""The simulated fabric: one rank's access to the simulated cluster. It never looks into a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from distsim.backends.simulated.collectives import Collectives, Mode
+from distsim.backends.simulated.engine import Engine, Operation
+from distsim.backends.simulated.hosts import Hosts, build_hosts
+from distsim.backends.simulated.messages import Messages
+from distsim.backends.simulated.streams import Preemption, Stream
+from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, Numerics
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class SimulatedOptions:
+    """How to simulate.
+
+    preemption: `instant` cancels a gradient at any moment, as papers calculate; `block` between blocks, as real runs do.
+    collectives: see distsim.backends.simulated.collectives.
+    """
+
+    preemption: Preemption = "instant"
+    collectives: Mode = "auto"
+
+
+class Simulation:
+    """What the ranks of one run share."""
+
+    def __init__(self, job: Job, options: SimulatedOptions) -> None:
+        self.job = job
+        self.options = options
+        self.engine = Engine()
+        self.hosts: Hosts = build_hosts(self.engine, job.cluster)
+        self.messages = Messages(self.engine, self.hosts)
+        self.collectives = Collectives(self.engine, self.hosts, self.messages, options.collectives)
+        self.decided: dict[str, bool] = {}
+        self._seconds: dict[Cost, float] = {}
+
+    def seconds(self, cost: Cost) -> float:
+        """Uncontended seconds of an operation."""
+        known = self._seconds.get(cost)
+        if known is None:
+            known = self._seconds[cost] = self.job.cluster.device.seconds(self.job.model, cost)
+        return known
+
+
+@dataclass
+class SimulatedFabric:
+    """One rank of a simulation."""
+
+    simulation: Simulation
+    rank: int
+    numerics: Numerics[Any] = field(init=False)
+    stream: Stream = field(init=False)
+
+    def __post_init__(self) -> None:
+        hosts, rank = self.simulation.hosts, self.rank
+        self.stream = Stream(self.simulation.engine, rank, lambda seconds, done: hosts.work(rank, seconds, done))
+
+    def now(self) -> float:
+        return self.simulation.engine.now
+
+    def compute(
+        self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
+    ) -> Operation[R | None]:
+        simulation = self.simulation
+        factor = simulation.job.factor(self.rank, None if batch is None else batch.step)
+        if unless is not None and simulation.options.preemption == "block":
+            pieces = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]
+        else:
+            pieces = [simulation.seconds(cost)]
+        return self.stream.submit(pieces, factor, action, cast("Operation[Any] | None", unless))
+
+    def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Operation[None]:
+        payload = envelope.payload
+        nbytes = 0.0 if payload is None else self.numerics.nbytes(payload)
+        return self.simulation.messages.send(self.rank, to, tag, envelope, nbytes, self.numerics.copy)
+
+    def receive(self, source: int | None, tag: str) -> Operation[Message[Any]]:
+        return self.simulation.messages.receive(self.rank, source, tag)
+
+    def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Operation[Any]:
+        nbytes = self.numerics.nbytes(payload)
+        return self.simulation.collectives.join(self.rank, group, collective, payload, nbytes, self.numerics.combine)
+
+    def task(self, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
+        return self.simulation.engine.process(coroutine)
+
+    def decide(self, key: str, proposal: bool) -> bool:
+        return self.simulation.decided.setdefault(key, proposal)

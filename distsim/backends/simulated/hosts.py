@@ -1,0 +1,130 @@
+"""Where ranks are and what lies between them: who computes on which cores, and how bytes get from one rank to another.
+
+`SwitchedHosts`: a host a rank, on one non-blocking switch. Rank r sends over link 2r and receives over link 2r + 1.
+`SharedHost`: all ranks on one machine. Its cores are shared as processors, and over loopback a transfer is CPU work too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.network import Network
+from distsim.backends.simulated.processors import Processors
+from distsim.interface import Cluster, Collective, Loopback, Switch
+
+Done = Callable[[], None]
+
+
+class Hosts(Protocol):
+    """What the simulated fabric needs to know of a cluster."""
+
+    price_contends: bool
+    """True if a priced collective competes with whatever else is under way; else its price is that of running alone."""
+
+    def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
+        """Compute for `seconds` of uncontended time on the rank's host; calling the result stops it."""
+
+    def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
+        """Carry a message."""
+
+    def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
+        """Carry a whole collective at its price from now, when all have joined, or say that it must run as flows."""
+
+    def unaccounted(self) -> float:
+        """Share of the accepted bytes that is neither delivered nor under way: 0 if bytes are conserved."""
+
+
+class SwitchedHosts:
+    """A host a rank, each with one full-duplex link to a switch that never blocks."""
+
+    price_contends = False
+
+    def __init__(self, engine: Engine, network: Switch, world_size: int) -> None:
+        self._engine = engine
+        self._links = network
+        self._network = Network(engine, [network.bandwidth] * (2 * world_size))
+        self._latency = 2.0 * network.latency
+
+    def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
+        self._engine.after(seconds, done)
+        return _nothing
+
+    def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
+        self._network.start((2 * source, 2 * to + 1), nbytes, self._latency, done)
+
+    def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
+        """Rounds of equal chunks between equal links, all in step: a ring's last rank to join sets the pace.
+
+        Under skewed arrival a ring's ranks follow T[i] = max(T[i-1], T[i], T[i+1]) + d, which is max(T) + n d after
+        n >= P/2 rounds: the price from the last arrival is exact if nothing else uses the links.
+        """
+        rounds, chunk = ring_rounds(collective, len(group), nbytes)
+        self._engine.after(rounds * (chunk / self._links.bandwidth + self._latency), done)
+        return True
+
+    def unaccounted(self) -> float:
+        return self._network.unaccounted()
+
+
+class SharedHost:
+    """All ranks on one machine: computing and moving bytes share its cores."""
+
+    price_contends = True
+
+    def __init__(self, engine: Engine, network: Loopback) -> None:
+        self._costs = network
+        self._processors = Processors(engine, network.cores)
+
+    def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
+        return self._processors.run(seconds, done)
+
+    def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
+        self._processors.run(self._costs.message(nbytes), done)
+
+    def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
+        """Every member works; alone on the machine that takes the measured time of the collective."""
+        size = len(group)
+        curve = self._costs.all_reduce.get(size)
+        if curve is None or collective.kind not in ("all_reduce", "reduce_scatter"):  # measured: these two cost the same
+            return False
+        work = curve(nbytes) * min(1.0, self._costs.cores(size) / size)
+        left = size
+
+        def worked() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done()
+
+        for _ in group:
+            self._processors.run(work, worked)
+        return True
+
+    def unaccounted(self) -> float:
+        return 0.0
+
+
+def ring_rounds(collective: Collective, size: int, nbytes: float) -> tuple[int, float]:
+    """How many rounds of chunks of how many bytes a ring needs; `nbytes` is the payload that each rank brings.
+
+    All-reduce: 2(n-1) rounds of M/n. Reduce-scatter: n-1 of M/n. All-gather: n-1 of M. Broadcast (a pipeline of n chunks
+    around the ring): 2(n-1) of M/n. Patarasuk and Yuan, JPDC 69(2), 2009.
+    """
+    if collective.kind == "all_gather":
+        return size - 1, nbytes
+    if collective.kind == "reduce_scatter":
+        return size - 1, nbytes / size
+    return 2 * (size - 1), nbytes / size
+
+
+def build_hosts(engine: Engine, cluster: Cluster) -> Hosts:
+    """The hosts of a cluster."""
+    if isinstance(cluster.network, Switch):
+        return SwitchedHosts(engine, cluster.network, cluster.world_size)
+    return SharedHost(engine, cluster.network)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,124 @@
+"""Simulate a run: from a Job to an Outcome. A run ends when its ranks end, never silently: an event queue that runs dry
+before that is a deadlock, and its report says who waits for whom, on which line."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from simpy.core import EmptySchedule
+
+from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
+from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Region, Worker, finish
+
+_UNACCOUNTED = 1e-9
+"""Share of the bytes sent that rounding may lose."""
+
+
+def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
+    """Run `job` under the simulated clock. Whatever goes wrong is in the outcome's status and message."""
+    simulation = Simulation(job, options or SimulatedOptions())
+    fabrics = [SimulatedFabric(simulation, rank) for rank in range(job.cluster.world_size)]
+    ranks = [job.rank(fabric.rank, fabric) for fabric in fabrics]
+    for fabric, rank in zip(fabrics, ranks, strict=True):
+        fabric.numerics = rank.numerics
+    status, message = "done", ""
+    try:
+        with _no_garbage_collection():
+            _run(simulation, ranks)
+    except DistsimError as error:
+        status, message = error.status, str(error)
+    except Exception as error:  # a strategy's own mistake: the run failed, and says where
+        cause = error.__cause__ or error  # SimPy raises a copy
+        frames = traceback.extract_tb(cause.__traceback__)
+        status, message = "failed", f"{type(error).__name__}: {error} ({frames[-1].filename}:{frames[-1].lineno})"
+    return _outcome(simulation, ranks, status, message)
+
+
+def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
+    engine = simulation.engine
+    programs = [engine.process(finish(simulation.job.strategy, Worker(rank, range(rank.world_size)))) for rank in ranks]
+    env, left = engine.env, len(programs)
+
+    def ended() -> None:
+        nonlocal left
+        left -= 1
+
+    for program in programs:
+        engine.when(program, ended)
+    step = env.step
+    try:
+        while left:
+            step()
+    except EmptySchedule:
+        alive = [rank for rank, program in zip(ranks, programs, strict=True) if not program.over()]
+        raise Deadlock(_deadlock(simulation, alive)) from None
+
+
+def _deadlock(simulation: Simulation, alive: list[Rank[Any]]) -> str:
+    """Who waits for whom, and a cycle if there is one."""
+    lines, edges = [], dict[int, list[int]]()
+    for rank in alive:
+        waiting = [work for work in rank.open_work if work.is_awaited and not work.handle.over()]
+        lines.append(f"rank {rank.rank} waits for " + (" and ".join(map(repr, waiting)) or "nothing"))
+        edges[rank.rank] = [peer for work in waiting for peer in work.peers]
+        for group, missing in simulation.collectives.missing(rank.rank):
+            edges[rank.rank] += missing
+            lines[-1] += f"; ranks {', '.join(map(str, missing))} have not joined that of {group}"
+    cycle = _cycle(edges)
+    return "deadlock: " + "; ".join(lines) + (f"; cycle: {' -> '.join(map(str, cycle))}" if cycle else "")
+
+
+def _cycle(edges: dict[int, list[int]]) -> list[int]:
+    """A cycle of the graph, its first rank again at the end; empty if there is none."""
+    done = set[int]()
+    for start in edges:
+        path, walks = [start], [iter(edges[start])]
+        while walks and start not in done:
+            peer = next(walks[-1], None)
+            if peer is None:
+                done.add(path.pop())
+                walks.pop()
+            elif peer in path:
+                return [*path[path.index(peer) :], peer]
+            elif peer in edges and peer not in done:
+                path.append(peer)
+                walks.append(iter(edges[peer]))
+    return []
+
+
+def _outcome(simulation: Simulation, ranks: list[Rank[Any]], status: str, message: str) -> Outcome:
+    notes = []
+    if simulation.collectives.inexact:
+        notes.append(
+            f"{simulation.collectives.inexact} collectives were priced while other transfers used the network: "
+            "their times are approximate, backend.collectives=flows is exact"
+        )
+    lost = simulation.hosts.unaccounted()
+    if abs(lost) > _UNACCOUNTED and status == "done":
+        status, message = "failed", f"the simulator lost {lost:.3g} of the bytes sent: a bug of distsim, please report it"
+    updates = [rank.trace.updates[-1].time for rank in ranks if rank.trace.updates]
+    return Outcome(
+        status=status,
+        message=message,
+        seconds=max(updates, default=simulation.engine.now),
+        traces=[rank.trace for rank in ranks],
+        snapshots=[snapshot for rank in ranks for snapshot in rank.snapshots],
+        weights=[{b: rank.numerics.read(Region((b,))) for b in rank.placed} for rank in ranks],
+        notes=notes,
+    )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Reference counts free all that a run makes; collecting cycles costs two thirds of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

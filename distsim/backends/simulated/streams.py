@@ -1,0 +1,94 @@
+"""The compute queue of a rank: one operation at a time, in call order.
+
+An operation reads its values when it starts on the queue; its result is there when its modeled time is over. A straggler's
+factor f >= 1 adds an idle wait of (f - 1) x the uncontended time, which uses no core, as in a real run; a factor below 1
+makes the work itself shorter.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distsim.backends.simulated.engine import Engine, Operation
+from distsim.interface import Diverged
+
+Action = Callable[[Callable[[], bool]], Any]
+Preemption = Literal["instant", "block"]
+
+
+@dataclass
+class _Job:
+    pieces: list[float]
+    factor: float
+    action: Action
+    unless: Operation[Any] | None
+    operation: Operation[Any]
+    stop: Callable[[], None] = lambda: None
+    """Takes the piece under way off the cores."""
+
+
+class Stream:
+    """One rank's compute queue; `work` does a piece of uncontended work, calls back, and can be stopped."""
+
+    def __init__(self, engine: Engine, rank: int, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
+        self._engine = engine
+        self._rank = rank
+        self._work = work
+        self._queue: deque[_Job] = deque()
+
+    def submit(self, pieces: list[float], factor: float, action: Action, unless: Operation[Any] | None) -> Operation[Any]:
+        """Queue an operation of these pieces of seconds; between pieces it can be cancelled, within one only instantly."""
+        job = _Job(pieces, factor, action, unless, self._engine.operation())
+        self._queue.append(job)
+        if len(self._queue) == 1:
+            self._start(job)
+        return job.operation
+
+    def _start(self, job: _Job) -> None:
+        job.operation.begin()
+        if job.unless is not None and job.unless.over():
+            self._end(job, None)
+            return
+        try:
+            result = job.action(_never)
+        except Diverged as error:
+            raise Diverged(f"{error}, rank {self._rank}") from None
+        if job.unless is not None and len(job.pieces) == 1:
+            self._engine.when(job.unless, lambda: self._end(job, None))
+        self._next_piece(job, 0, result)
+
+    def _next_piece(self, job: _Job, index: int, result: Any) -> None:
+        if index == len(job.pieces):
+            self._end(job, result)
+        elif job.unless is not None and job.unless.over():
+            self._end(job, None)
+        elif not job.operation.over():
+            seconds, factor = job.pieces[index], job.factor
+            idle = max(0.0, factor - 1.0) * seconds
+
+            def worked() -> None:
+                if idle:
+                    self._engine.after(idle, lambda: self._next_piece(job, index + 1, result))
+                else:
+                    self._next_piece(job, index + 1, result)
+
+            if seconds:
+                job.stop = self._work(seconds * min(factor, 1.0), worked)
+            else:
+                worked()
+
+    def _end(self, job: _Job, result: Any) -> None:
+        if job.operation.over():
+            return  # it was cancelled, or it ended before its cancellation
+        job.stop()
+        job.operation.finish(result)
+        self._queue.popleft()
+        if self._queue:
+            self._start(self._queue[0])
+
+
+def _never() -> bool:
+    return False
