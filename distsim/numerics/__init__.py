@@ -1,0 +1,1 @@
+"""What values are: byte counts (sizes.py) or tensors with autograd (tensors.py)."""

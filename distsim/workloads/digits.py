@@ -1,0 +1,52 @@
+"""The digits: 1,797 grey images of 8 x 8 pixels, from a file that ships with distsim. No torch and no download.
+
+Alpaydin and Kaynak, UCI Machine Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0 (data/LICENSE.md).
+"""
+
+from __future__ import annotations
+
+import gzip
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from distsim.interface.errors import BadInput, Problem
+
+FILE = Path(__file__).parent / "data" / "digits.bin.gz"
+SHA256 = "b14331f5100db0031de1abc44bb1da54e9e338aa94e5138763a5851fcb9f52df"
+SAMPLES, PIXELS, CLASSES = 1797, 64, 10
+VALIDATION_EVERY = 5
+
+
+class Digits(NamedTuple):
+    """One byte a pixel (0 to 16), row by row, and one byte a label."""
+
+    pixels: bytes
+    labels: bytes
+
+
+@lru_cache(maxsize=1)
+def load(file: Path = FILE) -> Digits:
+    """The images and labels, in the file's order. Raises `BadInput` if the file is missing or not the one that shipped."""
+    try:
+        packed = file.read_bytes()
+    except OSError as error:
+        raise _bad(file, f"its data cannot be read ({error.strerror})") from error
+    digest = sha256(packed).hexdigest()
+    if digest != SHA256:
+        raise _bad(file, f"its data is torn or changed: SHA-256 {digest[:12]}..., expected {SHA256[:12]}...")
+    raw = gzip.decompress(packed)
+    return Digits(raw[: SAMPLES * PIXELS], raw[SAMPLES * PIXELS :])
+
+
+def split(labels: bytes) -> tuple[list[int], list[int]]:
+    """Which samples are for training (1,437) and which for validation (360): of each class every fifth, always the same."""
+    by_class = sorted(range(len(labels)), key=lambda i: (labels[i], i))
+    validation = by_class[::VALIDATION_EVERY]
+    held_out = set(validation)
+    return [i for i in range(len(labels)) if i not in held_out], sorted(validation)
+
+
+def _bad(file: Path, what: str) -> BadInput:
+    return BadInput([Problem("workload.name", "digits_mlp", f"{what}, {file}", "install distsim again")])
