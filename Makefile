@@ -1,0 +1,34 @@
+# Everything below sets itself up: a virtual environment in .venv with the versions of constraints.txt.
+# Your own build of torch: make ... PIP_FLAGS="--index-url ..." (see README), or fill .venv yourself.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+PIP_FLAGS ?=
+
+.PHONY: report test test-slow lint setup clean
+
+report: setup  ## Calibrate, run experiments/01_which_road, write reports/01_which_road/index.html
+	$(RUN)/python experiments/01_which_road/run.py
+
+test: lint  ## Everything that runs in minutes
+	$(RUN)/pytest -q -m "not slow"
+
+test-slow: setup  ## What takes longer, or a device that most machines lack
+	$(RUN)/pytest -q -m "slow or gpu"
+
+lint: setup
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "distsim needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,browser]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
