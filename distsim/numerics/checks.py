@@ -77,12 +77,12 @@ class Ledger:
     def forward(self, block: int, nbytes: int, batch: Batch) -> None:
         """Note a forward pass. Raises `StrategyError` on an input of another size."""
         self._check_placed(block)
-        self._check_size(f"forward of block {block}, {batch},", self.input_bytes(block, batch), nbytes)
+        self._check_size("forward", block, batch, self.input_bytes(block, batch), nbytes)
         self._saved[block, batch] = False
 
     def loss(self, nbytes: int, batch: Batch) -> None:
         """Raises `StrategyError` on an output of another size."""
-        self._check_size(f"loss of {batch}", self.output_bytes(-1, batch), nbytes)
+        self._check_size("loss", -1, batch, self.output_bytes(-1, batch), nbytes)
 
     def backward(self, block: int, nbytes: int, batch: Batch, part: Part) -> None:
         """Note a backward pass or a half of it. Raises `StrategyError` if it is not its turn, or on another size."""
@@ -96,7 +96,7 @@ class Ledger:
         else:
             if halved:
                 raise StrategyError(f"backward of block {block}, {batch}: part={part!r} after part='input'")
-            self._check_size(f"backward of block {block}, {batch},", self.output_bytes(block, batch), nbytes)
+            self._check_size("backward", block, batch, self.output_bytes(block, batch), nbytes)
         if part == "input":
             self._saved[block, batch] = True
         else:
@@ -112,9 +112,10 @@ class Ledger:
             raise StrategyError(f"block {block} is not placed on this rank, which holds {list(self.placed)}")
 
     @staticmethod
-    def _check_size(name: str, expected: int, nbytes: int) -> None:
+    def _check_size(name: str, block: int, batch: Batch, expected: int, nbytes: int) -> None:
         if nbytes != expected:
-            raise StrategyError(f"{name} takes {expected} bytes, it was given {nbytes}")
+            where = "" if block < 0 else f" of block {block}"
+            raise StrategyError(f"{name}{where}, {batch}, takes {expected} bytes, it was given {nbytes}")
 
 
 def check_collective(collective: Collective, sizes: Sequence[int], itemsize: int) -> int:

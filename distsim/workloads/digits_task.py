@@ -34,8 +34,8 @@ def digits_task(workload: DigitsMLP, seed: int) -> Task:
     first = _empty_linear(digits.PIXELS, width, dtype)
     hidden = [Residual(width, (8 / depth) ** 0.5, dtype) for _ in range(depth - 2)]
     last = _empty_linear(width, digits.CLASSES, dtype)
-    # With these deviations and scales the same learning rates train 4 to 96 blocks: branches add up as 1/8 of the trunk, and
-    # a step changes the function of the whole model equally, whatever the depth.
+    # With these deviations and scales the same learning rates train 4 to 96 blocks: however many there are, the branches
+    # start as a small part of the trunk and a step changes the function of the whole model by as much.
     _initialise(first, (3 * digits.PIXELS) ** -0.5, seed, 0)
     for i, block in enumerate(hidden, start=1):
         _initialise(block.linear, (2 / width) ** 0.5 / (8 * depth) ** 0.5, seed, i)
