@@ -1,0 +1,233 @@
+"""Who wins, who does not, and what is said about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from distsim.interface.trace import Trace
+from distsim.results.agreement import agreement
+from distsim.results.cases import cases
+from distsim.results.explanation import changes, duration, model_distance, number, sentence, why
+from distsim.results.verdict import common_target, verdicts
+
+
+@dataclass
+class MadeUp:
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    traces: list[Trace] = field(default_factory=list)
+
+    def trace(self) -> list[Trace]:
+        return self.traces
+
+
+def run(
+    strategy: str,
+    repeat: int,
+    seconds: float | None,
+    *,
+    mode: str = "real",
+    slow: Mapping[str, float] | None = None,
+    rate: float = 0.1,
+    workers: int = 4,
+    step: float = 0.01,
+    best: float = 0.2,
+    samples: int = 6400,
+    status: str = "done",
+    waiting: float = 0.0,
+    fields: Mapping[str, Any] | None = None,
+) -> MadeUp:
+    """A run that is at loss `best` after `seconds`, and was at 1.0 before; None: it stayed at 1.0."""
+    losses = [(10, samples // 2, 0.1, 1.0)]
+    losses += [] if seconds is None else [(20, samples, seconds, best)]
+    curve = [{"update": u, "samples": n, "seconds": t, "loss": loss, "accuracy": None} for u, n, t, loss in losses]
+    config = {
+        "strategy": {"name": strategy, **(fields or {})},
+        "backend": {"name": mode},
+        "workload": {"name": "digits_mlp"},
+        "cluster": {"name": "local4", "workers": workers, "network": "loopback"},
+        "straggler": {"name": "x", "jitter": "none", "scale": 1.0, "sigma": 0.2, "slow": slow or {}},
+        "optimizer": {"learning_rate": rate, "momentum": 0.0},
+        "seed": 0,
+        "repeat": repeat,
+    }
+    summary = {
+        "status": status,
+        "samples": samples,
+        "seconds_per_update": step,
+        "samples_per_second": 128 / step,
+        "breakdown": {"compute": 0.9 - waiting, "communication": 0.1, "waiting": waiting, "other": 0.0},
+        "curve": [] if mode == "modeled" else curve,
+    }
+    return MadeUp(config, summary)
+
+
+FAST = (1.0, 1.1, 0.9, 1.05, 0.95)
+SLOW = (2.0, 2.1, 1.9, 2.2, 1.8)
+
+
+def race(a: Sequence[float | None], b: Sequence[float | None], **more: Any) -> list[MadeUp]:
+    runs = [run("async_ps", i, s, **more) for i, s in enumerate(a)]
+    return runs + [run("sync_ps", i, s, waiting=0.5, step=0.02, **more) for i, s in enumerate(b)]
+
+
+def test_the_winner_is_named_with_the_interval() -> None:
+    (verdict,) = verdicts(cases(race(FAST, SLOW)))
+    # ln of the ratios 2, 21/11, 19/9, 44/21, 36/19: mean 0.69315, s 0.05043; t = 2.776445: 2.000 [1.879, 2.129].
+    assert sentence(verdict) == (
+        "Take async_ps: validation loss 0.25 in 1 s, 2 times as fast as sync_ps "
+        "(95 % interval 1.88 to 2.13, 5 pairs); measured on local4, 4 workers, no straggler."
+    )
+    assert [s.label for s in verdict.standings] == ["async_ps", "sync_ps"]
+    assert [str(s) for s in verdict.standings] == ["reached in all 5 repeats"] * 2
+    assert [s.text for s in why(verdict)] == [
+        "sync_ps takes 2 times as long for a sample: it spends 50 % of its workers' time waiting for other ranks, "
+        "async_ps 0 %.",
+        "Both need the same number of samples.",
+    ]
+
+
+def test_four_pairs_make_no_winner_however_clear() -> None:
+    (verdict,) = verdicts(cases(race(FAST[:4], SLOW[:4])))
+    assert verdict.winner is None
+    assert "4 paired repeats, and a winner needs at least 5" in sentence(verdict)
+
+
+def test_an_interval_that_holds_one_makes_no_winner() -> None:
+    (verdict,) = verdicts(cases(race(FAST, (1.3, 0.9, 1.2, 0.8, 1.1))))
+    assert verdict.winner is None
+    assert sentence(verdict).startswith("No winner: async_ps and sync_ps cannot be told apart: ratio 1.05, 95 % interval ")
+
+
+def test_runs_of_other_seeds_are_no_pairs() -> None:
+    runs = [run("async_ps", i, s) for i, s in enumerate(FAST)]
+    runs += [run("sync_ps", 10 + i, s) for i, s in enumerate(SLOW)]
+    assert "both got to the target in 0 pairs only" in sentence(verdicts(cases(runs))[0])
+
+
+def test_the_only_one_that_gets_there_wins_and_the_other_is_said_to_have_not() -> None:
+    runs = race(FAST, [None] * 5)
+    (verdict,) = verdicts(cases(runs), target=0.25)
+    assert sentence(verdict) == (
+        "Take async_ps: it alone got to validation loss 0.25 in 1 s, in all 5 repeats; "
+        "measured on local4, 4 workers, no straggler."
+    )
+    assert str(verdict.standings[1]) == "not reached, best 1 at step 10"
+
+
+def test_a_repeat_that_got_nowhere_takes_its_pair_away() -> None:
+    (verdict,) = verdicts(cases(race((*FAST[:4], None), SLOW)))
+    assert verdict.winner is None
+    assert str(verdict.first) == "reached in 4 of 5 repeats"
+    assert "both got to the target in 4 pairs only" in sentence(verdict)
+
+
+def test_nobody_gets_there() -> None:
+    assert "none got to the target" in sentence(verdicts(cases(race(FAST, SLOW)), target=0.01)[0])
+
+
+def test_a_failed_run_never_got_there() -> None:
+    runs = race(FAST, SLOW)
+    runs[0] = run("async_ps", 0, 1.0, status="diverged")
+    assert str(verdicts(cases(runs))[0].standings[0]) == "reached in 4 of 5 repeats"
+
+
+def test_throughput_makes_no_winner() -> None:
+    (verdict,) = verdicts(cases(race(FAST, SLOW, mode="modeled")))
+    assert sentence(verdict) == (
+        "No winner: without validation losses there is only throughput, and that alone makes no winner; "
+        "highest: async_ps, 12,800 samples/s; modeled on local4, 4 workers, no straggler."
+    )
+
+
+def test_one_strategy_alone() -> None:
+    assert "nothing to be compared with" in sentence(verdicts(cases([run("async_ps", 0, 1.0)]))[0])
+    assert sentence(None) == "No winner: there are no runs."
+
+
+@pytest.mark.parametrize(("best", "target"), [(0.2, 0.25), (0.0801, 0.11), (0.8, 1.0), (0.1, 0.13)])
+def test_the_target_follows_from_the_rule(best: float, target: float) -> None:
+    runs = [run("a", i, 1.0, best=best) for i in range(5)] + [run("b", i, 1.0, best=2 * best) for i in range(5)]
+    assert common_target(cases(runs)) == target
+
+
+def test_all_cases_share_the_target_and_measured_ones_come_first() -> None:
+    runs = race(FAST, SLOW, mode="cosimulated", best=0.02) + race(SLOW, FAST, slow={"3": 3.0}) + race(FAST, SLOW)
+    found = verdicts(cases(runs))
+    assert [(v.case.badge, v.case.straggler, v.target) for v in found] == [
+        ("measured", "", 0.25),
+        ("measured", "worker 3 slowed 3x", 0.25),
+        ("cosimulated", "", 0.25),
+    ]
+    assert [s.text for s in changes(found)] == [
+        "With worker 3 slowed 3x: sync_ps, validation loss 0.25 in 1 s, 2 times as fast as async_ps "
+        "(95 % interval 1.88 to 2.13, 5 pairs).",
+        "The same setting: still async_ps, validation loss 0.25 in 1 s, 2 times as fast as sync_ps "
+        "(95 % interval 1.88 to 2.13, 5 pairs).",
+    ]
+
+
+def test_scaling_is_told_by_who_leads() -> None:
+    runs = race(FAST, SLOW)
+    for workers, step in ((4, 0.01), (8, 0.01), (16, 0.05)):
+        runs.append(run("sync_ps", 0, None, mode="modeled", workers=workers, step=0.02))
+        runs.append(run("async_ps", 0, None, mode="modeled", workers=workers, step=step))
+    assert [s.text for s in changes(verdicts(cases(runs)))] == [
+        "Highest throughput on local4, no straggler: async_ps at 4 to 8, sync_ps at 16 workers (which makes no winner)."
+    ]
+
+
+def test_namesakes_are_told_apart_by_what_differs() -> None:
+    runs = [
+        run("ps", 0, 1.0, fields={"weight": "constant", "k": 1}),
+        run("ps", 0, 1.0, fields={"weight": "inverse", "k": 1}),
+        run("ring", 0, 1.0, rate=0.1),
+        run("ring", 0, 1.0, rate=0.025),
+    ]
+    (case,) = cases(runs)
+    assert [c.label for c in case.contenders] == [
+        "ps, weight constant",
+        "ps, weight inverse",
+        "ring, learning rate 0.025",
+        "ring, learning rate 0.1",
+    ]
+
+
+def test_a_rate_tuned_for_each_case_is_one_contender() -> None:
+    found = cases([run("ring", 0, 1.0, rate=0.1), run("ring", 0, 1.0, rate=0.05, slow={"0": 3.0})])
+    assert [[c.label for c in case.contenders] for case in found] == [["ring"], ["ring"]]
+
+
+def test_agreement_and_its_noise_floor_by_hand() -> None:
+    measured = [run("ring", i, 1.0, step=step) for i, step in enumerate((0.010, 0.011, 0.012))]
+    modeled = [run("ring", i, None, mode="modeled", step=0.0121) for i in range(3)]
+    found = agreement(cases(measured + modeled))
+    (comparison,) = found.comparisons
+    assert comparison.error == pytest.approx(0.1)  # .0121 / .010, .011, .012 - 1 = .21, .1, .0083: the median
+    assert comparison.spread == (pytest.approx(0.0121 / 0.012 - 1), pytest.approx(0.21))
+    assert found.floor == pytest.approx(0.1)  # 11/10, 12/10, 12/11: the median is 1.1
+    assert [s.text for s in model_distance(found)] == [
+        "The modeled step time was 10 % off (median of 1), at worst 10 % (ring, no straggler).",
+        "Two real runs of one strategy differ by 10 % (median of 3 pairs).",
+    ]
+    assert model_distance(found)[0].badges == ("measured", "modeled")
+
+
+def test_predictions_of_another_setting_are_not_compared() -> None:
+    found = agreement(cases([run("ring", 0, 1.0), run("ring", 0, None, mode="modeled", workers=8)]))
+    assert found.comparisons == []
+    assert model_distance(found) == []
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(0.0, "0"), (0.01234, "0.0123"), (1.0, "1"), (1.834, "1.83"), (99.96, "100"), (12345.6, "12,346"), (2e-5, "2e-05")],
+)
+def test_numbers_are_short(x: float, text: str) -> None:
+    assert number(x) == text
+
+
+def test_durations_have_their_unit() -> None:
+    assert [duration(t) for t in (2.5e-4, 0.0123, 1.31, 600.0)] == ["250 us", "12.3 ms", "1.31 s", "10 min"]
