@@ -71,16 +71,15 @@ class Bench:
 
 
 def bench(model: Model, workers: int, largest: int, sizes: Sequence[int]) -> Bench:
-    """Put `model` on the bench for `workers` workers: shares of up to `largest` samples or more, payloads of `sizes` bytes."""
+    """Put `model` on the bench of `workers` ranks: shares of 1 to `largest` samples or more, payloads of `sizes` bytes."""
     scale = 1
     while model.batch * workers * scale < largest:
         scale *= 2
     share, batch = workers * scale, model.batch * scale
-    shares = {p for p in _powers(batch * workers) if batch * workers % p == 0} | {share}
-    wanted = [p for p in sorted(shares) if batch * workers // p <= 4 * largest]
+    shares = {p for p in _powers(batch * workers)[::2] if batch * workers % p == 0} | {1, share}
     extra = [
-        Block(0, "matmul", MATMUL**2, MATMUL**2, 0, 2.0 * MATMUL**3 / (batch * workers), 0.0, 0.0),
         Block(0, "copy", 2 * COPY, 0, 0, 0.0, 0.0, 0.0),
+        Block(0, "matmul", MATMUL**2, MATMUL**2, 0, 2.0 * MATMUL**3 / (batch * workers), 0.0, 0.0),
         *(Block(0, "payload", max(1, size // model.itemsize), 0, 0, 0.0, 0.0, 0.0) for size in sizes),
     ]
     blocks = tuple(replace(b, index=i) for i, b in enumerate((*extra, *model.blocks)))
@@ -90,7 +89,7 @@ def bench(model: Model, workers: int, largest: int, sizes: Sequence[int]) -> Ben
         workers=workers,
         first=len(extra),
         share=share,
-        shares=tuple(wanted),
+        shares=tuple(sorted(shares)),
         groups=tuple(groups),
     )
 

@@ -12,32 +12,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from distsim.interface.strategy import Strategy
 from distsim.interface.values import Batch, Region, T
 from distsim.interface.worker import Worker
 
 
-class Probe(Protocol):
-    """One thing to measure. `ranks` take part; rank 0 is always the first of them."""
+class Probe:
+    """One thing to measure, by the first `size` ranks."""
+
+    slices: ClassVar[float] = 1.0
+    """How many slices of time it gets in a round."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Names it in the trace, once among all probes."""
+        raise NotImplementedError
 
     @property
-    def ranks(self) -> tuple[int, ...]: ...
+    def size(self) -> int:
+        return 1
 
     async def run(self, worker: Worker[T], times: int) -> None:
         """Do it `times` times."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Nothing:
+class Nothing(Probe):
     """A compute operation that does nothing: what an operation costs beyond its blocks."""
 
-    name: str = "nothing"
-    ranks: tuple[int, ...] = (0,)
+    @property
+    def name(self) -> str:
+        return "nothing"
 
     async def run(self, worker: Worker[T], times: int) -> None:
         for _ in range(times):
@@ -45,20 +53,19 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(Probe):
     """A step of training, operation by operation, on one share of `parts`."""
 
     parts: int
     blocks: tuple[int, ...]
-    ranks: tuple[int, ...] = (0,)
 
     @property
     def name(self) -> str:
         return f"chain {self.parts}"
 
     async def run(self, worker: Worker[T], times: int) -> None:
-        for i in range(times):
-            batch = Batch(i, 0, self.parts)
+        batch = Batch(0, 0, self.parts)  # the same again: a later one may begin an epoch, whose cost is not the blocks'
+        for _ in range(times):
             worker.zero()
             x = worker.input(batch)
             await worker.compute("mark", _nothing)
@@ -70,12 +77,14 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Apply:
+class Apply(Probe):
     """The optimizer, block by block and on all blocks at once. The gradient is 0: the weights stay as they are."""
 
     blocks: tuple[int, ...]
-    name: str = "apply"
-    ranks: tuple[int, ...] = (0,)
+
+    @property
+    def name(self) -> str:
+        return "apply"
 
     async def run(self, worker: Worker[T], times: int) -> None:
         worker.zero()
@@ -89,9 +98,10 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Probe):
     """The whole gradient as one operation, by `computing` ranks at once."""
 
+    slices: ClassVar[float] = 3.0  # ranks beyond the cores take turns of some ms: many turns must fit
     parts: int
     computing: int = 1
 
@@ -100,24 +110,28 @@ class Gradients:
         return f"gradients {self.parts} {self.computing}"
 
     @property
-    def ranks(self) -> tuple[int, ...]:
-        return tuple(range(self.computing))
+    def size(self) -> int:
+        return self.computing
 
     async def run(self, worker: Worker[T], times: int) -> None:
-        for i in range(times):
-            await worker.gradient(Batch(i, worker.rank % self.parts, self.parts))
+        batch = Batch(0, worker.rank % self.parts, self.parts)
+        for _ in range(times):
+            await worker.gradient(batch)
 
 
 @dataclass(frozen=True)
-class PingPong:
+class PingPong(Probe):
     """A payload as large as the parameters of `block`, there and back."""
 
     block: int
-    ranks: tuple[int, ...] = (0, 1)
 
     @property
     def name(self) -> str:
         return f"message {self.block}"
+
+    @property
+    def size(self) -> int:
+        return 2
 
     async def run(self, worker: Worker[T], times: int) -> None:
         x = worker.read(Region((self.block,)))
@@ -132,52 +146,56 @@ class PingPong:
 
 
 @dataclass(frozen=True)
-class Reduce:
+class Reduce(Probe):
     """An all-reduce as large as the parameters of `block`, by the first `size` ranks."""
 
     block: int
-    size: int
+    members: int
 
     @property
     def name(self) -> str:
-        return f"all_reduce {self.size} {self.block}"
+        return f"all_reduce {self.members} {self.block}"
 
     @property
-    def ranks(self) -> tuple[int, ...]:
-        return tuple(range(self.size))
+    def size(self) -> int:
+        return self.members
 
     async def run(self, worker: Worker[T], times: int) -> None:
-        group = worker.within(self.ranks)
+        group = worker.within(range(self.size))
         x = worker.read(Region((self.block,)))
         for _ in range(times):
             await group.all_reduce(x)
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(Probe):
     """Whole synchronous steps of all workers: the measurement that is repeated for the noise floor."""
 
+    slices: ClassVar[float] = 5.0
     parts: int
     workers: int
-    name: str = "steps"
 
     @property
-    def ranks(self) -> tuple[int, ...]:
-        return tuple(range(self.workers))
+    def name(self) -> str:
+        return "steps"
+
+    @property
+    def size(self) -> int:
+        return self.workers
 
     async def run(self, worker: Worker[T], times: int) -> None:
-        group = worker.within(self.ranks)
-        for i in range(times):
-            gradient = await worker.gradient(Batch(i, worker.rank, self.parts))
+        group = worker.within(range(self.size))
+        batch = Batch(0, worker.rank, self.parts)
+        for _ in range(times):
+            gradient = await worker.gradient(batch)
             await worker.apply(await group.all_reduce(gradient), scale=0.0)
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Probe):
     """The forward pass of one of the blocks that exercise the bare machine: a matrix product, a copy."""
 
     block: int
-    ranks: tuple[int, ...] = (0,)
 
     @property
     def name(self) -> str:
@@ -217,18 +235,23 @@ class Calibration(Strategy):
         for round_ in worker.steps():
             for index in Random(round_).sample(range(len(self.probes)), len(self.probes)):
                 probe = self.probes[index]
-                known = pace.get(probe.name)
-                times = 1 if known is None else max(1, min(1000, round(self.slice_seconds / max(known, 1e-6))))
-                for rank in probe.ranks[1:]:
+                times = self._times(probe, pace.get(probe.name))
+                for rank in range(1, probe.size):
                     await worker.send(None, rank, "go", version=times, label=str(index))
                 begun = worker.now
                 await _enclosed(worker, probe, round_, times)
                 pace[probe.name] = (worker.now - begun) / times
-                for rank in probe.ranks[1:]:
+                for rank in range(1, probe.size):
                     await worker.receive(rank, "done")
             await worker.compute(f"others {meter():.4f}", _nothing)
             for rank in range(1, worker.world_size):
                 await worker.send(None, rank, "go", label="end")
+
+    def _times(self, probe: Probe, seconds: float | None) -> int:
+        """How often to repeat a probe that took `seconds` a time in the round before."""
+        if seconds is None:
+            return 1
+        return max(1, min(1000, round(probe.slices * self.slice_seconds / max(seconds, 1e-6))))
 
     async def _follow(self, worker: Worker[T]) -> None:
         for round_ in worker.steps():

@@ -1,0 +1,235 @@
+"""From the traces of a calibration to a profile. Pure: reads what the ranks recorded, and nothing else.
+
+A probe's record lies between two marks. Within one round its repetitions give a median; rounds in which other processes
+used the machine are rejected; the median over the rest is the point of a curve. Medians, because what disturbs a
+measurement here only ever adds to it.
+
+How blocks are told apart: an operation costs `overhead` plus its blocks, in the trace the time from the end of the one
+before to its own end. What a whole gradient takes beyond its blocks (drawing the input, reading the gradient out) is
+spread over their backward passes by parameters, so that blocks add up to the whole that a strategy asks for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from statistics import median
+
+from distsim.calibration.bench import COPY, MATMUL, Bench
+from distsim.interface.cluster import Curve, Roofline
+from distsim.interface.errors import DistsimError
+from distsim.interface.trace import Compute, Trace, Transfer
+
+QUIET = 0.05
+"""A round counts if others used at most this share of the machine's CPU."""
+ENOUGH = 3
+"""Rounds to keep at least, the quietest ones: a busy machine gives a profile too, and the profile says so."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one rank recorded while a probe ran, in time order."""
+
+    begun: float
+    compute: list[Compute]
+    transfers: list[Transfer]
+
+    def steps(self) -> list[float]:
+        """Seconds from the end of each compute operation to the end of the next."""
+        ends = [self.begun, *(span.ended for span in self.compute)]
+        return [b - a for a, b in pairwise(ends)]
+
+
+Segments = dict[tuple[str, int], Segment]
+"""(probe, round) -> one rank's record of it."""
+
+
+def segments(trace: Trace) -> Segments:
+    """Cut one rank's trace at the marks."""
+    found: Segments = {}
+    spans = sorted(trace.compute, key=lambda span: span.ended)
+    transfers = sorted(trace.transfers, key=lambda transfer: transfer.ended)
+    inside: list[Compute] | None = None
+    for span in spans:
+        if span.name.startswith("begin "):
+            _, round_, name = span.name.split(" ", 2)
+            inside, begun = [], span.ended
+        elif span.name == "end" and inside is not None:
+            moved = [t for t in transfers if t.posted >= begun and t.ended <= span.begun]
+            found[name, int(round_)] = Segment(begun, inside, moved)
+            inside = None
+        elif inside is not None:
+            inside.append(span)
+    return found
+
+
+def quiet_rounds(trace: Trace) -> tuple[list[int], dict[int, float]]:
+    """The rounds to keep, and the share of CPU that others used in each. The first round only warms up."""
+    used = [float(span.name.split()[1]) for span in trace.compute if span.name.startswith("others ")]
+    shares = dict(enumerate(used))
+    if len(shares) > 1:
+        del shares[0]
+    if not shares:
+        raise DistsimError("the calibration ended before its first round did: give it more seconds")
+    by_noise = sorted(shares, key=lambda round_: (shares[round_], round_))
+    quiet = [round_ for round_ in by_noise if shares[round_] <= QUIET]
+    return sorted(quiet if len(quiet) >= ENOUGH else by_noise[:ENOUGH]), shares
+
+
+@dataclass(frozen=True)
+class Record:
+    """All ranks' segments of the rounds that count."""
+
+    bench: Bench
+    ranks: Sequence[Segments]
+    rounds: Sequence[int]
+
+    def of(self, name: str, rank: int = 0) -> list[Segment]:
+        """A probe's segments on one rank, a round each."""
+        return [self.ranks[rank][name, r] for r in self.rounds if (name, r) in self.ranks[rank]]
+
+    # ---- computing
+
+    def overhead(self) -> float:
+        """Seconds of an operation that computes nothing."""
+        return median(median(s.steps()) for s in self.of("nothing"))
+
+    def chain(self, parts: int) -> dict[tuple[str, int], float]:
+        """(operation, block) -> seconds beyond the overhead, by one share of `parts`."""
+        blocks = self.bench.blocks
+        order = [("forward", b) for b in blocks] + [("loss", blocks[-1])] + [("backward", b) for b in reversed(blocks)]
+        return self._per_operation(f"chain {parts}", order)
+
+    def applying(self) -> dict[tuple[str, int], float]:
+        """("apply", block) -> seconds, scaled so that they add up to one operation on all blocks."""
+        order = [("apply", b) for b in (*self.bench.blocks, -1)]
+        found = self._per_operation("apply", order)
+        whole, parts = found.pop(("apply", -1)), sum(found.values())
+        return {key: value * whole / parts if parts else 0.0 for key, value in found.items()}
+
+    def gradient(self, parts: int) -> float:
+        """Seconds of the whole gradient of one share of `parts` beyond the overhead of its one operation."""
+        seconds = median(median(s.steps()) for s in self.of(f"gradients {parts} 1"))
+        return max(0.0, seconds - self.overhead())
+
+    def _per_operation(self, name: str, order: Sequence[tuple[str, int]]) -> dict[tuple[str, int], float]:
+        collected: dict[tuple[str, int], list[float]] = defaultdict(list)
+        overhead = self.overhead()
+        for segment in self.of(name):
+            steps, length = segment.steps(), len(order) + 1  # each repetition begins with a mark
+            for i, key in enumerate(order):
+                collected[key].append(median(steps[i + 1 :: length]))
+        return {key: max(0.0, median(values) - overhead) for key, values in collected.items()}
+
+    def blocks(self) -> dict[tuple[str, str], Curve]:
+        """(operation, kind) -> samples -> seconds. Blocks of one kind count together."""
+        model = self.bench.model
+        points: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for parts in self.bench.shares:
+            seconds = self.chain(parts)
+            rest = max(0.0, self.gradient(parts) - sum(seconds.values()))
+            total = sum(model.blocks[b].parameters for b in self.bench.blocks)
+            for (operation, b), value in seconds.items():
+                block = model.blocks[b]
+                share = block.parameters / total if total else 1 / len(self.bench.blocks)
+                extra = rest * share if operation == "backward" else 0.0
+                points[operation, block.kind][self.bench.samples(parts)].append(value + extra)
+        for (operation, b), value in self.applying().items():
+            points[operation, model.blocks[b].kind][0.0].append(value)
+        return {key: _ascending(by_samples) for key, by_samples in points.items()}
+
+    def cores(self) -> Curve:
+        """Ranks that compute at once -> ranks' worth of work done together."""
+        workers, share = self.bench.workers, self.bench.share
+        points = {1.0: [1.0]}
+        for n in range(2, workers + 2):
+            for i in self.rounds:
+                alone = self.ranks[0].get((f"gradients {share} 1", i))
+                together = [self.ranks[rank].get((f"gradients {share} {n}", i)) for rank in range(n)]
+                spans = [s.compute for s in together if s is not None]
+                if alone is None or len(spans) < n:
+                    continue
+                done = _throughput(spans) * median(alone.steps())
+                points.setdefault(float(n), []).append(min(float(n), done))
+        last = workers + 1.0
+        measured = _ascending(points)
+        return Curve((*measured.points, (1000.0, measured(last))))  # beyond what was measured it stays
+
+    # ---- communication
+
+    def message(self) -> Curve:
+        """Bytes -> seconds of a message: half of there and back."""
+        found = {}
+        for block in self.bench.payloads:
+            times = [_per_repetition(s, "receive") / 2 for s in self.of(f"message {block}")]
+            found[self._bytes(block)] = times
+        return _ascending(found)
+
+    def all_reduce(self, size: int) -> Curve:
+        """Bytes -> seconds of an all-reduce by `size` ranks."""
+        found = {}
+        for block in self.bench.payloads:
+            times = [_per_repetition(s, "all_reduce") for s in self.of(f"all_reduce {size} {block}")]
+            found[self._bytes(block)] = times
+        return _ascending(found)
+
+    def _bytes(self, block: int) -> float:
+        return float(self.bench.model.nbytes([block]))
+
+    # ---- the bare machine, and the noise
+
+    def fallback(self) -> Roofline:
+        """The rates of a matrix product and of a copy; an operation starts in the shortest forward pass seen."""
+        overhead = self.overhead()
+        matmul, copy = (median(median(s.steps()) for s in self.of(f"machine {b}")) - overhead for b in self.bench.machine)
+        smallest = self.chain(self.bench.shares[-1])
+        return Roofline(
+            flops_per_second=2.0 * MATMUL**3 / matmul,
+            bytes_per_second=2.0 * COPY * self.bench.model.itemsize / copy,
+            overhead=min(value for (operation, _), value in smallest.items() if operation == "forward"),
+        )
+
+    def noise(self) -> float:
+        """A/A: how far the medians of two halves of the rounds lie apart, relative, on average over all halvings."""
+        times = [_per_repetition(s, "all_reduce") for s in self.of("steps")]
+        return halves_apart(times)
+
+
+def halves_apart(times: Sequence[float]) -> float:
+    """The mean over all ways to halve `times` (at most 12 of them) of the relative difference of the halves' medians."""
+    times = times[:12]
+    half = len(times) // 2
+    if half == 0:
+        return 0.0
+    differences = []
+    for chosen in combinations(range(2 * half), half):
+        a = median(times[i] for i in chosen)
+        b = median(times[i] for i in range(2 * half) if i not in chosen)
+        differences.append(abs(a - b) / ((a + b) / 2))
+    return sum(differences) / len(differences)
+
+
+def _per_repetition(segment: Segment, kind: str) -> float:
+    """The median time from the end of one transfer of `kind` to the end of the next, the first counted from its start."""
+    mine = [t for t in segment.transfers if t.kind == kind]
+    ends = [segment.begun, *(t.ended for t in mine)]
+    return median(b - a for a, b in pairwise(ends))
+
+
+def _throughput(ranks: Sequence[Sequence[Compute]]) -> float:
+    """Operations a second of all ranks together, from whole operations while all of them compute."""
+    begun = max(spans[0].begun for spans in ranks)
+    ended = min(spans[-1].ended for spans in ranks)
+    total = 0.0
+    for spans in ranks:
+        ends = [span.ended for span in spans if begun <= span.ended <= ended]
+        if len(ends) < 2:  # too few to tell: the whole record, its edges included
+            ends = [spans[0].begun, *(span.ended for span in spans)]
+        total += (len(ends) - 1) / (ends[-1] - ends[0])
+    return total
+
+
+def _ascending(found: Mapping[float, Sequence[float]]) -> Curve:
+    return Curve(tuple((x, median(found[x])) for x in sorted(found)))

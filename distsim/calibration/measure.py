@@ -1,0 +1,146 @@
+"""Measure this machine: run the probes on real processes and make a profile of what they recorded.
+
+All of a workload is measured in one launch, interleaved (see probes.py). The ranks compute with one thread each, as
+those of a real run on shared cores do.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distsim import __version__
+from distsim.backends.real import RealOptions, launch
+from distsim.calibration.analysis import Record, quiet_rounds, segments
+from distsim.calibration.bench import COPY, MATMUL, BenchFactory, bench
+from distsim.calibration.host import Others, hardware
+from distsim.calibration.probes import Calibration
+from distsim.calibration.profile import Profile
+from distsim.interface.budget import Budget
+from distsim.interface.cluster import Cluster, Curve, Loopback, Roofline
+from distsim.interface.errors import DistsimError
+from distsim.interface.job import Job
+from distsim.interface.model import Model
+from distsim.interface.optimizer import SGD
+from distsim.numerics.tensors import TensorsFactory
+from distsim.workloads.workload import Workload
+
+SIZES = (64, 4096, 65536, 524288, 2097152)
+"""Bytes of messages and all-reduces; the parameters of the workload come on top."""
+LARGEST = 512
+"""Samples up to which blocks are measured; curves go on in a straight line."""
+QUICK, FULL = 18.0, 110.0
+"""Seconds of measuring, the launch not counted."""
+
+
+def calibrate(
+    workloads: Workload | Sequence[Workload],
+    workers: int = 4,
+    quick: bool = True,
+    progress: Callable[[str], None] = print,
+    seconds: float | None = None,
+) -> Profile:
+    """Measure the blocks of `workloads`, and messages and all-reduces among `workers` local ranks.
+
+    Takes some 25 s if `quick`, else some 2 min. Raises `DistsimError` if the ranks failed.
+    """
+    workloads = list(workloads) if isinstance(workloads, Sequence) else [workloads]
+    seconds = seconds or (QUICK if quick else FULL)
+    share = seconds / len(workloads)
+    profile: Profile | None = None
+    for index, workload in enumerate(workloads):
+        progress(f"calibrating {workload.name} with {workers} workers: about {share + 4:.0f} s")
+        record, details = _measured(workload, workers, share, with_communication=index == 0)
+        if profile is None:
+            profile = _profile(record, details)
+        else:
+            profile = replace(profile, blocks={**profile.blocks, **record.blocks()})
+    assert profile is not None, "calibrate takes at least one workload"
+    progress(
+        f"kept {profile.details['rounds_kept']} of {profile.details['rounds']} rounds, "
+        f"others used {profile.details['others_cpu']:.0%} of the CPU, noise floor {profile.noise:.1%}"
+    )
+    return profile
+
+
+def _measured(
+    workload: Workload, workers: int, seconds: float, with_communication: bool
+) -> tuple[Record, dict[str, str | int | float]]:
+    model = workload.model()
+    on_bench = bench(model, workers, LARGEST, sorted({*SIZES, model.parameter_bytes}))
+    job = Job(
+        strategy=Calibration(on_bench.probes(with_communication), on_bench.blocks, others=Others(os.getpid())),
+        model=on_bench.model,
+        cluster=_unknown_machine(workers),
+        budget=Budget(seconds=seconds),
+        numerics=BenchFactory(
+            TensorsFactory(workload, on_bench.share, SGD(1e-3), seed=0),
+            on_bench.first,
+            partial(_payload, on_bench.model),
+            partial(_work, on_bench.machine[0]),
+        ),
+    )
+    with tempfile.TemporaryDirectory(prefix="distsim-calibration-") as folder:
+        begun = time.monotonic()
+        outcome = launch(job, RealOptions(device="cpu", hang_seconds=60.0), Path(folder))
+        took = time.monotonic() - begun
+    if outcome.status != "done":
+        raise DistsimError(f"the calibration {outcome.status}: {outcome.message}")
+    traces = sorted(outcome.traces, key=lambda trace: trace.rank)
+    kept, others = quiet_rounds(traces[0])
+    details: dict[str, str | int | float] = {
+        "workload": workload.name,
+        "workers": workers,
+        "seconds": round(took, 1),
+        "rounds": len(others),
+        "rounds_kept": len(kept),
+        "others_cpu": round(sum(others.values()) / len(others), 4),
+        "others_cpu_kept": round(sum(others[r] for r in kept) / len(kept), 4),
+    }
+    return Record(on_bench, [segments(trace) for trace in traces], kept), details
+
+
+def _profile(record: Record, details: dict[str, str | int | float]) -> Profile:
+    return Profile(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        hardware=hardware(),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "distsim": __version__},
+        blocks=record.blocks(),
+        overhead=record.overhead(),
+        message=record.message(),
+        all_reduce={size: record.all_reduce(size) for size in record.bench.groups},
+        cores=record.cores(),
+        fallback=record.fallback(),
+        noise=record.noise(),
+        details=details,
+    )
+
+
+def _unknown_machine(workers: int) -> Cluster:
+    """A real run needs the number of ranks only; nothing is modeled on this."""
+    free = Curve(((0.0, 0.0),))
+    return Cluster(workers, Calibration.servers, Roofline(1e9, 1e9), Loopback(Curve(((1.0, 1.0),)), free, {}))
+
+
+def _payload(model: Model, block: int) -> Tensor:
+    dtype = torch.float64 if model.itemsize == 8 else torch.float32
+    return torch.zeros(model.blocks[block].parameters, dtype=dtype)
+
+
+def _work(matmul: int, block: int, x: Tensor) -> Tensor:
+    if block == matmul:
+        square = x.view(MATMUL, MATMUL)
+        torch.mm(square, square)
+    else:
+        x[:COPY].copy_(x[COPY:])
+    return x
