@@ -1,0 +1,224 @@
+"""From settings to a configuration: the groups of conf/ composed by Hydra, then every setting put in its place.
+
+The one place that knows Hydra's composition; cli.py adds its multirun. A setting is a dotted key and a plain value; a group
+is set by the name of a choice (`strategy=async_ps`). The command line reads settings by Hydra's own override grammar, Python
+gives them as they are, so both say the same by construction. Keys and values are checked afterwards, in
+distsim.configuration, which knows what they mean; here only what cannot be composed is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from distsim import registry
+from distsim.configuration.quantities import near
+from distsim.configuration.sections import GROUPS
+from distsim.interface import BadInput, Problem
+
+Setting = tuple[str, Any]
+
+ASK_FROM = 1000
+"""A sweep of more runs than this wants `--yes`."""
+RUN_SECONDS = 0.3
+"""What a small modeled run takes, for the estimate."""
+
+_PACKAGE = Path(__file__).parent
+_HYDRA_KEYS = ("hydra/launcher", "hydra.launcher.")
+"""What may be set of Hydra itself: where jobs run, not where files go."""
+
+
+def conf() -> Path:
+    """The folder of configurations: inside an installed package, beside it in a source checkout."""
+    inside = _PACKAGE / "conf"
+    return inside if inside.is_dir() else _PACKAGE.parent / "conf"
+
+
+def choices(group: str) -> list[str]:
+    """The names that a group offers."""
+    files = sorted(path.stem for path in (conf() / group).glob("*.yaml"))
+    if group == "strategy":  # in the registry's order, with those of other packages
+        return list(dict.fromkeys([*(n for n in registry.BUILT_IN["strategy"] if n in files), *registry.names("strategy")]))
+    return files
+
+
+def compose(settings: Iterable[Setting]) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration that `settings` describe, its values unchecked, and the choices that do not exist.
+
+    Of a group with such a choice the settings are left out: nobody knows what they should be.
+    """
+    settings = list(settings)
+    problems = [problem for key, value in settings if key in GROUPS for problem in _bad_choice(key, value)]
+    bad = {problem.key for problem in problems}
+    settings = [setting for setting in settings if setting[0].partition(".")[0] not in bad]
+    result = copy.deepcopy(_compose_groups(tuple(setting for setting in settings if setting[0] in GROUPS)))
+    for key, value in settings:
+        if key not in GROUPS:
+            _put(result, key, value)
+    return result, problems
+
+
+def parse(overrides: Sequence[str]) -> tuple[list[Setting], list[Problem]]:
+    """Settings from the command line's text, and what Hydra's grammar cannot read or would sweep over."""
+    settings = []
+    parsed, problems = _parsed(overrides)
+    for override in parsed:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            value = override.input_line.partition("=")[2]
+            problems.append(Problem(key, value, "one value here", "add -m to sweep over several"))
+        elif not key.startswith("hydra"):
+            settings.append((key, override.value()))
+    return settings, problems
+
+
+def forced(overrides: Sequence[str]) -> list[str]:
+    """The overrides as Hydra's multirun takes them: a key that conf/ does not spell out is still a key."""
+    parsed = zip(overrides, _parsed(overrides)[0], strict=True)
+    plain = (*GROUPS, "hydra/launcher")
+    return [text if override.key_or_group in plain else f"++{text}" for text, override in parsed]
+
+
+def expand(overrides: Sequence[str], yes: bool = False) -> list[list[str]]:
+    """The overrides of each run of a sweep, by Hydra's grammar. Raises `BadInput` for empty, double and huge sweeps."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    parsed, problems = _parsed(overrides)
+    parsed = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    count = 1
+    for override in parsed:
+        if not override.is_sweep_override():
+            continue
+        shown = override.input_line.partition("=")[2]
+        if not override.is_discrete_sweep():
+            problems.append(Problem(override.key_or_group, shown, "a list of values, like 1,2,3 or range(0,5)"))
+            continue
+        values = list(override.sweep_string_iterator())
+        count *= len(values)
+        if not values:
+            problems.append(Problem(override.key_or_group, shown, "an empty sweep: no value to run"))
+        twice = sorted({value for value in values if values.count(value) > 1}) if len(values) < 10_000 else []
+        if twice:
+            allowed = "every value once: the same run would be done twice"
+            problems.append(Problem(override.key_or_group, shown, allowed, f"remove one {', '.join(map(str, twice))}"))
+    problems += _too_many(count, yes)
+    if problems:
+        raise BadInput(problems)
+    runs: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
+    return runs
+
+
+def expand_grid(grid: Mapping[str, Any], yes: bool = False) -> list[list[Setting]]:
+    """The settings of each run of a grid of Python values: a list is swept over, anything else is the same for all."""
+    axes = {key: value if isinstance(value, (list, range)) else [value] for key, value in grid.items()}
+    problems = []
+    count = 1
+    for key, values in axes.items():
+        count *= len(values)
+        if not values:
+            problems.append(Problem(key, values, "an empty sweep: no value to run"))
+        if isinstance(values, list) and any(value in values[:i] for i, value in enumerate(values[:1000])):
+            problems.append(Problem(key, values, "every value once: the same run would be done twice"))
+    problems += _too_many(count, yes)
+    if problems:
+        raise BadInput(problems)
+    return [list(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def _too_many(count: int, yes: bool) -> list[Problem]:
+    if count <= ASK_FROM or yes:
+        return []
+    hours = count * RUN_SECONDS / 3600
+    estimate = f"{count:,} runs: about {hours:,.1f} hours if each takes {RUN_SECONDS} s"
+    return [Problem("-m", count, f"more than {ASK_FROM:,} runs want --yes", estimate)]
+
+
+def _bad_choice(group: str, value: Any) -> list[Problem]:
+    names = choices(group)
+    if value in names:
+        return []
+    return [Problem(group, value, "one of " + ", ".join(names), near(str(value), names))]
+
+
+def _parsed(overrides: Sequence[str]) -> tuple[list[Any], list[Problem]]:
+    """Hydra's reading of each override, and what is wrong with the others; only assignments are allowed."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, result, problems = OverridesParser.create(_Choices()), [], []  # type: ignore[arg-type]
+    for text in overrides:
+        key, _, value = text.partition("=")
+        try:
+            override = parser.parse_overrides([text])[0]
+        except HydraException:
+            if "=" not in text:
+                problems.append(Problem(text, "", "settings are written key=value", near(text, ["run", "report", *GROUPS])))
+            else:
+                remedy = f"quote it: '{key}=\"...\"'"
+                problems.append(Problem(key, value, "a value that Hydra's override grammar reads", remedy))
+            continue
+        plain = override.type is not None and override.type.name == "CHANGE" and override.package is None
+        if not plain:
+            problems.append(Problem(key, value, "settings are plain key=value", f"write {key.lstrip('+~').split('@')[0]}="))
+        elif override.key_or_group.startswith("hydra") and not override.key_or_group.startswith(_HYDRA_KEYS):
+            problems.append(Problem(key, value, "of Hydra only hydra/launcher and hydra.launcher.* can be set"))
+        else:
+            result.append(override)
+    return result, problems
+
+
+class _Choices:
+    """What Hydra's grammar asks of a configuration loader: the choices that a glob selects from."""
+
+    def get_group_options(self, group_name: str, results_filter: Any = None) -> list[str]:
+        return choices(group_name) if group_name in GROUPS else []
+
+
+@cache
+def _compose_groups(chosen: tuple[Setting, ...]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    register()
+    try:
+        with initialize_config_dir(str(conf()), version_base="1.3"):
+            composed = hydra_compose("run", [f"{group}={name}" for group, name in chosen])
+        plain = OmegaConf.to_container(composed, resolve=False)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise BadInput([Problem("conf", str(conf()), f"cannot be composed: {line}")]) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def register() -> None:
+    """Tell Hydra the strategies of other packages, which have no file in conf/."""
+    from hydra.core.config_store import ConfigStore
+
+    for name in choices("strategy"):
+        if not (conf() / "strategy" / f"{name}.yaml").exists():
+            ConfigStore.instance().store(group="strategy", name=name, node={"name": name})
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, making the dicts on its way; a dict joins the dict that is there, as in Hydra."""
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.get(part)
+        if not isinstance(inner, dict):
+            inner = values[part] = {}
+        values = inner
+    here = values.get(last)
+    if isinstance(value, Mapping) and isinstance(here, dict):
+        for name, entry in value.items():
+            here[name] = entry
+    else:
+        values[last] = copy.deepcopy(value)

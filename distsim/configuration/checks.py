@@ -1,0 +1,100 @@
+"""What must hold between the sections of a configuration and on this machine, and what deserves a warning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distsim.configuration.reader import FAILED, Reader
+from distsim.configuration.sections import ClusterSection
+from distsim.interface import Budget, Model, Straggler, Strategy
+
+RANK_BYTES = {"real": 350e6, "modeled": 25e3, "cosimulated": 25e3}
+"""Memory that one rank takes: a process with torch, or a coroutine with its records."""
+COPIES = 3
+"""Of the parameters a rank with tensors holds: weights, gradient, momentum."""
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def together(
+    reader: Reader, strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, budget: Budget
+) -> None:
+    """The strategy fits the workers and the model, and the budget allows at least one update."""
+    reader.problems += strategy.problems(cluster.workers, model)
+    samples = (strategy.gradients_an_update or cluster.workers) * model.batch
+    if budget.samples is not None and budget.samples < samples:
+        allowed = f"one update takes {samples} samples"
+        reader.refuse("budget.samples", budget.samples, allowed, f"at least budget.samples={samples}")
+    if backend == "real" and cluster.network != "loopback":
+        remedy = f"take cluster=local4 cluster.workers={cluster.workers}, or backend=modeled"
+        reader.refuse("cluster.network", cluster.network, "backend=real runs on this machine: loopback", remedy)
+
+
+def machine(
+    reader: Reader, backend: str, options: Any, cluster: ClusterSection, model: Model | None, strategy: Strategy | None
+) -> None:
+    """The run fits this machine's memory and devices."""
+    a_rank = RANK_BYTES[backend]
+    if model is not None and backend != "modeled":
+        a_rank += COPIES * model.parameter_bytes
+    ranks = cluster.workers + (strategy.servers if strategy else 0)
+    if ranks * a_rank > memory():
+        reader.refuse(
+            "cluster.workers",
+            cluster.workers,
+            f"would take about {_gigabytes(ranks * a_rank)} of memory, and this machine has {_gigabytes(memory())}",
+            f"at most {max(1, int(memory() / a_rank) - (strategy.servers if strategy else 0))}",
+        )
+    if getattr(options, "device", None) == "cuda" and not any(Path(file).exists() for file in GPU_FILES):
+        reader.refuse("backend.device", "cuda", "this machine has no GPU", "take backend.device=auto or cpu")
+
+
+def runs_folder(reader: Reader, runs: Any) -> None:
+    """Runs can be written there. Nothing is created."""
+    if runs is FAILED:
+        return
+    folder = Path(os.path.expanduser(runs))
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        reader.refuse("runs", runs, f"cannot be a folder ({error.strerror})")
+        return
+    if not existing.is_dir():
+        what = "is a file" if existing == folder else f"{existing} is a file"
+        reader.refuse("runs", runs, f"must be a folder, but {what}", "choose another, for example runs=runs")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reader.refuse("runs", runs, f"{existing} cannot be written", "choose another, for example runs=/tmp/runs")
+
+
+def warnings(
+    strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, straggler: Straggler
+) -> Iterator[str]:
+    """What runs all the same, and is said on the terminal and in the run's notes."""
+    ranks = cluster.workers + strategy.servers
+    if backend == "real" and ranks > cores():
+        yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
+    pieces, stages = getattr(strategy, "microbatches", None), cluster.workers
+    if isinstance(pieces, int) and 1 < stages and pieces < stages:
+        bubble = (stages - 1) / (pieces + stages - 1)
+        yield f"{pieces} micro-batches are fewer than {stages} stages: {bubble:.0%} of all time is bubble"
+    for worker, factor in straggler.slow.items():
+        if factor < 1.0:
+            yield f"straggler.slow.{worker}={factor}: a factor under 1 makes worker {worker} faster"
+    if cluster.latency is not None and (cluster.latency > 10e-3 or 0.0 < cluster.latency < 50e-9):
+        yield f"cluster.latency={cluster.latency:g} s is unusual for one link (0.5us to 1ms): is the unit right?"
+
+
+def _gigabytes(nbytes: float) -> str:
+    return f"{nbytes / 1e9:,.0f} GB" if nbytes >= 10e9 else f"{nbytes / 1e9:.1f} GB"

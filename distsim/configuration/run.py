@@ -1,0 +1,143 @@
+"""One run's configuration, from what was written to what is meant.
+
+`resolve` takes a plain nested dict (composed by Hydra or written by hand) and gives the objects of the run with its resolved
+configuration: every key present, every value checked, quantities spelled in one way, so that equal runs have equal
+configurations. Resolving a resolved configuration changes nothing. All problems are found in one go; nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from distsim import registry
+from distsim.configuration import checks, quantities
+from distsim.configuration.reader import FAILED, Reader
+from distsim.configuration.sections import (
+    GROUPS,
+    OPTIMIZER,
+    RUN,
+    ClusterSection,
+    known_keys,
+    read_budget,
+    read_cluster,
+    read_straggler,
+)
+from distsim.interface import SGD, Budget, Model, Problem, Straggler, Strategy
+
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration that can run. `config` is its plain form, in a fixed order of keys."""
+
+    config: dict[str, Any]
+    strategy: Strategy
+    backend: str
+    options: Any
+    workload: Any
+    model: Model
+    cluster: ClusterSection
+    straggler: Straggler
+    optimizer: SGD
+    budget: Budget
+    evaluation_samples: int
+    seed: int
+    """Of weights, data and stragglers: `seed` and `repeat` in one."""
+    runs: Path
+    warnings: tuple[str, ...]
+
+
+def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
+    """The run that `values` describe, or None and everything that is wrong with them."""
+    reader = Reader(values, known_keys)
+    strategy = _component(reader, "strategy")
+    options = _component(reader, "backend")
+    workload = _component(reader, "workload")
+    cluster = read_cluster(reader)
+    straggler, straggler_name = read_straggler(reader, cluster.workers if cluster else None)
+    optimizer = reader.fill("optimizer", SGD, OPTIMIZER)
+    budget = read_budget(reader)
+    evaluation = reader.section("evaluation")
+    samples = reader.value("evaluation.samples", quantities.integer(0), evaluation.get("samples", 0))
+    reader.close("evaluation", evaluation, ["samples"], ["samples"])
+    top = reader.section("")
+    run = {key: reader.value(key, kind, top.get(key, _DEFAULTS[key])) for key, kind in RUN.items()}
+    reader.close("", top, [*GROUPS, "optimizer", "budget", "evaluation", *RUN], _TOP)
+    if workload is not None:
+        problems = list(workload.problems())
+        reader.problems += problems
+        workload = None if problems else workload
+    model = workload.model() if workload is not None else None
+    backend = str(reader.section("backend").get("name"))
+    checks.runs_folder(reader, run["runs"])
+    if strategy and model and cluster and budget:
+        checks.together(reader, strategy, backend, model, cluster, budget)
+    if cluster and options is not None:
+        checks.machine(reader, backend, options, cluster, model, strategy)
+    parts = (strategy, options, workload, model, cluster, straggler, optimizer, budget)
+    if reader.problems or any(part is None for part in parts):
+        return None, reader.problems
+    assert strategy and workload and model and cluster and straggler and optimizer and budget and samples is not FAILED
+    config = {
+        "strategy": _plain(reader, "strategy", strategy),
+        "backend": _plain(reader, "backend", options),
+        "workload": _plain(reader, "workload", workload),
+        "cluster": cluster.spelled(),
+        "straggler": {"name": straggler_name, **asdict(straggler), "slow": {str(k): v for k, v in straggler.slow.items()}},
+        "optimizer": asdict(optimizer),
+        "budget": asdict(budget),
+        "evaluation": {"samples": samples},
+        **run,
+    }
+    resolved = Resolved(
+        config=config,
+        strategy=strategy,
+        backend=backend,
+        options=options,
+        workload=workload,
+        model=model,
+        cluster=cluster,
+        straggler=straggler,
+        optimizer=optimizer,
+        budget=budget,
+        evaluation_samples=samples,
+        seed=run_seed(run["seed"], run["repeat"]),
+        runs=Path(os.path.expanduser(run["runs"])),
+        warnings=tuple(checks.warnings(strategy, backend, model, cluster, straggler)),
+    )
+    return resolved, []
+
+
+_DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "runs": "runs", "label": ""}
+_TOP = (*GROUPS, "optimizer", "budget", "evaluation", *RUN)
+
+
+def run_seed(seed: int, repeat: int) -> int:
+    """The one seed that a run's weights, data and stragglers are keyed by."""
+    return int.from_bytes(blake2b(repr((seed, repeat)).encode(), digest_size=6).digest(), "little")
+
+
+def _component(reader: Reader, kind: registry.Kind) -> Any:
+    """An instance of the class that the section's name stands for, or None after a problem."""
+    name = reader.section(kind).get("name")
+    try:
+        cls = registry.load(kind, str(name))
+    except KeyError:
+        names = registry.names(kind)
+        reader.refuse(kind, name, "one of " + ", ".join(names), quantities.near(str(name), names))
+        return None
+    except ImportError as error:
+        reader.refuse(kind, name, f"cannot be imported ({error})", "install what it needs")
+        return None
+    return reader.fill(kind, cls, skip=("name",))
+
+
+def _plain(reader: Reader, section: str, component: Any) -> dict[str, Any]:
+    """A component's fields as a configuration writes them."""
+    fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(component).items()}
+    return {"name": str(reader.section(section)["name"]), **fields}

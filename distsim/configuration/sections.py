@@ -1,0 +1,170 @@
+"""The sections of a configuration that are not a component's own: cluster, budget, and what is known of them.
+
+`cluster.network` says how ranks are joined: `loopback`, all on one host, whose cores and messages a profile describes; or
+`switch`, a host each, with a link of `bandwidth` and `latency`. `cluster.device` says what computes: `profile`, as measured;
+or `roofline`, by `flops` and `memory_bandwidth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+
+from distsim import registry
+from distsim.configuration import quantities
+from distsim.configuration.quantities import Kind
+from distsim.configuration.reader import Reader, settable
+from distsim.interface import SGD, Budget, Straggler
+
+GROUPS = ("strategy", "backend", "workload", "cluster", "straggler")
+"""The sections that are chosen by name: a folder of conf/ each."""
+
+
+@dataclass(frozen=True)
+class ClusterSection:
+    """The keys of `cluster`, read; quantities in bytes, seconds and FLOPs. None where it does not apply."""
+
+    name: str
+    workers: int
+    network: str
+    bandwidth: float | None = None
+    latency: float | None = None
+    device: str = "profile"
+    flops: float | None = None
+    memory_bandwidth: float | None = None
+    overhead: float | None = None
+    profile: str = "auto"
+
+    def spelled(self) -> dict[str, object]:
+        """The keys as a configuration writes them."""
+        units = {"bandwidth": "bit/s", "flops": "flop/s", "memory_bandwidth": "B/s"}
+        values = dict(vars(self))
+        for key, unit in units.items():
+            if values[key] is not None:
+                values[key] = quantities.spelled(values[key], unit)
+        return values
+
+
+CLUSTER: Mapping[str, Kind] = {
+    "name": quantities.name,
+    "workers": quantities.integer(1),
+    "network": quantities.choice("loopback", "switch"),
+    "bandwidth": quantities.optional(quantities.bandwidth),
+    "latency": quantities.optional(quantities.seconds(bare_at_most=1.0)),
+    "device": quantities.choice("profile", "roofline"),
+    "flops": quantities.optional(quantities.flops),
+    "memory_bandwidth": quantities.optional(quantities.bandwidth),
+    "overhead": quantities.optional(quantities.seconds(bare_at_most=1.0)),
+    "profile": quantities.text,
+}
+
+OPTIMIZER: Mapping[str, Kind] = {
+    "learning_rate": quantities.number(above=0.0),
+    "momentum": quantities.number(at_least=0.0, below=1.0),
+}
+
+BUDGET: Mapping[str, Kind] = {
+    "updates": quantities.optional(quantities.integer(1)),
+    "samples": quantities.optional(quantities.integer(1)),
+    "seconds": quantities.optional(quantities.seconds(above=0.0)),
+}
+
+STRAGGLER: Mapping[str, Kind] = {
+    "jitter": quantities.choice("none", "exponential", "shifted_exponential", "lognormal"),
+    "scale": quantities.number(at_least=0.0),
+    "sigma": quantities.number(at_least=0.0),
+}
+
+RUN: Mapping[str, Kind] = {
+    "seed": quantities.integer(0),
+    "repeat": quantities.integer(0),
+    "runs": quantities.text,
+    "label": quantities.name,
+}
+
+DEFAULT_SAMPLES = 20_000
+"""What `budget.samples: auto` means where nothing else limits the run."""
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """Every key that some configuration has, for suggestions. Imports the built-in components."""
+    own = {
+        "cluster": settable(ClusterSection),
+        "optimizer": settable(SGD),
+        "budget": settable(Budget),
+        "straggler": settable(Straggler),
+    }
+    keys = [f"{section}.{field.name}" for section, entries in own.items() for field in entries]
+    kinds: tuple[registry.Kind, ...] = ("strategy", "workload", "backend")
+    for kind in kinds:
+        for name in registry.BUILT_IN[kind]:
+            with suppress(ImportError):
+                keys += [f"{kind}.{field.name}" for field in settable(registry.load(kind, name))]
+    return tuple(dict.fromkeys([*GROUPS, *keys, "evaluation.samples", *RUN]))
+
+
+def read_cluster(reader: Reader) -> ClusterSection | None:
+    """The section `cluster`, its keys agreeing with each other."""
+    cluster = reader.fill("cluster", ClusterSection, CLUSTER)
+    if cluster is None:
+        return None
+    before = len(reader.problems)
+    needed = {"bandwidth": "switch", "latency": "switch", "flops": "roofline", "memory_bandwidth": "roofline"}
+    for key, owner in needed.items():
+        setting = "cluster.network" if owner == "switch" else "cluster.device"
+        applies, value = owner in (cluster.network, cluster.device), getattr(cluster, key)
+        if applies and value is None:
+            reader.refuse(f"cluster.{key}", None, f"must be given with {setting}={owner}")
+        elif not applies and value is not None:
+            remedy = f"add {setting}={owner}" + (" or take cluster=switch" if owner == "switch" else "")
+            reader.refuse(f"cluster.{key}", reader.section("cluster")[key], f"only for {setting}={owner}", remedy)
+    if cluster.overhead is not None and cluster.device != "roofline":
+        reader.refuse("cluster.overhead", cluster.overhead, "only for cluster.device=roofline")
+    return cluster if len(reader.problems) == before else None
+
+
+def read_budget(reader: Reader) -> Budget | None:
+    """The section `budget`; at least one limit. `samples: auto` gives way to any other limit."""
+    values = reader.section("budget")
+    if values.get("samples") == "auto":
+        limited = values.get("updates") is not None or values.get("seconds") is not None
+        samples = None if limited else DEFAULT_SAMPLES
+        reader.values = {**reader.values, "budget": {**values, "samples": samples}}
+    budget = reader.fill("budget", Budget, BUDGET)
+    if budget == Budget():
+        reader.refuse(
+            "budget.samples",
+            None,
+            "a run needs a limit: budget.updates, budget.samples or budget.seconds",
+            "for example budget.updates=200",
+        )
+        return None
+    return budget
+
+
+def read_straggler(reader: Reader, workers: int | None) -> tuple[Straggler | None, str]:
+    """The section `straggler` and the name of the choice it came from."""
+    values = reader.section("straggler")
+    slow, good = {}, True
+    factors = values.get("slow") or {}
+    if not isinstance(factors, Mapping):
+        reader.refuse("straggler.slow", factors, "a map from workers to factors", "for example straggler.slow={0: 3.0}")
+        factors, good = {}, False
+    for key, value in factors.items():
+        worker = reader.value("straggler.slow", quantities.integer(0), key)
+        factor = reader.value(f"straggler.slow.{key}", quantities.number(above=0.0), value)
+        if isinstance(worker, int) and workers is not None and worker >= workers:
+            reader.refuse(f"straggler.slow.{key}", value, f"there are workers 0 to {workers - 1}")
+            good = False
+        if isinstance(worker, int) and worker in slow:
+            reader.refuse(f"straggler.slow.{key}", value, f"worker {worker} is named twice")
+        if isinstance(worker, int) and isinstance(factor, float):
+            slow[worker] = factor
+        else:
+            good = False
+    kinds = {**STRAGGLER, "slow": lambda _: dict(sorted(slow.items()))}
+    straggler = reader.fill("straggler", Straggler, kinds, skip=("name",))
+    return straggler if good else None, str(values.get("name", ""))

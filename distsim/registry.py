@@ -1,0 +1,65 @@
+"""The names that a configuration may use, and what they stand for.
+
+A name stands for `module:attribute`, imported when it is asked for: listing names imports nothing. Strategies of other
+packages register through entry points of the group `distsim.strategies` and are then chosen by name like the built-in ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Literal
+
+Kind = Literal["strategy", "workload", "backend"]
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
+    {
+        "strategy": {
+            "all_reduce": "distsim.strategies.all_reduce:AllReduce",
+            "sync_ps": "distsim.strategies.parameter_server:SyncPS",
+            "async_ps": "distsim.strategies.parameter_server:AsyncPS",
+            "model_parallel": "distsim.strategies.pipeline:ModelParallel",
+            "one_f_one_b": "distsim.strategies.pipeline:OneFOneB",
+        },
+        "workload": {
+            "digits_mlp": "distsim.workloads.digits_mlp:DigitsMLP",
+        },
+        "backend": {
+            "real": "distsim.backends.real:RealOptions",
+            "modeled": "distsim.backends.simulated.fabric:SimulatedOptions",
+            "cosimulated": "distsim.backends.simulated.fabric:SimulatedOptions",
+        },
+    }
+)
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The class that `name` stands for. Raises KeyError for an unknown name, ImportError for what is not there."""
+    module, _, attribute = target(kind, name).partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except AttributeError:
+        raise ImportError(f"{module} has no {attribute}") from None
+
+
+def target(kind: Kind, name: str) -> str:
+    """`module:attribute` of a name. Raises KeyError for an unknown one."""
+    built_in = BUILT_IN[kind]
+    return built_in[name] if name in built_in else _third_party(kind)[name]
+
+
+def names(kind: Kind) -> list[str]:
+    """All names of a kind, built-in ones first."""
+    return list(dict.fromkeys([*BUILT_IN[kind], *_third_party(kind)]))
+
+
+@cache
+def _third_party(kind: Kind) -> Mapping[str, str]:
+    if kind != "strategy":
+        return {}
+    from importlib.metadata import entry_points  # costs 10 ms: only for names that are not built in
+
+    found = entry_points(group="distsim.strategies")
+    return {entry.name: entry.value for entry in found if entry.name.isidentifier()}

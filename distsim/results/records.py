@@ -1,0 +1,89 @@
+"""The records of a run on disk, and their hash.
+
+One line of JSON for a rank's totals, then lines of up to 1,000 rows of one kind each. Floats are written as Python's
+`repr`, which reads back as the same float, so equal hashes mean equal records, to the last bit, in any process.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from distsim.interface import Arrival, Compute, Loss, Trace, Transfer, Update
+
+KINDS: Mapping[str, type[Any]] = {
+    "compute": Compute,
+    "transfers": Transfer,
+    "updates": Update,
+    "losses": Loss,
+    "arrivals": Arrival,
+}
+_TOTALS = ("ended", "gradients", "peak_saved")
+_ROWS = 1000
+
+
+def write(path: Path, traces: Iterable[Trace]) -> str:
+    """Write the records to `path`, through to the disk; give their hash."""
+    digest = sha256()
+    with path.open("wb") as file:
+        with gzip.GzipFile("", "wb", compresslevel=3, fileobj=file, mtime=0) as packed:
+            for line in _lines(traces):
+                digest.update(line)
+                packed.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def trace_hash(traces: Iterable[Trace]) -> str:
+    """SHA-256 over the records of all ranks."""
+    digest = sha256()
+    for line in _lines(traces):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def read(path: Path) -> list[Trace]:
+    """The records that `write` wrote, by rank."""
+    traces: dict[int, Trace] = {}
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for text in file:
+            line = json.loads(text)
+            rank = line.pop("rank")
+            trace = traces.setdefault(rank, Trace(rank))
+            for key, value in line.items():
+                if key in KINDS:
+                    getattr(trace, key).extend(KINDS[key](*row) for row in value)
+                else:
+                    setattr(trace, key, value)
+    return [traces[rank] for rank in sorted(traces)]
+
+
+def finite(value: Any) -> Any:
+    """The same document with null for numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return value
+
+
+def _lines(traces: Iterable[Trace]) -> Iterator[bytes]:
+    for trace in sorted(traces, key=lambda trace: trace.rank):
+        yield _line({"rank": trace.rank, **{key: getattr(trace, key) for key in _TOTALS}})
+        for kind in KINDS:
+            rows = getattr(trace, kind)
+            for start in range(0, len(rows), _ROWS):
+                yield _line({"rank": trace.rank, kind: rows[start : start + _ROWS]})
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, separators=(",", ":")) + "\n").encode()

@@ -1,0 +1,214 @@
+"""The folder of runs: one folder a run, named by what the run depends on.
+
+    runs/<strategy>-<backend>-<hash>/
+        config.json        the resolved configuration, written before the run starts
+        logs/              what the ranks of a real run wrote
+        trace.jsonl.gz     every record of every rank
+        metrics.json       updates, losses, arrivals and the evaluated curve
+        summary.json       the row of the table; its presence is what makes the folder a run
+
+Rules. `summary.json` is written last, to a temporary file that is flushed to the disk and renamed: at any instant a run is
+there as a whole or not at all, and a folder without it is redone. A finished run is never written to again; one that failed
+is a row too, and is retried when asked for again. Who wants to write a run holds its lock, so two processes never write one
+run at once, and a killed one leaves no lock. Tables are made by a scan, never kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from distsim.interface import BadInput, Problem, Trace
+from distsim.results import records
+
+SCHEMA = 1
+FINISHED = ("done", "diverged")
+"""A run that ended like this is not done again."""
+_SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A stored run. `summary` is its row (see `distsim.results.summary`); the rest is read when asked for."""
+
+    folder: Path
+    summary: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The name of its folder."""
+        return str(self.summary["id"])
+
+    @property
+    def status(self) -> str:
+        """done, failed, diverged, deadlocked or timed out."""
+        return str(self.summary["status"])
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration."""
+        config: Mapping[str, Any] = self.summary["config"]
+        return config
+
+    def metrics(self) -> dict[str, Any]:
+        """Updates, losses, arrivals and the evaluated curve."""
+        metrics: dict[str, Any] = _read(self.folder / _METRICS)
+        return metrics
+
+    def trace(self) -> list[Trace]:
+        """What every rank did, by rank."""
+        return records.read(self.folder / _TRACE)
+
+
+class Draft:
+    """A run's folder while it is being written; `commit` makes it a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def commit(self, summary: Mapping[str, Any], metrics: Mapping[str, Any], traces: Iterable[Trace]) -> Result:
+        """Write everything, the summary last. Raises OSError, and leaves no run, if the disk is full."""
+        digest = records.write(self.folder / _TRACE, traces)
+        _write(self.folder / _METRICS, metrics)
+        _sync(self.folder)
+        row = {"schema": SCHEMA, "id": self.folder.name, **summary, "trace_hash": digest}
+        _write(self.folder / _SUMMARY, row)
+        return Result(self.folder, row)
+
+
+@contextmanager
+def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | Result]:
+    """The run if it is finished; else its folder, empty but for the configuration and nobody else's while we are here.
+
+    Waits while another process writes the same run.
+    """
+    finished = find(runs, run)
+    if finished is not None and finished.status in FINISHED:
+        yield finished
+        return
+    locks = runs / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    _mark(runs)
+    with (locks / run).open("w") as lock:
+        _wait_for(lock, run)
+        finished = find(runs, run)
+        if finished is not None and finished.status in FINISHED:
+            yield finished
+            return
+        folder = runs / run
+        (folder / _SUMMARY).unlink(missing_ok=True)  # first: from here on the folder is no run
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        _write(folder / _CONFIG, config)
+        yield Draft(folder)
+
+
+def find(runs: Path, run: str) -> Result | None:
+    """The stored run of this name, or None."""
+    return load(runs / run) if (runs / run / _SUMMARY).is_file() else None
+
+
+def load(folder: Path | str) -> Result:
+    """The run in `folder`. Raises `BadInput` if there is none, or one of another version."""
+    folder = Path(folder)
+    try:
+        summary = _read(folder / _SUMMARY)
+    except FileNotFoundError:
+        there = "it was not finished: run it again" if (folder / _CONFIG).exists() else "no run is there"
+        raise BadInput([Problem("run", str(folder), "a folder with summary.json", there)]) from None
+    except (ValueError, OSError) as error:
+        raise BadInput([Problem("run", str(folder), f"its summary.json cannot be read ({error})")]) from None
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if schema != SCHEMA:
+        remedy = "run it again with this version, or read it with the one that wrote it"
+        raise BadInput([Problem("run", str(folder), f"has schema {schema!r}, this version reads {SCHEMA}", remedy)])
+    return Result(folder, summary)
+
+
+def scan(runs: Path | str) -> list[Result]:
+    """All runs in a folder, by name; folders without a summary are none."""
+    runs = Path(runs)
+    if not runs.is_dir():
+        raise BadInput([Problem("runs", str(runs), "an existing folder of runs")])
+    found = sorted(path.parent for path in runs.glob(f"*/{_SUMMARY}") if not path.parent.name.startswith("."))
+    return [load(folder) for folder in found]
+
+
+def load_all(paths: Iterable[Path | str]) -> list[Result]:
+    """The runs that `paths` name: run folders, or folders of runs. Raises `BadInput` where there is none."""
+    results: list[Result] = []
+    problems: list[Problem] = []
+    for path in map(Path, paths):
+        try:
+            found = [load(path)] if (path / _CONFIG).exists() or (path / _SUMMARY).exists() else scan(path)
+        except BadInput as error:
+            problems += error.problems
+            continue
+        if not found:
+            problems.append(Problem("run", str(path), "holds no run", "distsim run ... writes one"))
+        results += found
+    if problems:
+        raise BadInput(problems)
+    return list({result.folder.resolve(): result for result in results}.values())
+
+
+def check(runs: Path) -> list[Problem]:
+    """What keeps this folder from taking runs of this version."""
+    marker = runs / ".distsim"
+    try:
+        schema = _read(marker).get("schema") if marker.is_file() else SCHEMA
+    except (ValueError, OSError, AttributeError):
+        schema = "torn"
+    if schema == SCHEMA:
+        return []
+    allowed = f"holds runs of another version (schema {schema}, this one writes {SCHEMA})"
+    return [Problem("runs", str(runs), allowed, f"choose another, for example runs=runs{SCHEMA}")]
+
+
+def _mark(runs: Path) -> None:
+    if not (runs / ".distsim").exists():
+        _write(runs / ".distsim", {"schema": SCHEMA})
+
+
+def _wait_for(lock: IO[str], run: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process is at {run}: waiting for it", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, document: Any) -> None:
+    """Write JSON so that at any instant the file is absent, the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(records.finite(document), indent=1, allow_nan=False) + "\n"
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
