@@ -1,0 +1,123 @@
+"""The description of a list of torch modules, counted by torch: shapes, FLOPs (FlopCounterMode), what autograd saves.
+
+Blocks that count alike and print alike are of one kind. The FLOPs of the two halves of a backward pass add up to those of
+the joint one; `part="weights"` of a block of several layers repeats some of the first half, which is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distsim.interface.errors import BadInput, Problem
+from distsim.interface.model import Block, Model
+
+
+def describe(blocks: Sequence[nn.Module], inputs: Tensor, batch: int) -> Model:
+    """The description of `blocks` on samples like `inputs`. Raises `BadInput` for a block that cannot be run as one:
+    several outputs, an output without one row a sample, state that changes as it runs, mixed dtypes."""
+    dtype = _dtype(blocks)
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    x = torch.cat([inputs] * -(-batch // len(inputs)))[:batch]
+    scalars, rest = divmod(x[0].numel() * x.element_size(), itemsize)
+    if rest:
+        raise _bad(f"a sample of the inputs must be whole scalars of {itemsize} bytes; pad or convert the inputs")
+    described = []
+    for index, block in enumerate(blocks):
+        y = _run(index, block, x, dtype)
+        described.append(_describe(index, block, x, y, itemsize))
+        x = y.detach()
+    return Model(tuple(described), batch, scalars, itemsize)
+
+
+def _dtype(blocks: Sequence[nn.Module]) -> torch.dtype:
+    """The one dtype of all parameters."""
+    dtypes = {parameter.dtype for block in blocks for parameter in block.parameters()}
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise _bad(f"all parameters must be float32 or all float64, not {sorted(map(str, dtypes))}")
+    return dtypes.pop()
+
+
+def _run(index: int, block: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The output of `block`, checked."""
+    before, buffers = x.clone(), [buffer.clone() for buffer in block.buffers()]
+    try:
+        with torch.no_grad():
+            y, again = block(x), block(x)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise _bad(f"block {index} cannot run on an input of shape {tuple(x.shape)}: {error}") from error
+    if not isinstance(y, Tensor):
+        raise _bad(f"block {index} must return one tensor, not {type(y).__name__}")
+    if y.dtype != dtype or y.dim() < 1 or len(y) != len(x):
+        raise _bad(f"block {index} must return {dtype} with one row a sample, not {y.dtype} of shape {tuple(y.shape)}")
+    if not torch.equal(x, before):
+        raise _bad(f"block {index} must not change its input", "use inplace=False")
+    if any(not torch.equal(a, b) for a, b in zip(block.buffers(), buffers, strict=True)):
+        raise _bad(f"block {index} must not change its buffers", "use LayerNorm or GroupNorm in place of batch norm")
+    if not torch.equal(y, again):
+        raise _bad(
+            f"block {index} must give equal outputs for equal inputs", "remove dropout: its noise is not yet replayed"
+        )
+    return y
+
+
+def _describe(index: int, block: nn.Module, x: Tensor, y: Tensor, itemsize: int) -> Block:
+    """Count one block. The first block's input gets no gradient."""
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    own = {p.untyped_storage().data_ptr() for p in block.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = min(storage.nbytes(), tensor.numel() * tensor.element_size())
+        return tensor
+
+    x = x.detach().clone().requires_grad_(index > 0)
+    with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = block(x)
+    joint = [*([x] if index else []), *parameters]
+    both = _backward_flops(y, joint)
+    by_input = _backward_flops(y, [x] if index else [])
+    samples = len(x)
+    shapes = [tuple(p.shape) for p in parameters]
+    scalars = -(-sum(saved.values()) // (itemsize * samples))
+    counted = (
+        shapes,
+        tuple(x.shape[1:]),
+        tuple(y.shape[1:]),
+        scalars,
+        forward.get_total_flops(),
+        by_input,
+        both,
+        repr(block),
+    )
+    digest = blake2b(repr(counted).encode(), digest_size=4).hexdigest()
+    sizes = ",".join("x".join(map(str, shape[1:])) or "1" for shape in (x.shape, y.shape))
+    return Block(
+        index=index,
+        kind=f"{type(block).__name__}({sizes}) {str(y.dtype).removeprefix('torch.')} #{digest}",
+        parameters=sum(p.numel() for p in parameters),
+        activation=y[0].numel(),
+        saved=scalars,
+        flops=forward.get_total_flops() / samples,
+        input_flops=by_input / samples,
+        weight_flops=(both - by_input) / samples,
+    )
+
+
+def _backward_flops(y: Tensor, inputs: Sequence[Tensor]) -> int:
+    """FLOPs of the gradient of `y` with respect to `inputs`."""
+    if not inputs:
+        return 0
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True, allow_unused=True)
+    return int(backward.get_total_flops())
+
+
+def _bad(what: str, suggestion: str = "") -> BadInput:
+    return BadInput([Problem("workload.module", "build()", what, suggestion)])

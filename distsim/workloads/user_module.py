@@ -1,0 +1,69 @@
+"""A user's own model and data: `workload=module workload.module=my_package.my_file:build`. No torch here.
+
+`build()` takes nothing and returns (blocks, data, loss):
+- blocks: an nn.Sequential, cut into one block for each child that has parameters (a child without joins the block before
+  it); or a list of modules, a block each; or any other module, which is one block and can only be data parallel. One tensor
+  goes in and one comes out, the samples its first dimension. Blocks share no parameters.
+- data: (inputs, targets) or (inputs, targets, validation inputs, validation targets), tensors that fit into memory.
+- loss: a function (output, target) -> the mean over the samples.
+torch's global generator is seeded with the run's seed before the call, so initial weights follow the seed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+
+from distsim.interface.errors import Problem
+from distsim.interface.model import Model
+
+if TYPE_CHECKING:
+    from distsim.workloads.task import Task
+
+
+@dataclass(frozen=True)
+class UserModule:
+    """The model and data that a function of the user's returns."""
+
+    name: ClassVar[str] = "module"
+
+    module: str = ""
+    """`package.file:function`; importable, or below the current directory."""
+    batch: int = 16
+    """Samples a worker contributes to a step."""
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong with its fields; whether the function can be imported shows when it is called."""
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.module):
+            yield Problem(
+                "workload.module", self.module, "must be package.file:function", "for instance my_package.my_file:build"
+            )
+        if self.batch < 1:
+            yield Problem("workload.batch", self.batch, "must be at least 1")
+
+    def model(self) -> Model:
+        """The description, counted by torch in one forward and backward pass of each block."""
+        return _model(self)
+
+    def fingerprint(self) -> str:
+        """A hash of the data and of the source file of the function."""
+        from distsim.workloads.user_task import fingerprint
+
+        return fingerprint(self)
+
+    def task(self, seed: int) -> Task:
+        """What the function returns, called under `seed`."""
+        from distsim.workloads.user_task import user_task
+
+        return user_task(self, seed)
+
+
+@lru_cache(maxsize=8)
+def _model(workload: UserModule) -> Model:
+    from distsim.workloads.describe import describe
+
+    task = workload.task(0)
+    return describe(task.blocks, task.data.inputs, workload.batch)

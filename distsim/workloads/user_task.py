@@ -1,0 +1,109 @@
+"""The torch side of a user's module: call the function, check what it returned, cut it into blocks."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distsim.interface.errors import BadInput, Problem
+from distsim.workloads.task import Data, Task
+from distsim.workloads.user_module import UserModule
+
+
+def user_task(workload: UserModule, seed: int) -> Task:
+    """What the user's function returns. Raises `BadInput` if it is not found or returns something else than it should."""
+    build = _function(workload)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        returned = build()
+    try:
+        blocks, data, loss = returned
+    except (TypeError, ValueError):
+        raise _bad(workload, "must return (blocks, data, loss)") from None
+    if not isinstance(data, Sequence) or len(data) not in (2, 4) or not all(isinstance(x, Tensor) for x in data):
+        raise _bad(workload, "data must be (inputs, targets) or these and the validation's two, all tensors")
+    data = Data(*data)
+    if not 0 < len(data.inputs) == len(data.targets):
+        raise _bad(workload, f"inputs and targets must be equally many, not {len(data.inputs)} and {len(data.targets)}")
+    if not callable(loss):
+        raise _bad(workload, "loss must be a function (output, target) -> mean")
+    blocks = _cut(blocks)
+    if not blocks or not all(isinstance(block, nn.Module) for block in blocks):
+        raise _bad(workload, "blocks must be an nn.Sequential, a list of modules or one module")
+    _refuse_ties(workload, blocks)
+    return Task(blocks, data, loss, seed, workload.batch)
+
+
+def fingerprint(workload: UserModule) -> str:
+    """A hash of the data that the function returns under seed 0, and of its source file."""
+    task = user_task(workload, 0)
+    digest = sha256()
+    source = inspect.getsourcefile(_function(workload))
+    if source is not None:
+        digest.update(Path(source).read_bytes())
+    for tensor in task.data:
+        if tensor is not None:
+            digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _function(workload: UserModule) -> Callable[[], Any]:
+    """The function that `workload.module` names."""
+    name, _, attribute = workload.module.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not look there, `python -m` does
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise _bad(workload, f"cannot be imported: {error}") from error
+    if not callable(function):
+        raise _bad(workload, f"{attribute} is no function")
+    found: Callable[[], Any] = function
+    return found
+
+
+def _cut(blocks: Any) -> list[Any]:
+    """The blocks of what the user returned."""
+    if isinstance(blocks, nn.Sequential):
+        pieces: list[list[nn.Module]] = []
+        for child in blocks:
+            holds_parameters = any(p.requires_grad for p in child.parameters())
+            if not pieces or (holds_parameters and any(p.requires_grad for m in pieces[-1] for p in m.parameters())):
+                pieces.append([])
+            pieces[-1].append(child)
+        return [piece[0] if len(piece) == 1 else nn.Sequential(*piece) for piece in pieces]
+    if isinstance(blocks, nn.ModuleList | list | tuple):
+        return list(blocks)
+    return [blocks]
+
+
+def _refuse_ties(workload: UserModule, blocks: Sequence[nn.Module]) -> None:
+    """Raises `BadInput` if two blocks share memory of parameters: each would train a copy of its own."""
+    owner: dict[int, str] = {}
+    for index, block in enumerate(blocks):
+        mine: dict[int, str] = {}
+        for name, parameter in block.named_parameters():
+            place = f"{name} of block {index}"
+            memory = parameter.untyped_storage().data_ptr()
+            if memory in owner:
+                raise _bad(
+                    workload,
+                    f"ties {owner[memory]} and {place}, blocks must not share parameters",
+                    "put both uses into one block, or return the whole model as one module for data parallelism",
+                )
+            mine[memory] = place
+        owner.update(mine)
+
+
+def _bad(workload: UserModule, what: str, suggestion: str = "") -> BadInput:
+    return BadInput([Problem("workload.module", workload.module, what, suggestion)])
