@@ -60,7 +60,7 @@ class SimulatedFabric:
 
     def __post_init__(self) -> None:
         hosts, rank = self.simulation.hosts, self.rank
-        self.stream = Stream(self.simulation.engine, rank, lambda seconds, done: hosts.work(rank, seconds, done))
+        self.stream = Stream(self.simulation.engine, lambda seconds, done: hosts.work(rank, seconds, done))
 
     def now(self) -> float:
         return self.simulation.engine.now

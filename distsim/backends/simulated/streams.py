@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from distsim.backends.simulated.engine import Engine, Operation
-from distsim.interface import Diverged
 
 Action = Callable[[Callable[[], bool]], Any]
 Preemption = Literal["instant", "block"]
@@ -35,7 +34,6 @@ class Stream:
 
     def __init__(self, engine: Engine, rank: int, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
         self._engine = engine
-        self._rank = rank
         self._work = work
         self._queue: deque[_Job] = deque()
 
@@ -52,10 +50,7 @@ class Stream:
         if job.unless is not None and job.unless.over():
             self._end(job, None)
             return
-        try:
-            result = job.action(_never)
-        except Diverged as error:
-            raise Diverged(f"{error}, rank {self._rank}") from None
+        result = job.action(_never)
         if job.unless is not None and len(job.pieces) == 1:
             self._engine.when(job.unless, lambda: self._end(job, None))
         self._next_piece(job, 0, result)
