@@ -32,7 +32,7 @@ class _Job:
 class Stream:
     """One rank's compute queue; `work` does a piece of uncontended work, calls back, and can be stopped."""
 
-    def __init__(self, engine: Engine, rank: int, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
+    def __init__(self, engine: Engine, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
         self._engine = engine
         self._work = work
         self._queue: deque[_Job] = deque()
