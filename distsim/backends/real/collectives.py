@@ -1,0 +1,205 @@
+"""Collectives on gloo (NCCL where every rank has its own GPU), in call order per group.
+
+A group is made at its first collective, by a thread: making it waits for all its members, and a call must not. Until then
+its collectives queue. What every member calls is written to a ledger that all of them map, so that whoever comes last
+sees a different kind or size and raises, instead of hanging (kinds) or being aborted by gloo (sizes).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from distsim.backends.real.board import Desk
+from distsim.backends.real.gloo import Request, checked
+from distsim.backends.real.handle import PeerLost, Pending, Ready, named
+from distsim.interface import Collective, Handle, StrategyError
+
+FOREVER = timedelta(days=7)
+"""Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
+
+_ENTRY = struct.Struct("<q16sqq")  # sequence + 1, dtype, scalars, kind and reduction and root
+_KINDS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+_OPS = ("", "mean", "sum")
+_DEPTH = 256  # collectives that a member may be ahead of another and still be compared
+
+
+class Ledger:
+    """What each member of a group has called last."""
+
+    def __init__(self, folder: Path, ranks: Sequence[int], rank: int) -> None:
+        name = blake2b(repr(tuple(ranks)).encode(), digest_size=12).hexdigest()
+        self._ranks = ranks
+        self._mine = ranks.index(rank)
+        self._called = 0
+        descriptor = os.open(folder / f"group-{name}", os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(descriptor, len(ranks) * _DEPTH * _ENTRY.size)
+        self._map = mmap.mmap(descriptor, 0)
+        os.close(descriptor)
+
+    def check(self, collective: Collective, x: torch.Tensor) -> None:
+        """Write down this rank's next collective. Raises `StrategyError` if another member's is different."""
+        number = self._called
+        self._called += 1
+        code = _KINDS.index(collective.kind) + 4 * _OPS.index(collective.op) + 16 * collective.root
+        call = (str(x.dtype)[6:].encode(), x.numel(), code)
+        place = self._place(self._mine, number)
+        _ENTRY.pack_into(self._map, place, 0, *call)
+        struct.pack_into("<q", self._map, place, number + 1)
+        for position, other in enumerate(self._ranks):
+            sequence, dtype, scalars, theirs = _ENTRY.unpack_from(self._map, self._place(position, number))
+            found = (dtype.rstrip(b"\0"), scalars, theirs)
+            if sequence == number + 1 and found != call:
+                raise StrategyError(
+                    f"collective {number} of ranks {','.join(map(str, self._ranks))} must be the same on all of them, but "
+                    f"rank {self._ranks[self._mine]} calls {_words(*call)} and rank {other} called {_words(*found)}"
+                )
+
+    def _place(self, position: int, number: int) -> int:
+        return (position * _DEPTH + number % _DEPTH) * _ENTRY.size
+
+
+def _words(dtype: bytes, scalars: int, code: int) -> str:
+    kind, op, root = _KINDS[code % 4], _OPS[code // 4 % 4], code // 16
+    how = f" from position {root}" if kind == "broadcast" else f" ({op})" if op else ""
+    return f"{kind}{how} of {scalars} {dtype.decode()}"
+
+
+class Post:
+    """A collective that gloo knows of, or that waits for its group to be made."""
+
+    def __init__(self, call: Callable[[dist.ProcessGroup], Request]) -> None:
+        self._call = call
+        self._called = threading.Event()
+        self._request: Request | None = None
+        self._error: BaseException | None = None
+
+    def call(self, group: dist.ProcessGroup | None, error: BaseException | None = None) -> None:
+        """Hand it to the group, or say why there is none."""
+        self._error = error
+        try:
+            if group is not None:
+                self._request = self._call(group)
+        except RuntimeError as failure:
+            self._error = failure
+        self._called.set()
+
+    def wait(self) -> None:
+        """Wait until it is over. Raises `PeerLost` if a member is gone."""
+        self._called.wait()
+        try:
+            if self._error is not None:
+                raise self._error
+            if self._request is not None:
+                self._request.wait()
+        except RuntimeError as error:
+            raise PeerLost(str(error)) from error
+
+
+class Group:
+    """One group of ranks, ascending."""
+
+    def __init__(self, folder: Path, ranks: tuple[int, ...], rank: int, world_size: int) -> None:
+        self.ranks = ranks
+        self.ledger = Ledger(folder, ranks, rank)
+        self._lock = threading.Lock()
+        self._queue: list[Post] = []
+        self._group: dist.ProcessGroup | None = dist.group.WORLD if len(ranks) == world_size else None
+        if self._group is None:
+            threading.Thread(target=self._make, daemon=True).start()
+
+    def post(self, call: Callable[[dist.ProcessGroup], Request]) -> Post:
+        """Start a collective, in call order."""
+        post = Post(call)
+        with self._lock:
+            if self._group is None:
+                self._queue.append(post)
+            else:
+                post.call(self._group)
+        return post
+
+    def _make(self) -> None:
+        error: BaseException | None = None
+        made: dist.ProcessGroup | None = None
+        try:
+            made = dist.new_group(list(self.ranks), timeout=FOREVER, use_local_synchronization=True)
+        except RuntimeError as failure:
+            error = failure
+        with self._lock:
+            for post in self._queue:
+                post.call(made, error)
+            self._queue.clear()
+            self._group = made
+
+
+class Collectives:
+    """One rank's collectives."""
+
+    def __init__(self, desk: Desk, folder: Path, rank: int, world_size: int, nccl: bool) -> None:
+        self._desk = desk
+        self._folder = folder
+        self._rank = rank
+        self._world_size = world_size
+        self._nccl = nccl
+        self._groups: dict[tuple[int, ...], Group] = {}
+
+    def start(self, ranks: tuple[int, ...], collective: Collective, payload: torch.Tensor) -> Handle[torch.Tensor]:
+        """Join the next collective of these ranks; the result is in the order in which they are given."""
+        if collective.kind == "reduce_scatter" and payload.numel() % len(ranks):
+            raise StrategyError(f"reduce_scatter of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
+        if len(ranks) == 1:
+            now = self._desk.now()
+            return Ready(payload.clone(), now, now)
+        ascending = tuple(sorted(ranks))
+        group = self._groups.get(ascending)
+        if group is None:
+            group = self._groups[ascending] = Group(self._folder, ascending, self._rank, self._world_size)
+        group.ledger.check(collective, payload)
+        x = payload.detach() if self._nccl else payload.detach().cpu()
+        x = x.contiguous().clone() if collective.kind != "all_gather" else x.contiguous()
+        out = torch.empty((len(ranks), *x.shape), dtype=x.dtype, device=x.device) if collective.kind == "all_gather" else x
+
+        def call(group: dist.ProcessGroup) -> Request:
+            if collective.kind == "all_gather":
+                places = [out[ranks.index(r)] for r in ascending]
+                started = dist.all_gather(places, x, group=group, async_op=True)
+            elif collective.kind == "broadcast":
+                started = dist.broadcast(x, ranks[collective.root], group=group, async_op=True)
+            else:
+                started = dist.all_reduce(x, group=group, async_op=True)
+            return checked(started)
+
+        post = group.post(call)
+
+        def finish() -> torch.Tensor:
+            post.wait()
+            result = _result(collective, out, len(ranks), ranks.index(self._rank))
+            if payload.device.type == "cuda":
+                result = result.to(payload.device)
+                torch.cuda.current_stream().synchronize()  # NCCL's wait only orders streams
+            return result
+
+        name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
+        return Pending(named(name), self._desk, finish)
+
+
+def _result(collective: Collective, out: torch.Tensor, members: int, position: int) -> torch.Tensor:
+    """This rank's result from what the transport gave; gloo has no cheaper reduce-scatter than an all-reduce."""
+    if collective.kind == "all_gather":
+        return out.flatten(0, 1) if out.dim() > 1 else out
+    if collective.kind == "broadcast":
+        return out
+    if collective.op == "mean":
+        out.div_(members)
+    if collective.kind == "reduce_scatter":
+        return out.chunk(members)[position].clone()
+    return out

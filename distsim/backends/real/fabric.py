@@ -1,0 +1,156 @@
+"""The real fabric: time is the machine's, transport is torch.distributed, a task is a thread.
+
+- Compute runs at the call, one operation at a time; messages and collectives run beside it, in gloo's threads.
+- An injected straggler of factor f adds (f - 1) x the calibrated uncontended seconds of the operation's cost, asleep, using
+  no CPU. What a sleep takes too long is a credit for the next; less than 0.2 ms is saved up. A factor under 1 adds nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import torch
+
+from distsim.backends.real.board import COMPUTES, IDLES, Desk
+from distsim.backends.real.collectives import Collectives
+from distsim.backends.real.gloo import Store
+from distsim.backends.real.handle import Pending, Ready, named
+from distsim.backends.real.messages import Messages
+from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, drive
+
+R = TypeVar("R")
+
+_SHORTEST = 2e-4  # seconds; the kernel wakes a sleeper some 0.06 ms late
+_LARGEST_CREDIT = 0.1  # seconds; a rank that was suspended for longer does not run ahead afterwards
+
+
+class Sleeper:
+    """Sleeps what is owed, and remembers what it slept too long."""
+
+    def __init__(self) -> None:
+        self._owed = 0.0
+
+    def owe(self, seconds: float) -> None:
+        """Add to what is owed and sleep it off, unless it is too short to sleep."""
+        self._owed += seconds
+        if self._owed < _SHORTEST:
+            return
+        begun = time.monotonic()
+        time.sleep(self._owed)
+        self._owed = max(self._owed - (time.monotonic() - begun), -_LARGEST_CREDIT)
+
+
+class Real:
+    """The fabric of one rank. `connect` gives it its transport once all ranks have met."""
+
+    def __init__(self, rank: int, job: Job, desk: Desk, device: str, raised: Callable[[BaseException], None]) -> None:
+        self.rank = rank
+        self._job = job
+        self._desk = desk
+        self._device = device
+        self._raised = raised
+        self._queue = threading.Lock()
+        self._sleeper = Sleeper()
+        self._messages: Messages
+        self._collectives: Collectives
+        self._store: Store
+
+    def connect(self, messages: Messages, collectives: Collectives, store: Store) -> None:
+        """Take the transport."""
+        self._messages, self._collectives, self._store = messages, collectives, store
+
+    def now(self) -> float:
+        """Seconds since the run began, on a clock that all ranks share."""
+        return self._desk.now()
+
+    def compute(
+        self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
+    ) -> Handle[R | None]:
+        """Run `action` now, and the straggler's wait between its blocks and after it."""
+        what = named(_words(cost, batch))
+        with self._queue:
+            begun = self.now()
+            self._desk.enter(COMPUTES, what)
+            waits = self._waits(cost, batch)
+            asked = False
+
+            def stop() -> bool:
+                # asked before each block: the one before it is paid for now. The first asks before anything ran.
+                nonlocal asked
+                if waits and asked:
+                    self._sleep(waits.pop(0), what)
+                asked = True
+                return unless is not None and unless.over()
+
+            value = action(stop)
+            if self._device == "cuda":
+                torch.cuda.current_stream().synchronize()
+            if waits and not (value is None and unless is not None and unless.over()):
+                self._sleep(sum(waits), what)
+            ended = self.now()
+            self._desk.leave(ended - begun)
+        return Ready(value, begun, ended)
+
+    def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Handle[None]:
+        """Send; over when it has arrived."""
+        return self._messages.send(to, tag, envelope)
+
+    def receive(self, source: int | None, tag: str) -> Handle[Message[Any]]:
+        """Receive from a rank, or from any."""
+        return self._messages.receive(source, tag)
+
+    def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Handle[Any]:
+        """Join the group's next collective."""
+        return self._collectives.start(group, collective, payload)
+
+    def task(self, coroutine: Coroutine[Any, Any, R]) -> Handle[R]:
+        """Run the coroutine on a thread; what it raises ends the run, awaited or not."""
+
+        def run() -> None:
+            self._desk.open_flow()
+            if self._device == "cuda":
+                torch.cuda.set_device(self.rank % torch.cuda.device_count())
+            handle.complete()
+            self._desk.close_flow()
+
+        def finish() -> R:
+            try:
+                return drive(coroutine)
+            except BaseException as error:
+                self._raised(error)
+                raise
+
+        handle = Pending(named("a task"), self._desk, finish)
+        threading.Thread(target=run, daemon=True).start()
+        return handle
+
+    def decide(self, key: str, proposal: bool) -> bool:
+        """The proposal of the first rank to ask, by compare-and-set in the store (some 40 us)."""
+        return self._store.compare_set(key, "", "yes" if proposal else "no") == b"yes"
+
+    def _waits(self, cost: Cost, batch: Batch | None) -> list[float]:
+        """Seconds to wait for each primitive operation of `cost`; none without a straggler."""
+        if self._job.straggler.is_off:
+            return []
+        factor = self._job.factor(self.rank, None if batch is None else batch.step)
+        if factor <= 1.0:
+            return []
+        device, model = self._job.cluster.device, self._job.model
+        parts = [Cost((part,), cost.samples) for part in cost.parts]
+        if cost.nbytes:
+            parts.append(Cost((), cost.samples, cost.nbytes))
+        return [(factor - 1.0) * device.seconds(model, part) for part in parts]
+
+    def _sleep(self, seconds: float, what: str) -> None:
+        self._desk.enter(IDLES, what)
+        self._sleeper.owe(seconds)
+        self._desk.enter(COMPUTES, what)
+
+
+def _words(cost: Cost, batch: Batch | None) -> str:
+    """A compute operation in words, by its primitive operations."""
+    operations = ", ".join(dict.fromkeys(operation for operation, _ in cost.parts)) or "payload arithmetic"
+    return operations if batch is None else f"{operations} of step {batch.step}"

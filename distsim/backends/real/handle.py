@@ -1,0 +1,105 @@
+"""Handles of the real fabric: `await` waits in place and never suspends."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from distsim.backends.real.board import WAITS, Desk
+from distsim.interface import DistsimError
+
+R = TypeVar("R")
+
+_OURS = (str(Path(__file__).parent), str(Path(__file__).parents[2] / "interface"))
+
+
+class PeerLost(DistsimError):
+    """The transport lost another rank: never the cause of a failure, always the consequence of one elsewhere."""
+
+
+def named(name: str) -> str:
+    """The operation with the line of the strategy that starts it, as `name (file.py:12)`."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return f"{name} ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
+
+
+class Ready(Generic[R]):
+    """An operation that is over when it is called."""
+
+    __slots__ = ("begun", "ended", "value")
+
+    def __init__(self, value: R, begun: float, ended: float) -> None:
+        self.value = value
+        self.begun = begun
+        self.ended = ended
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        return self.value
+        yield
+
+    def over(self) -> bool:
+        """Always."""
+        return True
+
+
+class Pending(Generic[R]):
+    """An operation under way. `finish` waits for it and gives its result; it runs once, on whichever flow comes first."""
+
+    __slots__ = ("_desk", "_error", "_finish", "_lock", "_over", "_value", "_watched", "begun", "ended", "what")
+
+    def __init__(self, what: str, desk: Desk, finish: Callable[[], R]) -> None:
+        self.what = what
+        self.begun = self.ended = desk.now()
+        self._desk = desk
+        self._finish: Callable[[], R] | None = finish
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._watched = False
+        self._error: BaseException | None = None
+        self._value: R
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        if not self._over.is_set():
+            begun = self._desk.now()
+            self._desk.enter(WAITS, self.what)
+            self.complete()
+            self._desk.leave(self._desk.now() - begun)
+        if self._error is not None:
+            raise self._error
+        return self._value
+        yield
+
+    def complete(self) -> None:
+        """Wait until the operation is over, whatever came out."""
+        with self._lock:
+            self.run()
+
+    def run(self) -> None:
+        """Wait and keep what comes out; for one caller at a time."""
+        if self._finish is None:
+            return
+        try:
+            self._value = self._finish()
+        except BaseException as error:
+            self._error = error
+        self._finish = None  # what it holds (buffers, requests) may go
+        self.ended = self._desk.now()
+        self._over.set()
+
+    @property
+    def is_over(self) -> bool:
+        """True once the result is here."""
+        return self._over.is_set()
+
+    def over(self) -> bool:
+        """As `is_over`, and have a thread wait from the first time on: a receive of gloo that is polled never completes."""
+        if not self._watched and not self._over.is_set():
+            self._watched = True
+            threading.Thread(target=self.complete, daemon=True).start()
+            self._over.wait(2e-4)  # what is here already should be seen at the first look
+        return self._over.is_set()

@@ -1,0 +1,146 @@
+"""Run a job on local processes: start a rank a process, watch them, gather what they give, leave none.
+
+Ranks are forked from a fork server that has imported torch and done nothing else (0.1 s a launch after the first), so that
+they inherit nothing of what the calling process has computed. The job travels pickled. Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from distsim.backends.real.board import Board
+from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
+from distsim.backends.real.process import Order, board_of, enter
+from distsim.backends.real.watch import End, Watch
+from distsim.interface import BadInput, Job, Outcome, Problem
+
+_PRELOAD = ["torch", "torch.distributed", "distsim.backends.real.rank"]
+
+
+def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
+    """Run `job` with one process a rank; a log a rank goes to `folder` (`rank0.log`, ...).
+
+    Whatever goes wrong in the run is the outcome's status and message. Raises `BadInput` for what cannot run here at all.
+    No process of a rank is left when this returns or raises, nor when the calling process is killed.
+    """
+    check(options)
+    pickled = _pickled(job)
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    size = job.cluster.world_size
+    device = device_of(options, size)
+    with tempfile.TemporaryDirectory(prefix="distsim-") as name:
+        private = Path(name)
+        orders = [Order(r, size, pickled, folder, private, device, options.threads) for r in range(size)]
+        board = Board(board_of(private), size)
+        processes: list[ForkServerProcess] = []
+        reports: list[Connection] = []
+        try:
+            with _main_module(pickled):
+                for order in orders:
+                    process, connection = _start(order)
+                    processes.append(process)
+                    reports.append(connection)
+            end = Watch(processes, reports, board, options, [order.log for order in orders]).run()
+        finally:
+            _end(processes, reports)
+            board.close()
+        return _gather(end, orders, _notes(options, device, size))
+
+
+def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=enter, args=(order, theirs), name=f"distsim rank {order.rank}", daemon=True)
+    with theirs, _one_thread():
+        process.start()
+    return process, ours
+
+
+def _end(processes: list[ForkServerProcess], reports: list[Connection]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+        process.close()
+    for connection in reports:
+        connection.close()
+
+
+def _gather(end: End, orders: list[Order], notes: list[str]) -> Outcome:
+    outcome = Outcome(end.status, end.message, 0.0, notes=notes)
+    if end.status == "done":
+        import torch
+
+        for order in orders:
+            trace, snapshots, weights = torch.load(order.results, weights_only=False)  # written by our own rank just now
+            outcome.traces.append(trace)
+            outcome.snapshots += snapshots
+            outcome.weights.append(weights)
+        updates = [update.time for trace in outcome.traces for update in trace.updates]
+        outcome.seconds = max(updates or [trace.ended for trace in outcome.traces])
+    for order in orders:
+        order.results.unlink(missing_ok=True)
+    return outcome
+
+
+def _notes(options: RealOptions, device: str, size: int) -> list[str]:
+    notes = []
+    available = cores()
+    if size * options.threads > available:
+        threads = f" of {options.threads} threads" if options.threads > 1 else ""
+        notes.append(f"contended: {size} ranks{threads} on {available} cores")
+    if device == "cuda":
+        found = gpus()
+        shared = f"contended: {size} ranks on {found} GPUs, collectives through host memory" if found < size else ""
+        notes += [note for note in (shared, "messages travel through host memory") if note]
+    return notes
+
+
+def _pickled(job: Job) -> bytes:
+    allowed = "must be importable by name: ranks are other processes"
+    try:
+        pickled = pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BadInput([Problem("job", str(error), allowed, "define it at the top level of a module")]) from error
+    if b"__main__" in pickled and not hasattr(sys.modules["__main__"], "__file__"):
+        raise BadInput([Problem("job", "defined in a notebook or prompt", allowed, "move it to a module")])
+    return pickled
+
+
+@contextlib.contextmanager
+def _main_module(pickled: bytes) -> Iterator[None]:
+    """Hide the main module from multiprocessing, which would run it again in every rank, unless the job needs it."""
+    main = sys.modules["__main__"]
+    if b"__main__" not in pickled:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let the fork server import numpy without threads: a process with threads must not fork."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

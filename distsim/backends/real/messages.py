@@ -1,0 +1,262 @@
+"""Point-to-point messages on gloo, in call order per (peer, tag), from one source or from any.
+
+A message is a header of fixed size (version, label, layout) and, unless it is a signal, a payload. Both travel by
+rendez-vous: gloo moves bytes only once both sides have posted. Rules:
+
+- A receive posts its header at the call. What a send waits for must never depend on the receiver's *awaiting*, only on its
+  having posted; but a buffer for the payload can only be posted once its layout is known. So:
+- the payloads of one layout on one channel (peer, tag) use gloo tags of their own, which no other size can ever match;
+- a receive on a channel that has carried one layout posts a buffer of that layout at the call, too;
+- on any other channel a thread waits for the headers and posts the buffers;
+- the first message of a layout on a channel is copied and travels in the background: its send is over when the header has
+  arrived, for its receiver may have expected another layout.
+- Receives of one channel complete in the order of their calls, in whichever order they are awaited.
+
+CUDA payloads travel through host memory: NCCL knows neither tags nor a receive from any.
+"""
+
+from __future__ import annotations
+
+import queue
+import struct
+import threading
+from collections import deque
+from hashlib import blake2b
+from typing import Any
+from zlib import crc32
+
+import torch
+
+from distsim.backends.real.board import Desk
+from distsim.backends.real.gloo import Request, irecv, isend
+from distsim.backends.real.handle import PeerLost, Pending, named
+from distsim.interface import Envelope, Message, StrategyError
+
+Layout = tuple[torch.dtype, tuple[int, ...]]
+
+_HEADER = struct.Struct("<qibBB8q8s128s")  # version, source, dtype, dimensions, length of the label, shape, tag, label
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
+_SIGNAL = -1
+
+
+class Channel:
+    """The receives of one (source, tag) that are not over yet, and the layouts it has carried."""
+
+    def __init__(self, source: int | None, tag: str) -> None:
+        self.source = source
+        self.tag = tag
+        self.slot = _slot(tag, None)
+        self.digest = _digest(tag)
+        self.layouts: set[Layout] = set()
+        self.posted: dict[tuple[int, Layout], deque[tuple[torch.Tensor, Request]]] = {}
+        self._queue: deque[Receive] = deque()
+        self._turn = threading.Condition()
+        self._busy = False
+        self._pumped = False
+
+    def add(self, receive: Receive) -> None:
+        """Queue a receive whose header has been posted; make sure that its payload can come."""
+        with self._turn:
+            self._queue.append(receive)
+            if len(self.layouts) == 1:
+                (layout,) = self.layouts
+                wanted = 1 if self.source is None else len(self._queue)
+                for source, posted in list(self.posted.items()):
+                    if len(posted) < wanted:
+                        self.post(source[0], layout)
+            elif not self._pumped:
+                self._pumped = True
+                threading.Thread(target=self._pump, daemon=True).start()
+
+    def post(self, source: int, layout: Layout) -> None:
+        """Post a buffer for the next payload of this layout."""
+        buffer = torch.empty(layout[1], dtype=layout[0])
+        request = irecv(buffer, source, tag=_slot(self.tag, layout))
+        self.posted.setdefault((source, layout), deque()).append((buffer, request))
+
+    def take(self, source: int, layout: Layout) -> torch.Tensor:
+        """Wait for the payload that belongs to a header."""
+        with self._turn:
+            if not self.posted.get((source, layout)):
+                self.post(source, layout)
+            self.layouts.add(layout)
+            buffer, request = self.posted[source, layout].popleft()
+        request.wait()
+        return buffer
+
+    def complete(self, receive: Receive) -> None:
+        """Wait until `receive` and all before it are over; one flow at a time waits on gloo for all."""
+        with self._turn:
+            while not receive.is_over:
+                if self._busy:
+                    self._turn.wait()
+                    continue
+                self._busy = True
+                self._turn.release()
+                try:
+                    head = self._queue[0]
+                    head.run()
+                finally:
+                    self._turn.acquire()
+                    del self._queue[0]
+                    self._busy = False
+                    self._turn.notify_all()
+
+    def _pump(self) -> None:
+        while True:
+            with self._turn:
+                if not self._queue:
+                    self._pumped = False
+                    return
+                last = self._queue[-1]
+            self.complete(last)
+
+
+class Receive(Pending[Message[torch.Tensor]]):
+    """A receive under way: it completes in its channel's order."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, desk: Desk, channel: Channel, device: str) -> None:
+        peer = "any rank" if channel.source is None else f"rank {channel.source}"
+        header = bytearray(_HEADER.size)
+        try:
+            request = irecv(torch.frombuffer(header, dtype=torch.uint8), channel.source, tag=channel.slot)
+        except RuntimeError as error:
+            raise PeerLost(str(error)) from error
+        what = named(f"receive {channel.tag!r} from {peer}")
+        super().__init__(what, desk, lambda: _read(channel, header, request, device))
+        self._channel = channel
+        channel.add(self)
+
+    def complete(self) -> None:
+        """Wait until the operation is over, whatever came out."""
+        self._channel.complete(self)
+
+
+class Messages:
+    """One rank's sends and receives."""
+
+    def __init__(self, desk: Desk, rank: int, world_size: int, device: str) -> None:
+        self._desk = desk
+        self._rank = rank
+        self._world_size = world_size
+        self._device = device
+        self._channels: dict[tuple[int | None, str], Channel] = {}
+        self._sent: set[tuple[int, str, Layout]] = set()
+        self._background: queue.SimpleQueue[tuple[Request, torch.Tensor]] | None = None
+        self._lock = threading.Lock()
+
+    def send(self, to: int, tag: str, envelope: Envelope[torch.Tensor]) -> Pending[None]:
+        """Start sending; over when the receiver has it (see the module's rules for the first of a layout)."""
+        self._check_peer(to, "send to")
+        header, body = self._pack(tag, envelope)
+        try:
+            with self._lock:  # a header and its payload keep their order against other flows
+                requests = [isend(header, to, tag=_slot(tag, None))]
+                if body is not None and body.numel():
+                    layout = (body.dtype, tuple(body.shape))
+                    known = (to, tag, layout) in self._sent
+                    body = body if known else body.clone()
+                    request = isend(body, to, tag=_slot(tag, layout))
+                    if known:
+                        requests.append(request)
+                    else:
+                        self._sent.add((to, tag, layout))
+                        self._let_go(request, body)
+        except RuntimeError as error:
+            raise PeerLost(str(error)) from error
+
+        def finish(keep: Any = (header, body)) -> None:
+            try:
+                for request in requests:
+                    request.wait()
+            except RuntimeError as error:
+                raise PeerLost(str(error)) from error
+
+        return Pending(named(f"send {tag!r} to rank {to}"), self._desk, finish)
+
+    def receive(self, source: int | None, tag: str) -> Receive:
+        """Post a receive from `source`, or from any rank."""
+        if source is not None:
+            self._check_peer(source, "receive from")
+        with self._lock:
+            channel = self._channels.get((source, tag))
+            if channel is None:
+                channel = self._channels[source, tag] = Channel(source, tag)
+            return Receive(self._desk, channel, self._device)
+
+    def _pack(self, tag: str, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        label = envelope.label.encode()
+        if len(label) > 128:
+            raise StrategyError(f"a label has at most 128 bytes, this one {len(label)}: {envelope.label[:40]!r}...")
+        body: torch.Tensor | None = None
+        dtype = _SIGNAL
+        shape: tuple[int, ...] = ()
+        if envelope.payload is not None:
+            body = envelope.payload.detach().cpu().contiguous()
+            if body.dtype not in _DTYPES or body.dim() > 8:
+                raise StrategyError(f"a real run cannot send a payload of {body.dim()} dimensions of {body.dtype}")
+            dtype, shape = _DTYPES.index(body.dtype), tuple(body.shape)
+        sizes = (*shape, *(0,) * (8 - len(shape)))
+        raw = _HEADER.pack(envelope.version, self._rank, dtype, len(shape), len(label), *sizes, _digest(tag), label)
+        return torch.frombuffer(bytearray(raw), dtype=torch.uint8), body
+
+    def _check_peer(self, peer: int, what: str) -> None:
+        if peer == self._rank or not 0 <= peer < self._world_size:
+            others = f"the other {self._world_size - 1} ranks"
+            raise StrategyError(f"rank {self._rank} cannot {what} rank {peer}: its peers are {others}")
+
+    def _let_go(self, request: Request, body: torch.Tensor) -> None:
+        """Keep a copied payload until gloo has sent it."""
+        if self._background is None:
+            self._background = queue.SimpleQueue()
+            threading.Thread(target=_drain, args=(self._background,), daemon=True).start()
+        self._background.put((request, body))
+
+
+def _read(channel: Channel, header: bytearray, request: Request, device: str) -> Message[torch.Tensor]:
+    """Wait for a header, then for the payload it announces."""
+    try:
+        request.wait()
+        version, source, dtype, dimensions, length, *rest = _HEADER.unpack(header)
+        sizes, digest, label = rest[:8], rest[8], rest[9][:length].decode()
+        if digest != channel.digest:
+            raise StrategyError(f"the tag {channel.tag!r} collides with another one of this run: rename it")
+        if dtype == _SIGNAL:
+            return Message(source, version, label, None)
+        layout = (_DTYPES[dtype], tuple(sizes[:dimensions]))
+        empty = 0 in layout[1]
+        payload = torch.empty(layout[1], dtype=layout[0]) if empty else channel.take(source, layout)
+    except RuntimeError as error:
+        raise PeerLost(str(error)) from error
+    return Message(source, version, label, payload if device == "cpu" else payload.to(device))
+
+
+def _drain(waiting: queue.SimpleQueue[tuple[Request, torch.Tensor]]) -> None:
+    while True:
+        request, _body = waiting.get()
+        try:
+            request.wait()
+        except RuntimeError:
+            return  # a rank is lost; whoever waits for it says so
+
+
+def _slot(tag: str, layout: Layout | None) -> int:
+    """The gloo tag of the headers (no layout) or of the payloads of one layout."""
+    return crc32(repr((tag, layout)).encode()) & 0x7FFFFFFF
+
+
+def _digest(tag: str) -> bytes:
+    return blake2b(tag.encode(), digest_size=8).digest()

@@ -1,0 +1,74 @@
+"""How a real run is to be run on this machine, and what of it cannot be. Imports torch only to count GPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distsim.interface import BadInput, Problem
+
+
+@dataclass(frozen=True)
+class RealOptions:
+    """Options of the real backend; durations are seconds of wall-clock time."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where every rank has a GPU of its own, the CPU elsewhere."""
+    hang_seconds: float = 10.0
+    """A run in which nothing completed for this long, and for 20 times its slowest operation so far, is deadlocked."""
+    limit_seconds: float | None = None
+    """A run that takes longer, start included, is timed out."""
+    start_seconds: float = 120.0
+    """Every rank must have imported, built its numerics and met the others within this time."""
+    threads: int = 1
+    """torch threads a rank; the calibration measures one."""
+
+
+def problems(options: RealOptions) -> Iterable[Problem]:
+    """What keeps these options from running here; asks torch only if `device` is cuda."""
+    if sys.platform != "linux":
+        allowed = "real runs need Linux (process states, parent-death signals)"
+        yield Problem("backend", "real", allowed, "backend=modeled and backend=cosimulated work here")
+        return
+    if options.device not in ("auto", "cpu", "cuda"):
+        yield Problem("backend.device", options.device, "one of auto, cpu, cuda")
+    for key in ("hang_seconds", "limit_seconds", "start_seconds"):
+        value = getattr(options, key)
+        if value is not None and not value > 0:
+            yield Problem(f"backend.{key}", value, "more than 0 seconds")
+    if options.threads < 1:
+        yield Problem("backend.threads", options.threads, "at least 1")
+    if options.device == "cuda" and gpus() == 0:
+        yield Problem("backend.device", "cuda", "torch sees no GPU on this machine", "use backend.device=cpu")
+
+
+def check(options: RealOptions) -> None:
+    """Raise `BadInput` with every problem of these options on this machine."""
+    found = list(problems(options))
+    if found:
+        raise BadInput(found)
+
+
+def device_of(options: RealOptions, world_size: int) -> Literal["cpu", "cuda"]:
+    """Where the ranks compute; numerics are built for this device (on cuda, each rank's current device is its own GPU)."""
+    if options.device == "auto":
+        return "cuda" if gpus() >= world_size else "cpu"
+    return options.device
+
+
+def gpus() -> int:
+    """GPUs that torch can use; 0, without importing torch, where the driver shows none."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,133 @@
+"""The outside of a rank's process: it dies with its launcher, logs to its own file, and reports how it ended.
+
+Standard library only, so that the launcher can name `enter` without importing torch. A rank never leaves by itself: once it
+has reported (done, or what it raised) it waits to be killed, so that no other rank meets a closed connection first and the
+cause of a failure is never in doubt. It is killed by the launcher or, if that dies in whatever way, by the kernel: the
+fork server ends with the launcher, and every rank has asked to be killed when the fork server ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distsim.backends.real.board import Desk
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a rank is started with."""
+
+    rank: int
+    world_size: int
+    job: bytes
+    """The pickled job."""
+    folder: Path
+    """Of the run: logs and results."""
+    private: Path
+    """Of the launch: store, board, ledgers; gone afterwards."""
+    device: str
+    threads: int
+
+    @property
+    def log(self) -> Path:
+        """What the rank prints, and its tracebacks."""
+        return self.folder / f"rank{self.rank}.log"
+
+    @property
+    def results(self) -> Path:
+        """What the rank gives back."""
+        return self.folder / f"rank{self.rank}.results"
+
+
+class Report(NamedTuple):
+    """How a rank ended. `lost`: it only lost another rank, which is the cause."""
+
+    status: str
+    message: str = ""
+    traceback: str = ""
+    lost: bool = False
+
+
+def board_of(private: Path) -> Path:
+    """Where the board of a launch lies."""
+    return private / "board"
+
+
+def enter(order: Order, reports: Connection) -> None:
+    """Run a rank in this process; never returns."""
+    _die_with_launcher()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is interrupted, and ends the ranks
+    _log_to(order.log)
+    desk = Desk(board_of(order.private), order.rank)
+    desk.phase("start")
+    reporting = threading.Lock()
+
+    def report(error: BaseException) -> None:
+        with reporting, contextlib.suppress(OSError):
+            reports.send(_report(error))
+
+    try:
+        from distsim.backends.real.rank import run
+
+        run(order, desk, report)
+        desk.phase("done")
+        reports.send(Report("done"))
+    except BaseException as error:
+        traceback.print_exc()
+        report(error)
+    while True:
+        signal.pause()
+
+
+def _report(error: BaseException) -> Report:
+    from distsim.backends.real.handle import PeerLost
+
+    status = getattr(error, "status", "failed")
+    text = "".join(traceback.format_exception(error))
+    return Report(status, f"{type(error).__name__}: {error}", text, isinstance(error, PeerLost))
+
+
+def _die_with_launcher() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # Every process started by the fork server keeps it alive with this descriptor; then it would outlive the launcher.
+    server: Any = multiprocessing.forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
+    launcher = multiprocessing.parent_process()
+    if launcher is None:
+        return
+    if not launcher.is_alive():  # it died before the fork server could know
+        os._exit(1)
+
+    def guard() -> None:  # should the fork server live on after all (other processes of the user's hold it)
+        wait([launcher.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=guard, daemon=True).start()
+
+
+def _log_to(path: Path) -> None:
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    faulthandler.enable(file=2, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)

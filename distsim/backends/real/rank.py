@@ -1,0 +1,64 @@
+"""The inside of a rank's process: build the numerics, meet the others, run the strategy, save what it gave."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, PrefixStore
+
+from distsim.backends.real.board import Desk
+from distsim.backends.real.collectives import FOREVER, Collectives
+from distsim.backends.real.fabric import Real
+from distsim.backends.real.messages import Messages
+from distsim.backends.real.process import Order
+from distsim.interface import Job, Region, Worker, drive, finish
+
+_START = 0.005  # seconds from the agreement on the clock's origin to that origin
+
+
+def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> None:
+    """Run one rank of a job. `raised` takes what a task raised."""
+    torch.set_num_threads(order.threads)
+    if order.device == "cuda":
+        torch.cuda.set_device(order.rank % torch.cuda.device_count())
+    desk.phase("numerics")
+    job: Job = pickle.loads(order.job)
+    fabric = Real(order.rank, job, desk, order.device, raised)
+    state = job.rank(order.rank, fabric)
+    desk.phase("rendezvous")
+    _meet(order, desk, fabric)
+    desk.phase("run")
+    drive(finish(job.strategy, Worker(state, range(order.world_size))))
+    desk.phase("end")
+    snapshots = [s._replace(values={b: _on_cpu(x) for b, x in s.values.items()}) for s in state.snapshots]
+    weights = {b: _on_cpu(state.numerics.read(Region((b,)))) for b in state.placed}
+    torch.save((state.trace, snapshots, weights), order.results)
+
+
+def _meet(order: Order, desk: Desk, fabric: Real) -> None:
+    """Connect to all ranks, over loopback only, and agree on the origin of the clock."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+    store = FileStore(str(order.private / "store"), order.world_size)
+    own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.world_size
+    backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=order.rank, world_size=order.world_size, timeout=FOREVER)
+    messages = Messages(desk, order.rank, order.world_size, order.device)
+    collectives = Collectives(desk, order.private, order.rank, order.world_size, own_gpu)
+    fabric.connect(messages, collectives, PrefixStore("decide", store))
+    ready = torch.zeros(1)
+    dist.all_reduce(ready)
+    origin = torch.tensor([time.monotonic() + _START], dtype=torch.float64)
+    dist.broadcast(origin, 0)
+    desk.origin = float(origin)
+    time.sleep(max(0.0, desk.origin - time.monotonic()))
+
+
+def _on_cpu(x: Any) -> Any:
+    return x.detach().cpu() if isinstance(x, torch.Tensor) else x

@@ -1,0 +1,225 @@
+"""The launcher's eye on the ranks: every way in which a run can end badly, and the one message that says so.
+
+| what happened      | seen by                                              | within            | status              |
+|--------------------|------------------------------------------------------|-------------------|---------------------|
+| a rank raised      | its report                                           | 0.2 s             | the error's, failed |
+| a rank died        | its exit code; its last operation is on the board    | 0.2 s             | failed              |
+| a rank was stopped | its state in /proc, for 2 s on end                   | 2.5 s             | failed              |
+| nothing completes  | the board                                            | the hang limit    | deadlocked          |
+| a rank is not up   | its phase                                            | the start limit   | failed              |
+| it takes too long  | the wall clock                                       | the run's limit   | timed out           |
+
+The hang limit is max(hang_seconds, 20 x the slowest operation so far). A rank that is in a compute operation and uses CPU,
+or is slowed down on purpose, is not hung before 300 s, nor one that saves its results. A rank that only lost its
+connection to another is never the cause: the launcher waits 2 s for the cause to show.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Part
+from distsim.backends.real.options import RealOptions
+from distsim.backends.real.process import Report
+
+_LOOK = 0.25  # seconds between looks at process states and at the board
+_STOPPED = 2.0  # seconds that a rank must be seen stopped: a terminal's Ctrl-Z stops the launcher, too
+_LOST = 2.0  # seconds that the cause of a lost connection is waited for
+_SETTLE = 0.1  # seconds to collect what fails at the same time
+_BUSY = 300.0  # seconds of a single compute operation
+_SLOW = 20.0  # times the slowest operation so far
+
+
+class End(NamedTuple):
+    """How a run ended."""
+
+    status: str
+    message: str = ""
+
+
+class Watch:
+    """Watches the processes of one launch until they are all done or one thing has gone wrong."""
+
+    def __init__(
+        self,
+        processes: Sequence[BaseProcess],
+        reports: Sequence[Connection],
+        board: Board,
+        options: RealOptions,
+        logs: Sequence[Path],
+    ) -> None:
+        self._processes = processes
+        self._connections = {connection: rank for rank, connection in enumerate(reports)}
+        self._board = board
+        self._options = options
+        self._logs = logs
+        self._reports: dict[int, Report] = {}
+        self._dead: dict[int, int] = {}
+        self._lost_since: float | None = None
+        self._stopped_since: dict[int, float] = {}
+        self._cpu: dict[int, int] = {}
+        self._began = self._looked = self._quiet_since = time.monotonic()
+
+    def run(self) -> End:
+        """Wait for the end of the run."""
+        while True:
+            self._collect(_LOOK)
+            if self._failed() is not None:
+                self._collect_all(_SETTLE)
+                return self._failed() or End("failed")
+            if len(self._reports) == len(self._processes) and not self._lost_since:
+                return End("done")
+            end = self._look() if time.monotonic() - self._looked >= _LOOK else None
+            if end is not None:
+                return end
+
+    # ---- what the ranks say, and whether they live
+
+    def _collect(self, timeout: float) -> None:
+        sentinels = {p.sentinel: r for r, p in enumerate(self._processes) if r not in self._dead}
+        for ready in wait([*self._connections, *sentinels], timeout):
+            if isinstance(ready, Connection):
+                self._receive(ready)
+        for sentinel in sentinels:
+            rank = sentinels[sentinel]
+            code = self._processes[rank].exitcode
+            if code is not None:
+                self._dead[rank] = code
+
+    def _collect_all(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._collect(left)
+
+    def _receive(self, connection: Connection) -> None:
+        rank = self._connections[connection]
+        try:
+            report: Report = connection.recv()
+        except (EOFError, OSError):
+            del self._connections[connection]
+            return
+        if report.lost and self._lost_since is None:
+            self._lost_since = time.monotonic()
+        if rank not in self._reports or self._reports[rank].status == "done":
+            self._reports[rank] = report
+
+    def _failed(self) -> End | None:
+        """The cause, if one is known: what a rank raised, then a rank that died, then a lost connection."""
+        for rank, report in self._reports.items():
+            if report.status != "done" and not report.lost:
+                return End(report.status, self._raised(rank, report))
+        for rank, code in self._dead.items():
+            return End("failed", self._died(rank, code))
+        if self._lost_since is not None and time.monotonic() - self._lost_since > _LOST:
+            rank, report = next((r, x) for r, x in self._reports.items() if x.lost)
+            return End("failed", self._raised(rank, report))
+        return None
+
+    def _raised(self, rank: int, report: Report) -> str:
+        part = self._board.read(rank)
+        return f"rank {rank} failed, {part.doing}: {report.message}\n{report.traceback.rstrip()}"
+
+    def _died(self, rank: int, code: int) -> str:
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended by itself with exit code {code}"
+        text = f"rank {rank} {how}, {self._board.read(rank).doing}; its log is {self._logs[rank]}"
+        tail = _tail(self._logs[rank])
+        return f"{text}\n{tail}" if tail and code != -signal.SIGKILL else text
+
+    # ---- what can only be seen by looking
+
+    def _look(self) -> End | None:
+        now = time.monotonic()
+        if now - self._looked > 20 * _LOOK:  # this launcher itself was suspended: what it remembers is void
+            self._quiet_since = now
+            self._stopped_since.clear()
+        self._looked = now
+        parts = [self._board.read(rank) for rank in range(len(self._processes))]
+        busy = False
+        for rank, part in enumerate(parts):
+            state, cpu = _process_state(self._processes[rank].pid or 0)
+            if state == "T":
+                if now - self._stopped_since.setdefault(rank, now) >= _STOPPED:
+                    return End("failed", f"rank {rank} was stopped (SIGSTOP), {part.doing}; its log is {self._logs[rank]}")
+            else:
+                self._stopped_since.pop(rank, None)
+            busy = busy or self._is_busy(part, cpu != self._cpu.get(rank), now)
+            self._cpu[rank] = cpu
+        limit = self._options.limit_seconds
+        if limit is not None and now - self._began > limit:
+            return End("timed out", f"the run did not end within {limit:g} s:\n{_describe(parts, now)}")
+        return self._hung(parts, busy, now)
+
+    def _is_busy(self, part: Part, used_cpu: bool, now: float) -> bool:
+        if part.phase == "end":
+            return now - part.progressed < _BUSY
+        busy = [f for f in part.flows if f.state == IDLES or (f.state == COMPUTES and used_cpu)]
+        return any(now - flow.since < max(_BUSY, _SLOW * part.slowest) for flow in busy)
+
+    def _hung(self, parts: Sequence[Part], busy: bool, now: float) -> End | None:
+        late = [rank for rank, part in enumerate(parts) if part.phase in ("start", "numerics", "rendezvous")]
+        if late:
+            if now - max(self._began, self._quiet_since) <= self._options.start_seconds:
+                return None
+            text = "; ".join(f"rank {rank} is in its phase {parts[rank].phase!r}" for rank in late)
+            return End("failed", f"the ranks did not meet within {self._options.start_seconds:g} s: {text}")
+        limit = max(self._options.hang_seconds, _SLOW * max(part.slowest for part in parts))
+        quiet = now - max(self._quiet_since, *(part.progressed for part in parts))
+        if busy or quiet <= limit:
+            return None
+        waiting = all(part.phase == "done" or all(f.state == WAITS for f in part.flows) for part in parts)
+        stacks = "" if waiting else self._stacks(parts)
+        what = "deadlock" if waiting else "hung"
+        return End("deadlocked", f"{what}: nothing completed for {quiet:.1f} s:\n{_describe(parts, now)}{stacks}")
+
+    def _stacks(self, parts: Sequence[Part]) -> str:
+        """Where the ranks are that wait for nobody, from their fault handlers."""
+        text = ""
+        for rank, part in enumerate(parts):
+            if part.phase != "done" and not all(flow.state == WAITS for flow in part.flows):
+                os.kill(self._processes[rank].pid or 0, signal.SIGUSR1)
+                time.sleep(0.2)
+                text += f"\nrank {rank}:\n{_tail(self._logs[rank])}"
+        return text
+
+
+def _describe(parts: Sequence[Part], now: float) -> str:
+    """What every rank is in, and for how long."""
+    lines = []
+    for rank, part in enumerate(parts):
+        if part.phase == "done":
+            lines.append(f"  rank {rank} has ended")
+        elif part.phase != "run":
+            lines.append(f"  rank {rank} is in its phase {part.phase!r}")
+        else:
+            lines += [f"  rank {rank} {flow} for {now - flow.since:.1f} s" for flow in part.flows]
+    return "\n".join(lines)
+
+
+def _process_state(pid: int) -> tuple[str, int]:
+    """The state letter of a process and the clock ticks it has used; see proc(5)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "X", 0
+    return fields[0], int(fields[11]) + int(fields[12])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _tail(log: Path, lines: int = 30) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
