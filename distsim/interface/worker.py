@@ -81,7 +81,12 @@ class Worker(Generic[T]):
     # ---- groups
 
     def within(self, ranks: Sequence[int]) -> Worker[T]:
-        """The group of these ranks of this view. All members call it, in the same order."""
+        """The group of these ranks of this view, in this order. Its members call it, and they alone.
+
+        Raises `StrategyError` if this rank is not one of them, or a rank is named twice or does not exist.
+        """
+        if self.rank not in ranks or len(set(ranks)) < len(ranks) or not set(ranks) <= set(range(self.world_size)):
+            raise StrategyError(f"rank {self.rank} of {self.world_size} cannot be within the group {list(ranks)}")
         return Worker(self._state, [self._ranks[r] for r in ranks])
 
     def grid(self, *inner: int) -> list[Worker[T]]:

@@ -1,0 +1,108 @@
+"""Collectives: what comes out, on which rank, and that it is that rank's own."""
+
+import pytest
+
+from contract.kit import block, constant
+
+
+async def every_kind(worker, note):
+    x = block(worker, worker.rank + 1.0)  # [1, 2, 3, 4] and [2, 4, 6, 8]
+    note("mean", await worker.all_reduce(x))
+    note("sum", await worker.all_reduce(x, "sum"))
+    note("part of mean", await worker.reduce_scatter(x))
+    note("part of sum", await worker.reduce_scatter(x, "sum"))
+    note("all", await worker.all_gather(x))
+    note("from 1", await worker.broadcast(x, 1))
+    note("from 0", await worker.broadcast(x, 0))
+    note("given", x)
+
+
+def test_results_of_all_kinds(mode):
+    ran = mode.run(every_kind)
+    for rank, (part_of_mean, part_of_sum) in enumerate([([1.5, 3.0], [3.0, 6.0]), ([4.5, 6.0], [9.0, 12.0])]):
+        assert ran.notes[rank] == {
+            "mean": [mode.payload([1.5, 3.0, 4.5, 6.0])],
+            "sum": [mode.payload([3.0, 6.0, 9.0, 12.0])],
+            "part of mean": [mode.payload(part_of_mean)],
+            "part of sum": [mode.payload(part_of_sum)],
+            "all": [mode.payload([1.0, 2.0, 3.0, 4.0, 2.0, 4.0, 6.0, 8.0])],
+            "from 1": [mode.payload([2.0, 4.0, 6.0, 8.0])],
+            "from 0": [mode.payload([1.0, 2.0, 3.0, 4.0])],
+            "given": [mode.payload([r * (rank + 1.0) for r in (1.0, 2.0, 3.0, 4.0)])],
+        }
+
+
+async def results_changed(worker, note):
+    x = block(worker)
+    for collective in (worker.all_reduce, worker.all_gather, lambda x: worker.broadcast(x, 0)):
+        result = await collective(x)
+        result += worker.rank + 1.0  # in place: nobody else may see it
+        await worker.all_reduce(constant(worker, 0.0))  # now all have changed theirs
+        note("changed", result)
+    note("given", x)
+
+
+def test_a_result_is_the_ranks_own(mode):
+    ran = mode.run(results_changed)
+    given = [1.0, 2.0, 3.0, 4.0]
+    for rank, notes in enumerate(ran.notes):
+        one = mode.payload([value + rank + 1.0 for value in given])
+        assert notes["changed"] == [one, mode.payload([value + rank + 1.0 for value in given * 2]), one]
+        assert notes["given"] == [mode.payload(given)]
+
+
+async def alone(worker, note):
+    x = block(worker)
+    note("results", [_ for _ in ()])
+    for result in (worker.all_reduce(x), worker.reduce_scatter(x), worker.all_gather(x), worker.broadcast(x, 0)):
+        note("result", await result)
+    note("now", worker.now)
+
+
+def test_a_group_of_one_gets_what_it_gave(mode):
+    ran = mode.run(alone, ranks=1)
+    assert ran.notes[0]["result"] == [mode.payload([1.0, 2.0, 3.0, 4.0])] * 4
+
+
+def test_a_group_of_one_takes_no_time(exact):
+    assert exact.run(alone, ranks=1).notes[0]["now"] == [0.0]
+
+
+async def of_four(worker, note):
+    x = block(worker, 10.0**worker.rank)
+    note("sum", await worker.all_reduce(x, "sum"))
+    note("part", await worker.reduce_scatter(x, "sum"))
+    note("now", worker.now)
+
+
+def test_a_group_of_four(mode):
+    ran = mode.run(of_four, ranks=4)
+    assert ran.all("sum") == [[mode.payload([1111.0, 2222.0, 3333.0, 4444.0])]] * 4
+    assert ran.all("part") == [[mode.payload([value])] for value in (1111.0, 2222.0, 3333.0, 4444.0)]
+
+
+async def timed(worker, note):
+    x = worker.read()  # 64 bytes: 2 s over a link
+    for work in (worker.all_reduce(x), worker.reduce_scatter(x), worker.all_gather(x), worker.broadcast(x, 1)):
+        before = worker.now
+        await work
+        note("took", worker.now - before)
+
+
+@pytest.mark.parametrize("collectives", ["price", "flows"])
+def test_rings_take_their_rounds(exact, collectives):
+    # n = 4: an all-reduce and a broadcast take 6 rounds of a quarter, a reduce-scatter 3, an all-gather 3 of the whole.
+    ran = exact.run(timed, ranks=4, options={"collectives": collectives})
+    assert ran.all("took") == [[3.0, 1.5, 6.0, 3.0]] * 4
+
+
+async def last_to_join(worker, note):
+    if worker.rank == 0:
+        await worker.compute("late", lambda x: x, block(worker, 1.0))
+    await worker.all_reduce(block(worker))
+    note("now", worker.now)
+
+
+@pytest.mark.parametrize("collectives", ["price", "flows"])
+def test_a_collective_takes_its_time_from_the_last_to_join(exact, collectives):
+    assert exact.run(last_to_join, options={"collectives": collectives}).all("now") == [[2.0], [2.0]]
