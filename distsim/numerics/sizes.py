@@ -15,7 +15,7 @@ from typing import NoReturn
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
 from distsim.interface.model import Model
-from distsim.interface.numerics import Part
+from distsim.interface.numerics import Numerics, Part
 from distsim.interface.values import Batch, Region
 from distsim.numerics.checks import Ledger, check_collective
 
@@ -156,5 +156,5 @@ class SizesFactory:
     model: Model
     workers: int
 
-    def __call__(self, rank: int) -> Sizes:
+    def __call__(self, rank: int) -> Numerics[Size]:
         return Sizes(self.model, self.workers)

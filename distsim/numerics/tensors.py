@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distsim.interface.errors import Diverged
 from distsim.interface.fabric import Collective
-from distsim.interface.numerics import Part
+from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD
 from distsim.interface.values import Batch, Region
 from distsim.numerics.checks import Ledger, check_collective
@@ -279,5 +279,5 @@ class TensorsFactory:
     seed: int = 0
     device: str = "cpu"
 
-    def __call__(self, rank: int) -> Tensors:
+    def __call__(self, rank: int) -> Numerics[Tensor]:
         return Tensors(self.workload, self.workers, self.optimizer, self.seed, self.device, rank)

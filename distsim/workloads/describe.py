@@ -17,15 +17,33 @@ from distsim.interface.errors import BadInput, Problem
 from distsim.interface.model import Block, Model
 
 
-def describe(blocks: Sequence[nn.Module], inputs: Tensor, batch: int) -> Model:
-    """The description of `blocks` on samples like `inputs`. Raises `BadInput` for a block that cannot be run as one:
-    several outputs, an output without one row a sample, state that changes as it runs, mixed dtypes."""
+class _Refused(Exception):
+    """What is wrong with a block, and what to do about it."""
+
+    def __init__(self, what: str, suggestion: str = "") -> None:
+        super().__init__(what)
+        self.what, self.suggestion = what, suggestion
+
+
+def describe(blocks: Sequence[nn.Module], inputs: Tensor, batch: int, source: str = "") -> Model:
+    """The description of `blocks`, which `source` names, on samples like `inputs`.
+
+    Raises `BadInput` for a block that cannot be run as one: several outputs, an output without one row a sample, state that
+    changes as it runs, mixed dtypes.
+    """
+    try:
+        return _model(blocks, inputs, batch)
+    except _Refused as error:
+        raise BadInput([Problem("workload.module", source, error.what, error.suggestion)]) from error.__cause__
+
+
+def _model(blocks: Sequence[nn.Module], inputs: Tensor, batch: int) -> Model:
     dtype = _dtype(blocks)
     itemsize = torch.empty(0, dtype=dtype).element_size()
     x = torch.cat([inputs] * -(-batch // len(inputs)))[:batch]
     scalars, rest = divmod(x[0].numel() * x.element_size(), itemsize)
     if rest:
-        raise _bad(f"a sample of the inputs must be whole scalars of {itemsize} bytes; pad or convert the inputs")
+        raise _Refused(f"a sample of the inputs must be whole scalars of {itemsize} bytes; pad or convert the inputs")
     described = []
     for index, block in enumerate(blocks):
         y = _run(index, block, x, dtype)
@@ -38,7 +56,7 @@ def _dtype(blocks: Sequence[nn.Module]) -> torch.dtype:
     """The one dtype of all parameters."""
     dtypes = {parameter.dtype for block in blocks for parameter in block.parameters()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-        raise _bad(f"all parameters must be float32 or all float64, not {sorted(map(str, dtypes))}")
+        raise _Refused(f"all parameters must be float32 or all float64, not {sorted(map(str, dtypes))}")
     return dtypes.pop()
 
 
@@ -49,17 +67,17 @@ def _run(index: int, block: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
         with torch.no_grad():
             y, again = block(x), block(x)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise _bad(f"block {index} cannot run on an input of shape {tuple(x.shape)}: {error}") from error
+        raise _Refused(f"block {index} cannot run on an input of shape {tuple(x.shape)}: {error}") from error
     if not isinstance(y, Tensor):
-        raise _bad(f"block {index} must return one tensor, not {type(y).__name__}")
+        raise _Refused(f"block {index} must return one tensor, not {type(y).__name__}")
     if y.dtype != dtype or y.dim() < 1 or len(y) != len(x):
-        raise _bad(f"block {index} must return {dtype} with one row a sample, not {y.dtype} of shape {tuple(y.shape)}")
+        raise _Refused(f"block {index} must return {dtype} with one row a sample, not {y.dtype} of shape {tuple(y.shape)}")
     if not torch.equal(x, before):
-        raise _bad(f"block {index} must not change its input", "use inplace=False")
+        raise _Refused(f"block {index} must not change its input", "use inplace=False")
     if any(not torch.equal(a, b) for a, b in zip(block.buffers(), buffers, strict=True)):
-        raise _bad(f"block {index} must not change its buffers", "use LayerNorm or GroupNorm in place of batch norm")
+        raise _Refused(f"block {index} must not change its buffers", "use LayerNorm or GroupNorm in place of batch norm")
     if not torch.equal(y, again):
-        raise _bad(
+        raise _Refused(
             f"block {index} must give equal outputs for equal inputs", "remove dropout: its noise is not yet replayed"
         )
     return y
@@ -117,7 +135,3 @@ def _backward_flops(y: Tensor, inputs: Sequence[Tensor]) -> int:
     with FlopCounterMode(display=False) as backward:
         torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True, allow_unused=True)
     return int(backward.get_total_flops())
-
-
-def _bad(what: str, suggestion: str = "") -> BadInput:
-    return BadInput([Problem("workload.module", "build()", what, suggestion)])

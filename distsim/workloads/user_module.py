@@ -66,4 +66,4 @@ def _model(workload: UserModule) -> Model:
     from distsim.workloads.describe import describe
 
     task = workload.task(0)
-    return describe(task.blocks, task.data.inputs, workload.batch)
+    return describe(task.blocks, task.data.inputs, workload.batch, workload.module)

@@ -1,0 +1,258 @@
+"""Tensors against plain torch: gradients of nn.Sequential, steps of torch.optim.SGD, weights as their forward saw them."""
+
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from distsim.interface import ALL, SGD, Batch, Collective, Diverged, Region, StrategyError
+from distsim.numerics.tensors import TensorsFactory
+from distsim.workloads.digits_mlp import DigitsMLP
+
+WORKLOAD = DigitsMLP(batch=6, depth=4, width=9, dtype="float64")
+WORKERS = 2
+BLOCKS = range(4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def numerics_of(rank=0, optimizer=SGD(0.1), seed=5):  # noqa: B008 - a frozen value
+    return pickle.loads(pickle.dumps(TensorsFactory(WORKLOAD, WORKERS, optimizer, seed)))(rank)
+
+
+def forward(numerics, batch, blocks=BLOCKS):
+    x = numerics.input(batch)
+    for block in blocks:
+        x = numerics.forward(block, x, batch)
+    return numerics.loss(x, batch)
+
+
+def backward(numerics, g, batch, blocks=BLOCKS):
+    for block in reversed(blocks):
+        g = numerics.backward(block, g, batch, "both")
+
+
+def gradient_of(numerics, batch):
+    """The gradient and the loss of a batch, and nothing left of either."""
+    numerics.zero()
+    g, loss = forward(numerics, batch)
+    backward(numerics, g, batch)
+    gradient = numerics.accumulated(ALL)
+    numerics.zero()
+    return gradient, loss
+
+
+def plain(batch, weights=None, seed=5):
+    """The gradient and the loss of one nn.Sequential in plain torch, and its parameters."""
+    task = WORKLOAD.task(seed)
+    net = nn.Sequential(*task.blocks)
+    if weights is not None:
+        nn.utils.vector_to_parameters(weights, net.parameters())
+    loss = task.loss(net(task.input(batch, WORKERS)), task.target(batch, WORKERS))
+    loss.backward()
+    return torch.cat([p.grad.reshape(-1) for p in net.parameters()]), loss.item(), parameters_to_vector(net.parameters())
+
+
+@pytest.mark.parametrize("batch", [Batch(0), Batch(3, 1, 2), Batch(7, 2, 3)])
+def test_the_gradient_is_that_of_plain_torch(batch):
+    numerics = numerics_of()
+    expected, loss, weights = plain(batch)
+    gradient, value = gradient_of(numerics, batch)
+    assert torch.equal(numerics.read(ALL), weights)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-15)
+    assert value == pytest.approx(loss, rel=1e-13)
+
+
+def test_all_ranks_start_from_weights_that_only_the_seed_decides():
+    assert torch.equal(numerics_of(0).read(ALL), numerics_of(3).read(ALL))
+    assert not torch.equal(numerics_of(0).read(ALL), numerics_of(0, seed=6).read(ALL))
+
+
+def test_shares_of_a_batch_make_the_gradient_of_the_whole():
+    numerics = numerics_of()
+    whole, _ = gradient_of(numerics, Batch(2))
+    shares = [gradient_of(numerics, Batch(2, part, 4))[0] for part in range(4)]
+    torch.testing.assert_close(sum(shares) / 4, whole, rtol=1e-12, atol=1e-15)
+
+
+def test_weighted_micro_batches_accumulate_to_the_gradient_of_the_whole():
+    numerics = numerics_of()
+    whole, _ = gradient_of(numerics, Batch(2, 1, 2))
+    for batch in Batch(2, 1, 2).split(3):
+        g, _ = forward(numerics, batch)
+        backward(numerics, g, batch)
+    torch.testing.assert_close(numerics.accumulated(ALL), whole, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.05, 0.9)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_updates_are_those_of_torch_sgd_bit_for_bit(optimizer, dtype):
+    workload = DigitsMLP(depth=3, width=4, dtype=str(dtype).removeprefix("torch."))
+    numerics = TensorsFactory(workload, 1, optimizer, 1)(0)
+    w = nn.Parameter(numerics.read(ALL))
+    torch_sgd = torch.optim.SGD([w], lr=optimizer.learning_rate, momentum=optimizer.momentum)
+    for step in range(20):
+        w.grad = torch.randn(w.shape, dtype=dtype, generator=torch.Generator().manual_seed(step))
+        for region in (Region((0, 1)), Region((2,))):
+            size = numerics.read(region).numel()
+            numerics.update(region, w.grad[:size] if region.blocks == (0, 1) else w.grad[-size:], 1.0)
+        torch_sgd.step()
+        assert torch.equal(numerics.read(ALL), w.detach())
+
+
+def test_scale_multiplies_the_rate():
+    numerics = numerics_of(optimizer=SGD(0.5))
+    before = numerics.read(ALL)
+    numerics.update(ALL, torch.ones_like(before), 0.25)
+    assert torch.equal(numerics.read(ALL), before - 0.125)
+
+
+@pytest.mark.parametrize("write", ["update", "load"])
+def test_a_backward_uses_the_weights_of_its_forward(write):
+    numerics = numerics_of()
+    old = numerics.read(ALL)
+    new = old + 0.01
+    first, second = Batch(0, 0, 2), Batch(0, 1, 2)
+    g_first, _ = forward(numerics, first)
+    if write == "load":
+        numerics.load(ALL, new)
+    else:
+        numerics.update(ALL, torch.full_like(old, -0.1), 1.0)
+    g_second, _ = forward(numerics, second)  # two versions of the weights are in use now
+    numerics.update(ALL, torch.ones_like(old), 1.0)
+    for batch, g, weights in ((first, g_first, old), (second, g_second, new)):
+        numerics.zero()
+        backward(numerics, g, batch)
+        torch.testing.assert_close(numerics.accumulated(ALL), plain(batch, weights)[0], rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(numerics.read(ALL), new - 0.1, rtol=1e-14, atol=1e-16)
+
+
+def test_the_two_halves_of_a_backward_make_the_whole():
+    whole, _ = gradient_of(numerics_of(), Batch(1))
+    numerics = numerics_of()
+    g, _ = forward(numerics, Batch(1))
+    for block in reversed(BLOCKS):
+        g = numerics.backward(block, g, Batch(1), "input")
+    assert not numerics.accumulated(ALL).any()
+    numerics.update(ALL, torch.ones_like(whole), 1.0)
+    for block in BLOCKS:
+        assert numerics.backward(block, torch.zeros(0), Batch(1), "weights").numel() == 0
+    torch.testing.assert_close(numerics.accumulated(ALL), whole, rtol=1e-12, atol=1e-15)
+
+
+def test_the_input_gradient_of_a_stage_and_none_of_the_first_block():
+    numerics = numerics_of()
+    g, _ = forward(numerics, Batch(0))
+    for block in (3, 2, 1):
+        g = numerics.backward(block, g, Batch(0), "both")
+        assert g.shape == (12, 9)
+    assert numerics.backward(0, g, Batch(0), "both").numel() == 0
+
+
+def test_stages_on_two_ranks_make_the_gradient_of_one():
+    expected, loss, _ = plain(Batch(4))
+    early, late = numerics_of(0), numerics_of(1)
+    early.place([0, 1])
+    late.place([2, 3])
+    x = early.input(Batch(4))
+    for numerics, block in ((early, 0), (early, 1), (late, 2), (late, 3)):
+        x = numerics.forward(block, x, Batch(4))
+    g, value = late.loss(x, Batch(4))
+    for numerics, block in ((late, 3), (late, 2), (early, 1), (early, 0)):
+        g = numerics.backward(block, g, Batch(4), "both")
+    gradient = torch.cat([early.accumulated(ALL), late.accumulated(ALL)])
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-15)
+    assert value == pytest.approx(loss, rel=1e-13)
+
+
+def test_what_is_read_is_a_copy():
+    numerics = numerics_of()
+    before = numerics.read(ALL)
+    numerics.read(ALL).zero_()
+    numerics.read(Region((0,))).zero_()
+    numerics.accumulated(Region((0,))).fill_(1.0)
+    assert torch.equal(numerics.read(ALL), before)
+    assert not numerics.accumulated(ALL).any()
+    value = before.clone()
+    numerics.load(ALL, value)
+    value.zero_()
+    assert torch.equal(numerics.read(ALL), before)
+
+
+def test_collectives_combine_in_group_order_and_share_no_memory():
+    numerics = numerics_of()
+    values = [torch.tensor(row, dtype=torch.float32) for row in ([1e8, 2.0], [-1e8, 4.0], [1.0, 6.0])]  # order decides
+    expected = {
+        Collective("all_reduce", "sum"): [[1.0, 12.0]] * 3,
+        Collective("all_reduce", "mean"): [[1.0 / 3.0, 4.0]] * 3,
+        Collective("broadcast", root=2): [[1.0, 6.0]] * 3,
+        Collective("all_gather"): [[1e8, 2.0, -1e8, 4.0, 1.0, 6.0]] * 3,
+    }
+    originals = [value.clone() for value in values]
+    for collective, rows in expected.items():
+        results = numerics.combine(collective, values)
+        torch.testing.assert_close(torch.stack(results), torch.tensor(rows), rtol=1e-7, atol=0)
+        for result in results:
+            result.fill_(-1.0)
+            assert sum(bool((other == -1.0).any()) for other in results) == 1
+            result.fill_(0.0)
+        assert all(torch.equal(a, b) for a, b in zip(values, originals, strict=True))
+    pairs = [torch.arange(4.0), torch.ones(4)]
+    results = numerics.combine(Collective("reduce_scatter", "sum"), pairs)
+    assert [r.tolist() for r in results] == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_a_loss_that_is_not_finite_names_step_rank_and_rate():
+    numerics = numerics_of(rank=1)
+    numerics.load(ALL, numerics.read(ALL) * float("nan"))
+    with pytest.raises(Diverged, match=r"diverged at step 9: on rank 1 the training loss is nan; try .* below 0.1"):
+        forward(numerics, Batch(9))
+
+
+def test_what_is_forgotten_is_gone():
+    numerics = numerics_of()
+    g, _ = forward(numerics, Batch(0))
+    forward(numerics, Batch(1))
+    numerics.forget(Batch(0))
+    with pytest.raises(StrategyError, match="before its forward"):
+        numerics.backward(3, g, Batch(0), "both")
+    numerics.backward(3, g, Batch(1), "both")
+
+
+def test_a_second_thread_may_write_while_this_one_computes():
+    """Every forward pass sees one of the two models that the thread loads, whole, and its backward the same."""
+    numerics = numerics_of()
+    models = [numerics.read(ALL), numerics.read(ALL) * 1.5]
+    x, g = numerics.input(Batch(0)), torch.ones(12, 9, dtype=torch.float64)
+    expected = []
+    for model in models:
+        numerics.load(ALL, model)
+        y = numerics.forward(0, x, Batch(0))
+        numerics.zero()
+        numerics.backward(0, g, Batch(0), "both")
+        expected.append((y, numerics.accumulated(Region((0,)))))
+    over = threading.Event()
+
+    def flip():
+        while not over.is_set():
+            for model in models:
+                numerics.load(ALL, model)
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        for step in range(200):
+            y = numerics.forward(0, x, Batch(step))
+            numerics.zero()
+            numerics.backward(0, g, Batch(step), "both")
+            gradient = numerics.accumulated(Region((0,)))
+            assert any(torch.equal(y, a) and torch.equal(gradient, b) for a, b in expected)
+    finally:
+        over.set()
+        thread.join()

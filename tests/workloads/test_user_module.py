@@ -1,0 +1,182 @@
+"""A user's own model and data: cut into blocks, described, trained; and what is refused, in which words."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from distsim.interface import ALL, SGD, BadInput, Batch
+from distsim.numerics.sizes import SizesFactory
+from distsim.numerics.tensors import TensorsFactory
+from distsim.workloads.user_module import UserModule
+
+SOURCE = """
+import torch
+from torch import nn
+
+def data(columns=6, dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(50, columns, generator=g, dtype=dtype), torch.randint(0, 3, (50,), generator=g)
+    return x[:40], y[:40], x[40:], y[40:]
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 5)
+    def forward(self, x):
+        return self.linear(torch.tanh(self.linear(x)))
+
+def sequential():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(inplace=True), Twice(), Twice(), nn.Tanh(), nn.Linear(5, 3))
+    return net, data(), nn.functional.cross_entropy
+
+def listed():
+    return [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)], data(), nn.functional.cross_entropy
+
+def whole():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 4), nn.Linear(4, 3)
+        def forward(self, x):
+            return self.two(torch.relu(self.one(x)))
+    return Net(), data()[:2], nn.functional.cross_entropy
+
+def tied():
+    first, last = nn.Linear(6, 6), nn.Linear(6, 6)
+    last.weight = first.weight
+    return [first, nn.Tanh(), last], data(), nn.functional.cross_entropy
+
+def same_module_twice():
+    layer = nn.Linear(6, 6)
+    return [layer, nn.Tanh(), layer], data(), nn.functional.cross_entropy
+
+def batch_norm():
+    return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)), data(), nn.functional.cross_entropy
+
+def dropout():
+    return nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)), data(), nn.functional.cross_entropy
+
+def in_place():
+    return [nn.Linear(6, 6), nn.ReLU(inplace=True)], data(), nn.functional.cross_entropy
+
+def two_outputs():
+    return [nn.LSTM(6, 6)], data(), nn.functional.cross_entropy
+
+def wrong_shape():
+    return [nn.Linear(6, 6), nn.Linear(7, 3)], data(), nn.functional.cross_entropy
+
+def mixed():
+    return [nn.Linear(6, 6), nn.Linear(6, 3).double()], data(), nn.functional.cross_entropy
+
+def two_things():
+    return nn.Linear(6, 3), data()
+
+def three_tensors():
+    return nn.Linear(6, 3), data()[:3], nn.functional.cross_entropy
+"""
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "users_own"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "models.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("users_own", "users_own.models"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def workload(name, batch=4):
+    return UserModule(module=f"users_own.models:{name}", batch=batch)
+
+
+def test_a_sequential_is_cut_where_parameters_are():
+    model = workload("sequential").model()
+    assert [b.parameters for b in model.blocks] == [35, 30, 30, 18]
+    assert [b.activation for b in model.blocks] == [5, 5, 5, 3]
+    assert [b.flops for b in model.blocks] == [60.0, 100.0, 100.0, 30.0]
+    # The two linear layers of the middle blocks: 50 a product. The first block needs no gradient of its input.
+    assert [b.input_flops for b in model.blocks] == [0.0, 100.0, 100.0, 30.0]
+    assert [b.weight_flops for b in model.blocks] == [60.0, 100.0, 100.0, 30.0]
+    assert (model.batch, model.input, model.itemsize) == (4, 6, 4)
+    kinds = [b.kind for b in model.blocks]
+    assert kinds[1] != kinds[0] != kinds[3]
+
+
+def test_equal_blocks_are_of_one_kind():
+    kinds = [b.kind for b in workload("listed").model().blocks]
+    assert len(set(kinds)) == 3
+    assert kinds == [b.kind for b in UserModule("users_own.models:listed", 4).model().blocks]
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("listed", [35, 0, 18]), ("whole", [43])])
+def test_a_list_is_taken_as_it_is_and_a_module_is_one_block(name, parameters):
+    assert [b.parameters for b in workload(name).model().blocks] == parameters
+
+
+@pytest.mark.parametrize("name", ["sequential", "listed", "whole"])
+def test_it_trains_as_plain_torch_does(name):
+    torch.set_num_threads(1)
+    task = workload(name).task(3)
+    net, initial = nn.Sequential(*task.blocks), TensorsFactory(workload(name), 2, SGD(0.1), 3)(0)
+    numerics, sizes = TensorsFactory(workload(name), 2, SGD(0.1), 3)(0), SizesFactory(workload(name).model(), 2)(0)
+    assert torch.equal(initial.read(ALL), nn.utils.parameters_to_vector(net.parameters()))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(12):  # more than an epoch of 40 samples
+        batch = Batch(step)
+        optimizer.zero_grad()
+        task.loss(net(task.input(batch, 2)), task.target(batch, 2)).backward()
+        optimizer.step()
+        numerics.zero()
+        x, size = numerics.input(batch), sizes.input(batch)
+        for block in range(len(task.blocks)):
+            x, size = numerics.forward(block, x, batch), sizes.forward(block, size, batch)
+            assert numerics.nbytes(x) == sizes.nbytes(size)
+        g, _ = numerics.loss(x, batch)
+        for block in reversed(range(len(task.blocks))):
+            g = numerics.backward(block, g, batch, "both")
+        numerics.update(ALL, numerics.accumulated(ALL), 1.0)
+    torch.testing.assert_close(numerics.read(ALL), nn.utils.parameters_to_vector(net.parameters()), rtol=1e-6, atol=1e-7)
+
+
+def test_evaluation_and_fingerprint(tmp_path):
+    task = workload("sequential").task(0)
+    loss, accuracy = task.evaluate({b.index: torch.zeros(b.parameters) for b in workload("sequential").model().blocks})
+    assert loss == pytest.approx(1.098612, abs=1e-5)  # ln 3
+    assert accuracy == pytest.approx(float((task.data.validation_targets == 0).double().mean()))
+    before = workload("sequential").fingerprint()
+    assert before == workload("sequential").fingerprint()
+    (tmp_path / "users_own" / "models.py").write_text(SOURCE + "\n# changed\n")
+    assert workload("sequential").fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tied", "ties weight of block 0 and weight of block 2, blocks must not share parameters; put both uses into one"),
+        ("same_module_twice", "ties weight of block 0 and weight of block 2"),
+        ("batch_norm", "users_own.models:batch_norm.*block 1 must not change its buffers; use LayerNorm"),
+        ("dropout", "block 0 must give equal outputs for equal inputs; remove dropout"),
+        ("in_place", "block 1 must not change its input; use inplace=False"),
+        ("two_outputs", "block 0 must return one tensor, not tuple"),
+        ("wrong_shape", "block 1 cannot run on an input of shape .4, 6.: mat1 and mat2"),
+        ("mixed", "all parameters must be float32 or all float64, not .'torch.float32', 'torch.float64'."),
+        ("two_things", "must return .blocks, data, loss."),
+        ("three_tensors", "data must be .inputs, targets. or"),
+        ("missing", "cannot be imported: .* has no attribute 'missing'"),
+    ],
+)
+def test_what_is_refused(name, message):
+    with pytest.raises(BadInput, match=message):
+        workload(name).model()
+
+
+def test_fields_out_of_range_are_named():
+    assert [p.key for p in UserModule("no colon", 0).problems()] == ["workload.module", "workload.batch"]
+    assert not list(UserModule("a.b:build", 1).problems())
+    with pytest.raises(BadInput, match="cannot be imported: No module named 'nowhere'"):
+        UserModule("nowhere:build").model()
