@@ -1,0 +1,1 @@
+"""What must come out is known without running anything: closed forms, identities, and numbers of other programs."""

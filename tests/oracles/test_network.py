@@ -1,0 +1,200 @@
+"""Transfers against closed forms, and whole runs against SimGrid's numbers on the same workload.
+
+SimGrid 3.32, model CM02 with all factors 1 and no cross-traffic: hosts with one full-duplex 10 Gbit/s link of 5 us to a
+switch, 100 MB a message. `push_pull` and `barrier` are the programs of its S4U actors, operation for operation.
+"""
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import pytest
+
+from distsim.backends.simulated import SimulatedOptions
+from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.network import Network
+from distsim.interface import Batch, Straggler, Strategy, Switch, T, Work, Worker
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import AsyncPS, SyncPS
+
+from .jobs import Times, chain, done, job
+
+FLOWS = SimulatedOptions(collectives="flows")
+PRICE = SimulatedOptions(collectives="price")
+TEN_GBIT = Switch(1.25e9, 5e-6)
+STILL = Times()
+HUNDRED_MB = chain(parameters=25_000_000)
+
+
+# ---- closed forms: n ranks, message of M bytes, path latency a, link bandwidth B
+
+
+@pytest.mark.parametrize("options", [FLOWS, PRICE, None])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize(
+    ("parameters", "bandwidth", "latency"), [(25_000_000, 25e9, 2.5e-6), (77, 1e3, 0.5), (77, 1e3, 0.0)]
+)
+def test_ring_all_reduce(
+    options: SimulatedOptions | None, n: int, parameters: int, bandwidth: float, latency: float
+) -> None:
+    run = job(AllReduce(), n, 3, STILL, Switch(bandwidth, latency), chain(parameters=parameters))
+    expected = 2 * (n - 1) * 2 * latency + 2 * (n - 1) / n * 4 * parameters / bandwidth
+    assert done(run, options).seconds == pytest.approx(3 * expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [FLOWS, PRICE])
+def test_ring_all_reduce_in_milliseconds(options: SimulatedOptions) -> None:
+    run = job(AllReduce(), 8, 1, STILL, Switch(25e9, 2.5e-6), HUNDRED_MB)
+    assert done(run, options).seconds == pytest.approx(7.070e-3, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [FLOWS, PRICE])
+@pytest.mark.parametrize("skew", [{0: 1.5}, {3: 1.02, 5: 1.01}, {1: 40.0, 2: 1.3}])
+def test_ring_all_reduce_counts_from_its_last_rank(options: SimulatedOptions, skew: dict[int, float]) -> None:
+    run = job(AllReduce(), 8, 1, Times(forward=0.01), Switch(25e9, 2.5e-6), HUNDRED_MB, Straggler(slow=skew))
+    assert done(run, options).seconds == pytest.approx(0.01 * max(skew.values()) + 7.070e-3, rel=1e-12)
+
+
+def test_server_carries_all_models_and_all_gradients() -> None:
+    assert done(job(SyncPS(), 8, 1, STILL, Switch(25e9, 0.0), HUNDRED_MB)).seconds == pytest.approx(64e-3, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("workers", "parameters", "bandwidth", "latency"), [(8, 250, 1e3, 0.0), (5, 33, 7.0, 0.25), (1, 250, 1e3, 0.1)]
+)
+def test_incast_at_one_server(workers: int, parameters: int, bandwidth: float, latency: float) -> None:
+    run = done(job(SyncPS(), workers, 2, STILL, Switch(bandwidth, latency), chain(parameters=parameters)))
+    way = workers * 4 * parameters / bandwidth + 2 * latency
+    assert run.seconds == pytest.approx(2 * 2 * way, rel=1e-12)
+    ends = [round(t.ended / way, 9) for t in run.traces[0].transfers if t.nbytes]
+    assert ends == [1, 2, 3, 4]  # model, gradient, model, gradient: all workers' at once
+
+
+@dataclass(frozen=True)
+class Sharded(Strategy):
+    """A synchronous push of an equal share to each of two servers."""
+
+    servers = 2
+
+    async def run(self, worker: Worker[T]) -> None:
+        P, S = worker.workers, self.servers
+        for step in worker.steps():
+            if worker.rank < P:
+                shares = [await worker.gradient(Batch(step, worker.rank, P)) for _ in range(S)]
+                for sent in [worker.send(x, P + s, "gradient") for s, x in enumerate(shares)]:
+                    await sent
+            else:
+                for received in [worker.receive(w, "gradient") for w in range(P)]:
+                    await received
+
+
+def test_incast_is_shared_by_the_servers() -> None:  # P M / (S B), and the worker's own link carries M / B
+    run = job(Sharded(), 8, 1, STILL, Switch(1e3, 0.0), chain(parameters=250))  # a share is 1,000 bytes, M 2,000
+    assert done(run).seconds == pytest.approx(8 * 2000 / (2 * 1e3), rel=1e-12)
+
+
+@pytest.mark.parametrize("strategy", [AllReduce(), SyncPS(), AsyncPS()])
+def test_twice_the_bandwidth_is_half_of_a_pure_transfer(strategy: Strategy) -> None:
+    slow, fast = (done(job(strategy, 6, 12, STILL, Switch(bandwidth, 0.0))).seconds for bandwidth in (1e3, 2e3))
+    assert fast == pytest.approx(slow / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("strategy", [AllReduce(), SyncPS(), AsyncPS()])
+def test_all_times_times_eight_are_eight_times_the_seconds(strategy: Strategy) -> None:
+    straggler = Straggler("lognormal", slow={0: 2.0})
+    base = job(strategy, 6, 20, Times(forward=1.0, apply=0.25), Switch(1e3, 0.125), straggler=straggler)
+    times_8 = job(strategy, 6, 20, Times(forward=8.0, apply=2.0), Switch(125.0, 1.0), straggler=straggler)
+    assert done(times_8).seconds == pytest.approx(8 * done(base).seconds, rel=1e-12)
+
+
+def test_two_links_in_series_without_latency_are_one_link() -> None:
+    def ends(split: bool) -> list[float]:
+        draw, engine = Random(7), Engine()
+        capacities = [draw.uniform(1.0, 9.0) for _ in range(4)]
+        network, ended = Network(engine, capacities * 2), [math.nan] * 40
+        for flow in range(40):
+            links = draw.sample(range(4), draw.randint(1, 3))
+            path = [*links, *(4 + link for link in links)] if split else links
+
+            def start(flow: int = flow, path: list[int] = path, nbytes: float = draw.expovariate(1.0)) -> None:
+                network.start(path, nbytes, 0.01, lambda: ended.__setitem__(flow, engine.now))
+
+            engine.after(draw.uniform(0.0, 20.0), start)
+        engine.env.run()
+        return ended
+
+    assert ends(split=True) == pytest.approx(ends(split=False), rel=1e-12)
+
+
+# ---- SimGrid
+
+
+@pytest.mark.parametrize("options", [FLOWS, PRICE])
+@pytest.mark.parametrize(("workers", "simgrid"), [(8, 0.140140000), (16, 0.150300000), (64, 0.158760000)])
+def test_ring_is_simgrids(options: SimulatedOptions, workers: int, simgrid: float) -> None:
+    assert done(job(AllReduce(), workers, 1, STILL, TEN_GBIT, HUNDRED_MB), options).seconds == pytest.approx(
+        simgrid, rel=1e-9
+    )
+
+
+@dataclass(frozen=True)
+class Recorded(Straggler):
+    """Compute times from a table of rounds x workers, in units of the device's gradient."""
+
+    table: np.ndarray | None = None
+
+    def factor(self, seed: int, worker: int, step: int | None) -> float:
+        assert self.table is not None
+        return 1.0 if step is None else float(self.table[step][worker])
+
+
+@dataclass(frozen=True)
+class SimGridServer(Strategy):
+    """Ten rounds of: compute, push, pull. With a barrier the server answers all at once, else each at its push."""
+
+    servers = 1
+    barrier: bool = True
+
+    async def run(self, worker: Worker[T]) -> None:
+        P = worker.workers
+        if worker.rank == P:
+            await (self.all_at_once(worker) if self.barrier else self.one_by_one(worker))
+            return
+        for step in range(10):
+            await worker.send(await worker.gradient(Batch(step, worker.rank, P)), P, "push")
+            await worker.receive(P, "pull")
+
+    async def all_at_once(self, server: Worker[T]) -> None:
+        for _ in range(10):
+            pushes = [server.receive(w, "push") for w in range(server.workers)]
+            for push in pushes:
+                await push
+            pulls = [server.send(server.read(), w, "pull") for w in range(server.workers)]
+            for pull in pulls:
+                await pull
+
+    async def one_by_one(self, server: Worker[T]) -> None:
+        pushes: list[Work] = [server.receive_any("push") for _ in range(10 * server.workers)]
+        for push in pushes:  # a transfer meets a receive posted at the start
+            message = await push
+            server.post(server.read(), message.source, "pull")
+
+
+@pytest.mark.parametrize(
+    ("barrier", "workers", "simgrid"),
+    [
+        (True, 8, 13.187406282),
+        (True, 16, 25.937734836),
+        (True, 64, 102.728630500),
+        (False, 8, 9.063532441),
+        (False, 16, 20.247139876),
+        (False, 64, 82.497646598),
+    ],
+)
+def test_parameter_server_is_simgrids(barrier: bool, workers: int, simgrid: float) -> None:
+    # median 50 ms, sigma 0.2: what SimGrid's actors slept
+    seconds = np.random.default_rng(1234 + workers).lognormal(np.log(0.05), 0.2, size=(10, workers))
+    strategy, straggler = SimGridServer(barrier), Recorded(table=seconds)
+    run = job(strategy, workers, 10, Times(forward=1.0), TEN_GBIT, HUNDRED_MB, straggler)
+    assert done(run).seconds == pytest.approx(simgrid, abs=1e-9)  # it prints nine decimals
