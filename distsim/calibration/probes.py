@@ -233,7 +233,7 @@ class Calibration(Strategy):
         meter()
         pace: dict[str, float] = {}
         for round_ in worker.steps():
-            for index in Random(round_).sample(range(len(self.probes)), len(self.probes)):
+            for index in self._order(round_):
                 probe = self.probes[index]
                 times = self._times(probe, pace.get(probe.name))
                 for rank in range(1, probe.size):
@@ -246,6 +246,13 @@ class Calibration(Strategy):
             await worker.compute(f"others {meter():.4f}", _nothing)
             for rank in range(1, worker.world_size):
                 await worker.send(None, rank, "go", label="end")
+
+    def _order(self, round_: int) -> list[int]:
+        """At random. The first round makes the groups, the largest first: then no rank has made one that others lack."""
+        indices = list(range(len(self.probes)))
+        if round_ == 0:
+            return sorted(indices, key=lambda i: -self.probes[i].size)
+        return Random(round_).sample(indices, len(indices))
 
     def _times(self, probe: Probe, seconds: float | None) -> int:
         """How often to repeat a probe that took `seconds` a time in the round before."""
