@@ -99,10 +99,10 @@ class LaterPull(Strategy):
 def test_a_pull_that_comes_later_lowers_staleness(workers: int, later: float, expected: float) -> None:
     # Another worker updates once in a cycle of E[X] + pause; this one computes on a model for E[X] of it.
     assert (workers - 1) / (1 + later) == pytest.approx(expected, abs=6e-3)  # 5.39 was itself a simulation's
-    means, warm = [], 200
-    for seed in range(32):  # runs are independent, arrivals within one are not
+    means, warm = [], 100
+    for seed in range(24):  # runs are independent, arrivals within one are not
         device = Times(forward=1.0, byte=later / 1000)
-        run = done(job(LaterPull(), workers, warm + 250, device, straggler=EXPONENTIAL, seed=seed, model=chain()))
+        run = done(job(LaterPull(), workers, warm + 200, device, straggler=EXPONENTIAL, seed=seed, model=chain()))
         applied = [a.staleness for a in run.traces[workers].arrivals if a.applied][warm:]
         means.append(sum(applied) / len(applied))
     mean, error = mean_and_error(means)

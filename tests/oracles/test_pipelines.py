@@ -1,0 +1,213 @@
+"""Pipelines against closed forms: F forward and B backward seconds of a micro-batch on a stage, p stages, m micro-batches.
+
+GPipe, all forwards and then all backwards, is a table in this file: whatever the schedule, the same walker runs it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from distsim.backends.simulated import SimulatedOptions
+from distsim.interface import Outcome, Straggler, Switch
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import SyncPS
+from distsim.strategies.pipeline import ModelParallel, OneFOneB, Pipeline
+from distsim.strategies.schedules import Action
+
+from .jobs import IDEAL, ITEMSIZE, SAVED, Times, chain, done, job
+
+INSTANT = 1e308  # bytes a second: all that a hop costs is latency
+
+
+def all_forwards_first(stage: int, stages: int, microbatches: int) -> Iterator[Action]:
+    for i in range(microbatches):
+        yield "F", i
+    for i in range(microbatches):
+        yield "B", i
+
+
+@dataclass(frozen=True)
+class GPipe(Pipeline):
+    microbatches: int = 8
+    schedule = staticmethod(all_forwards_first)
+
+
+def run(
+    strategy: Pipeline,
+    stages: int,
+    forward: float = 1.0,
+    backward: float = 2.0,
+    updates: int = 1,
+    hop: float = 0.0,
+    slow: tuple[float, ...] = (),
+    straggler: Straggler | None = None,
+) -> Outcome:
+    """A run of one block a stage in which a micro-batch is one sample a worker's share: b = m, so P b / m = P samples."""
+    device = Times(forward, backward, factors=slow)
+    network = Switch(INSTANT, hop / 2) if hop else IDEAL
+    model = chain(blocks=stages, batch=strategy.microbatches)
+    return done(job(strategy, stages, updates, device, network, model, straggler))
+
+
+def peaks(outcome: Outcome) -> list[float]:
+    """Most micro-batches whose activations a stage held at once; a micro-batch has as many samples as there are stages."""
+    stages = len(outcome.traces)
+    return [trace.peak_saved / (SAVED * ITEMSIZE * stages) for trace in outcome.traces]
+
+
+@pytest.mark.parametrize("kind", [OneFOneB, GPipe])
+@pytest.mark.parametrize(
+    ("p", "m", "forward", "backward", "expected"),
+    [
+        (4, 8, 1.0, 2.0, 33.0),
+        (4, 16, 1.0, 2.0, 57.0),
+        (2, 3, 0.5, 0.75, 5.0),
+        (8, 8, 1.0, 1.0, 30.0),
+        (1, 5, 1.0, 2.0, 15.0),
+        (4, 2, 1.0, 2.0, 15.0),
+    ],
+)
+def test_makespan_is_m_plus_p_minus_1_micro_batches(
+    kind: type[OneFOneB | GPipe], p: int, m: int, forward: float, backward: float, expected: float
+) -> None:
+    assert (m + p - 1) * (forward + backward) == expected
+    assert run(kind(m), p, forward, backward).seconds == expected
+    assert run(kind(m), p, forward, backward, updates=3).seconds == 3 * expected  # stage 0 ends every step
+
+
+@pytest.mark.parametrize(
+    ("p", "m", "held"),
+    [(4, 8, [4, 3, 2, 1]), (4, 2, [2, 2, 2, 1]), (2, 8, [2, 1]), (6, 6, [6, 5, 4, 3, 2, 1]), (1, 4, [1])],
+)
+def test_1f1b_holds_at_most_as_many_micro_batches_as_stages_follow(p: int, m: int, held: list[int]) -> None:
+    assert peaks(run(OneFOneB(m), p, updates=2)) == held  # min(m, p - s)
+
+
+@pytest.mark.parametrize(("p", "m"), [(4, 8), (3, 5)])
+def test_gpipe_holds_all_micro_batches(p: int, m: int) -> None:
+    assert peaks(run(GPipe(m), p)) == [m] * p
+
+
+@pytest.mark.parametrize("p", [1, 2, 4, 7])
+def test_layer_wise_model_parallelism_leaves_p_minus_1_of_p_idle(p: int) -> None:
+    outcome = run(ModelParallel(), p, updates=5)
+    assert outcome.seconds == 5 * p * 3.0
+    for trace in outcome.traces:
+        assert sum(c.ended - c.begun for c in trace.compute) / outcome.seconds == pytest.approx(1 / p, rel=1e-12)
+    assert peaks(outcome) == [1] * p
+
+
+# ---- unequal stages
+
+
+@pytest.mark.parametrize(
+    ("slow", "one_f_one_b", "gpipe"),
+    [
+        ((1.0, 1.0, 1.0, 1.0), 57.0, 57.0),
+        ((1.0, 1.2, 1.0, 1.0), 65.4, 66.6),
+        ((1.0, 1.5, 1.0, 1.0), 78.0, 81.0),
+        ((1.0, 2.0, 1.0, 1.0), 101.0, 105.0),
+        ((1.5, 1.0, 1.0, 1.0), 76.5, 81.0),
+        ((1.0, 1.0, 1.5, 1.0), 79.5, 81.0),
+        ((1.0, 1.0, 1.0, 1.5), 81.0, 81.0),
+    ],
+)
+@pytest.mark.parametrize("by", ["device", "straggler"])
+def test_one_slow_stage_of_four(slow: tuple[float, ...], one_f_one_b: float, gpipe: float, by: str) -> None:
+    def seconds(strategy: Pipeline) -> float:
+        if by == "device":
+            return run(strategy, 4, slow=slow).seconds
+        return run(strategy, 4, straggler=Straggler(slow=dict(enumerate(slow)))).seconds
+
+    assert seconds(OneFOneB(16)) == pytest.approx(one_f_one_b, rel=1e-12)
+    assert seconds(GPipe(16)) == pytest.approx(gpipe, rel=1e-12)
+
+
+@pytest.mark.parametrize("slow", [(1.0, 3.0, 2.0), (2.5, 1.0, 1.0, 1.3), (1.0, 1.0)])
+@pytest.mark.parametrize("m", [1, 4, 9])
+def test_unequal_stages_of_gpipe_in_closed_form(slow: tuple[float, ...], m: int) -> None:
+    forward = [1.0 * f for f in slow]
+    backward = [2.0 * f for f in slow]
+    expected = sum(forward) + (m - 1) * max(forward) + sum(backward) + (m - 1) * max(backward)
+    assert run(GPipe(m), len(slow), slow=slow).seconds == pytest.approx(expected, rel=1e-12)
+
+
+# ---- a hop that takes time
+
+
+@pytest.mark.parametrize(("p", "m", "hops"), [(4, 16, 28), (4, 8, 16), (2, 8, 8), (8, 16, 40), (8, 8, 26)])
+def test_hop_latency_of_1f1b(p: int, m: int, hops: int) -> None:
+    hop = 0.01
+    assert 2 * (p - 1) * m // p + 2 * (p - 2) == hops
+    assert run(OneFOneB(m), p, hop=hop).seconds == pytest.approx((m + p - 1) * 3.0 + hops * hop, rel=1e-12)
+
+
+@pytest.mark.parametrize(("p", "m", "hops"), [(4, 16, 6), (4, 5, 6), (2, 8, 2), (8, 16, 14)])
+def test_hop_latency_of_gpipe(p: int, m: int, hops: int) -> None:
+    hop = 0.01
+    assert 2 * (p - 1) == hops
+    assert run(GPipe(m), p, hop=hop).seconds == pytest.approx((m + p - 1) * 3.0 + hops * hop, rel=1e-12)
+
+
+@pytest.mark.parametrize("p", [2, 4, 7])
+def test_hop_latency_of_model_parallelism(p: int) -> None:
+    expected = p * 3.0 + 2 * (p - 1) * 0.25
+    assert run(ModelParallel(), p, hop=0.25, updates=3).seconds == pytest.approx(3 * expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("p", [2, 4])
+def test_model_parallelism_moves_activations_and_their_gradients(p: int) -> None:
+    # A step's p samples of 10 scalars of 4 bytes cross each of the p-1 boundaries forth and back, one after another.
+    outcome = done(job(ModelParallel(), p, 1, Times(), Switch(100.0, 0.0), chain(blocks=p)))
+    assert outcome.seconds == pytest.approx(2 * (p - 1) * 40 * p / 100.0, rel=1e-12)
+
+
+# ---- metamorphic
+
+PIPELINES = [ModelParallel(), OneFOneB(6), GPipe(6)]
+
+
+@pytest.mark.parametrize("strategy", PIPELINES)
+def test_one_stage_is_a_single_worker(strategy: Pipeline) -> None:
+    m, device = strategy.microbatches, Times(forward=1.0, backward=2.0, apply=0.25)
+    alone = done(job(AllReduce(), 1, 4, device)).seconds
+    assert alone == 4 * 3.25 == done(job(SyncPS(), 1, 4, device)).seconds
+    seconds = done(job(strategy, 1, 4, device, model=chain(batch=m))).seconds
+    assert seconds == 4 * (3.0 * m + 0.25)  # this device's times are of a micro-batch
+
+
+@pytest.mark.parametrize("strategy", PIPELINES)
+@pytest.mark.parametrize("jitter", ["none", "lognormal", "exponential"])
+def test_a_straggler_never_speeds_a_pipeline_up(strategy: Pipeline, jitter: str) -> None:
+    for stage in range(4):
+        seconds = [
+            run(strategy, 4, updates=3, hop=0.1, straggler=Straggler(jitter, slow={stage: factor})).seconds
+            for factor in (1.0, 1.1, 2.0, 9.0)
+        ]
+        assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("strategy", PIPELINES)
+def test_all_times_times_four_are_four_times_the_seconds(strategy: Pipeline) -> None:
+    straggler = Straggler("lognormal", slow={1: 1.5})
+    base = run(strategy, 4, 1.0, 2.0, 3, 0.25, straggler=straggler).seconds
+    assert run(strategy, 4, 4.0, 8.0, 3, 1.0, straggler=straggler).seconds == pytest.approx(4 * base, rel=1e-12)
+
+
+@pytest.mark.parametrize("strategy", PIPELINES)
+def test_twice_the_bandwidth_is_half_of_a_pure_transfer(strategy: Pipeline) -> None:
+    def seconds(bandwidth: float) -> float:
+        model = chain(blocks=4, batch=strategy.microbatches)
+        return done(job(strategy, 4, 2, Times(), Switch(bandwidth, 0.0), model), SimulatedOptions()).seconds
+
+    assert seconds(200.0) == pytest.approx(seconds(100.0) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("per_stage", [2, 3])
+@pytest.mark.parametrize("strategy", PIPELINES)
+def test_blocks_of_a_stage_are_one_block_of_their_sum(strategy: Pipeline, per_stage: int) -> None:
+    model = chain(blocks=4 * per_stage, batch=strategy.microbatches)
+    device = Times(forward=1.0 / per_stage, backward=2.0 / per_stage)
+    split = done(job(strategy, 4, 2, device, Switch(INSTANT, 0.05), model)).seconds
+    assert split == pytest.approx(run(strategy, 4, updates=2, hop=0.1).seconds, rel=1e-12)

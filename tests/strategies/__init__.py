@@ -1,0 +1,1 @@
+"""What strategies promise without being run."""
