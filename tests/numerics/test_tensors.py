@@ -2,15 +2,17 @@
 
 import pickle
 import threading
+import time
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from distsim.interface import ALL, SGD, Batch, Collective, Diverged, Region, StrategyError
+from distsim.interface import ALL, SGD, Batch, Block, Collective, Diverged, Model, Region, StrategyError
 from distsim.numerics.tensors import TensorsFactory
 from distsim.workloads.digits_mlp import DigitsMLP
+from distsim.workloads.task import Data, Task
 
 WORKLOAD = DigitsMLP(batch=6, depth=4, width=9, dtype="float64")
 WORKERS = 2
@@ -225,34 +227,47 @@ def test_what_is_forgotten_is_gone():
     numerics.backward(3, g, Batch(1), "both")
 
 
-def test_a_second_thread_may_write_while_this_one_computes():
-    """Every forward pass sees one of the two models that the thread loads, whole, and its backward the same."""
-    numerics = numerics_of()
-    models = [numerics.read(ALL), numerics.read(ALL) * 1.5]
-    x, g = numerics.input(Batch(0)), torch.ones(12, 9, dtype=torch.float64)
-    expected = []
-    for model in models:
-        numerics.load(ALL, model)
-        y = numerics.forward(0, x, Batch(0))
-        numerics.zero()
-        numerics.backward(0, g, Batch(0), "both")
-        expected.append((y, numerics.accumulated(Region((0,)))))
-    over = threading.Event()
+class UsesItsWeightTwice(nn.Module):
+    """x w, then, after a thread has had its chance to write to w, times w again."""
 
-    def flip():
-        while not over.is_set():
-            for model in models:
-                numerics.load(ALL, model)
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1,), 3.0))
+        self.is_inside = threading.Event()
 
-    thread = threading.Thread(target=flip)
+    def forward(self, x):
+        y = x * self.weight
+        self.is_inside.set()
+        time.sleep(0.05)
+        return y * self.weight
+
+
+class OneBlock:
+    """A workload of that block; its whole interface, as no other workload can be interrupted in its middle."""
+
+    name = "one_block"
+    module = UsesItsWeightTwice()
+
+    def model(self):
+        return Model((Block(0, "slow", 1, 1, 1, 2.0, 0.0, 2.0),), batch=2, input=1)
+
+    def task(self, seed):
+        data = Data(torch.ones(2, 1), torch.zeros(2, 1))
+        return Task([self.module], data, nn.functional.mse_loss, seed, batch=2)
+
+
+def test_a_write_of_a_second_thread_waits_until_the_forward_pass_is_through():
+    numerics = TensorsFactory(OneBlock(), 1)(0)
+
+    def write():
+        OneBlock.module.is_inside.wait()
+        numerics.load(ALL, torch.full((1,), 5.0))
+
+    thread = threading.Thread(target=write)
     thread.start()
-    try:
-        for step in range(200):
-            y = numerics.forward(0, x, Batch(step))
-            numerics.zero()
-            numerics.backward(0, g, Batch(step), "both")
-            gradient = numerics.accumulated(Region((0,)))
-            assert any(torch.equal(y, a) and torch.equal(gradient, b) for a, b in expected)
-    finally:
-        over.set()
-        thread.join()
+    y = numerics.forward(0, numerics.input(Batch(0)), Batch(0))
+    thread.join()
+    assert y.tolist() == [[9.0], [9.0]]  # 1 x 3 x 3
+    numerics.backward(0, torch.ones(2, 1), Batch(0), "both")
+    assert numerics.accumulated(ALL).tolist() == [12.0]  # two samples of 2 x 3
+    assert numerics.read(ALL).tolist() == [5.0]
