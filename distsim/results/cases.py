@@ -123,8 +123,7 @@ def _samples(run: Run) -> float:
 
 def _case(config: Mapping[str, Any]) -> _Key:
     workload, cluster, straggler = config["workload"], config["cluster"], config.get("straggler") or {}
-    said = [f"{cluster[key]}" for key in ("bandwidth", "latency") if cluster.get(key) is not None]
-    name = f"{cluster['name']}" + (f" ({', '.join(said)})" if said and cluster.get("network") == "switch" else "")
+    name = f"{cluster['name']} {cluster['bandwidth']}" if cluster.get("network") == "switch" else f"{cluster['name']}"
     return (
         config["backend"]["name"],
         workload["name"],

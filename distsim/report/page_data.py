@@ -1,0 +1,90 @@
+"""What every part of the page is made from: cases judged once, and a color for each contender on the whole page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from distsim.report.markup import Html, element, join
+from distsim.results.agreement import Agreement, agreement
+from distsim.results.cases import Case, Run, cases
+from distsim.results.verdict import Verdict, verdicts
+
+TUNING = "tuning"
+"""Runs with a label that starts with this chose a learning rate; they take no part in the comparison."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The runs of one page, sorted and judged."""
+
+    title: str
+    verdicts: Sequence[Verdict]
+    """One a case, the headline's first."""
+    agreement: Agreement
+    tuning: Sequence[Case]
+    runs: Sequence[Run]
+    target_given: bool
+
+    @property
+    def head(self) -> Verdict | None:
+        """The verdict that the answer is taken from."""
+        return self.verdicts[0] if self.verdicts else None
+
+    @property
+    def cases(self) -> list[Case]:
+        """All cases, the headline first."""
+        return [verdict.case for verdict in self.verdicts]
+
+    @cached_property
+    def colors(self) -> Mapping[str, int]:
+        """Label -> index into the page's palette, in order of the headline's ranking."""
+        ranked = [standing.label for standing in self.head.standings] if self.head else []
+        others = sorted({contender.label for case in self.cases for contender in case.contenders})
+        return {label: i for i, label in enumerate(dict.fromkeys([*ranked, *others]))}
+
+
+def gather(
+    runs: Iterable[Run], title: str, target: float | None = None, tuning: Iterable[Run] = (), floor: float | None = None
+) -> Page:
+    """Sort and judge runs. `floor` is the machine's noise floor, used where no run was repeated."""
+    runs = list(runs)
+    compared = [run for run in runs if not _label(run).startswith(TUNING)]
+    tuned = [run for run in runs if _label(run).startswith(TUNING)] + list(tuning)
+    found = cases(compared)
+    judged = verdicts(found, target)
+    distance = agreement(found)
+    if distance.floor is None and floor is not None:
+        distance = Agreement(distance.comparisons, floor, 0)
+    return Page(title, judged, distance, cases(tuned), [*compared, *tuned], target is not None)
+
+
+def _label(run: Run) -> str:
+    return str(run.config.get("label") or "")
+
+
+def badge(name: str) -> Html:
+    """The mark of where a number comes from: measured, modeled or cosimulated."""
+    return element("span", name, class_=f"badge {name}")
+
+
+def badges(names: Iterable[str]) -> Html:
+    """Several marks, each once."""
+    return join([Html(f" {badge(name)}") for name in dict.fromkeys(names)])
+
+
+def swatch(color: int) -> Html:
+    """The color of a contender, as a dot."""
+    return element("i", class_="swatch", style=f"--c:var(--s{color % 8})")
+
+
+def legend(labels: Iterable[str], colors: Mapping[str, int]) -> Html:
+    """Names and colors of contenders, below a figure: text that wraps and overlaps nothing."""
+    return element("p", *(element("span", swatch(colors[label]), label) for label in labels), class_="legend")
+
+
+def section(title: str, lead: object, *content: object, name: str) -> Html:
+    """One part of the page: what it shows, one sentence that says how to read it, and the thing itself."""
+    said = None if lead is None else element("p", lead, class_="lead")
+    return element("section", element("h2", title), said, *content, id=name)

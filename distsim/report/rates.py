@@ -1,0 +1,91 @@
+"""How every strategy got its learning rate: the same grid for all, seeds of their own, the choice, and rate / P."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from distsim.report.markup import Html, element
+from distsim.report.page_data import Page, badge, section
+from distsim.results.cases import Case
+from distsim.results.explanation import duration, number
+from distsim.results.verdict import Standing, judge
+
+
+def rates(page: Page) -> Html | None:
+    """A table for each setting that was tuned in: rows are strategies, columns learning rates."""
+    tables = [table for case in page.tuning if (table := _table(page, case))]
+    if not tables:
+        return None
+    seeds = sorted({seed for case in page.tuning for c in case.contenders for seed, _ in c.runs})
+    lead = (
+        f"The same grid for every strategy, on seeds of its own ({', '.join(map(str, seeds[:6]))}): time to the target, "
+        "median. The rate that the comparison used is framed."
+    )
+    return section("Learning rates", lead, *tables, name="rates")
+
+
+def _table(page: Page, case: Case) -> Html | None:
+    head = page.head
+    target = head.target if head else None
+    grid: dict[str, dict[float, Standing]] = {}
+    for standing in judge(case, target).standings:
+        rate = float(standing.contender.config["optimizer"]["learning_rate"])
+        grid.setdefault(_strategy(standing), {})[rate] = standing
+    columns = sorted({rate for row in grid.values() for rate in row})
+    if not columns:
+        return None
+    chosen = _chosen(page, case)
+    divided = _divided(page, case, chosen)
+    heads = [element("th", "strategy", scope="col")]
+    heads += [element("th", number(rate), class_="number", scope="col") for rate in columns]
+    rows = [
+        element(
+            "tr",
+            element("td", strategy, class_="who"),
+            *(_cell(row.get(rate), rate, chosen.get(strategy, ()), divided.get(strategy)) for rate in columns),
+        )
+        for strategy, row in sorted(grid.items())
+    ]
+    table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
+    caption = element("p", f"{case} ", badge(case.badge), class_="single")
+    return element("div", caption, element("div", table, class_="grid"))
+
+
+def _strategy(standing: Standing) -> str:
+    return standing.label.partition(", learning rate")[0]
+
+
+def _chosen(page: Page, case: Case) -> dict[str, tuple[float, ...]]:
+    """The rates of the comparison by strategy: of the same setting if it is there, else of the headline."""
+    same = [v for v in page.verdicts if v.case.setting == case.setting] or list(page.verdicts[:1])
+    found: dict[str, set[float]] = {}
+    for verdict in same:
+        for standing in verdict.standings:
+            rate = float(standing.contender.config["optimizer"]["learning_rate"])
+            found.setdefault(_strategy(standing), set()).add(rate)
+    return {strategy: tuple(sorted(values)) for strategy, values in found.items()}
+
+
+def _divided(page: Page, case: Case, chosen: dict[str, tuple[float, ...]]) -> dict[str, float]:
+    """For strategies with stale gradients: the largest rate of those without, divided by P."""
+    stale = {
+        _strategy(s)
+        for v in page.verdicts
+        for s in v.standings
+        if any((run.summary.get("staleness") or {}).get("max") for run in s.contender.runs.values())
+    }
+    synchronous = [rate for strategy, values in chosen.items() if strategy not in stale for rate in values]
+    return {strategy: max(synchronous) / case.workers for strategy in stale} if synchronous else {}
+
+
+def _cell(standing: Standing | None, rate: float, chosen: Sequence[float], divided: float | None) -> Html:
+    if standing is None:
+        return element("td", "-", class_="number none")
+    if math.isfinite(standing.seconds.value):
+        said = duration(standing.seconds.value)
+    else:
+        best = [r.best for r in standing.repeats.values() if r.best is not None]
+        said = f"best {number(min(best))}" if best else str(standing)
+    mark = element("small", " rate/P") if divided is not None and math.isclose(rate, divided, rel_tol=1e-9) else None
+    return element("td", said, mark, class_="number chosen" if rate in chosen else "number", data_name=number(rate))

@@ -1,0 +1,200 @@
+"""The parts of the page below the answer. Each gives None where the runs hold nothing for it, and is then left out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from distsim.report import figures
+from distsim.report.markup import Html, element
+from distsim.report.page_data import Page, badge, badges, legend, section
+from distsim.report.timeline import timeline
+from distsim.results.cases import Case
+from distsim.results.explanation import duration, model_distance, number
+from distsim.results.verdict import PAIRS
+
+TIMELINES = 12
+"""Most runs whose timeline is kept."""
+
+
+class Canvas:
+    """Collects the data that the page's script draws: plots by name, and timelines."""
+
+    def __init__(self) -> None:
+        self.plots: dict[str, figures.Figure] = {}
+        self.timelines: list[dict[str, Any]] = []
+
+    def plot(self, figure: figures.Figure, caption: object, ratio: str = "") -> Html:
+        """A place for a plot, with its caption."""
+        name = f"plot{len(self.plots)}"
+        self.plots[name] = figure
+        place = element("div", class_=f"plot {ratio}", data_plot=name, role="img")
+        return element("figure", element("figcaption", caption), place)
+
+
+def tabs(name: str, panels: Sequence[tuple[object, Html]]) -> Html:
+    """Panels of which one is shown; a single one needs no buttons."""
+    if len(panels) == 1:
+        return element("div", element("p", panels[0][0], class_="single"), panels[0][1], class_="tabs")
+    buttons = [
+        element("button", title, type="button", aria_pressed="true" if i == 0 else "false", data_panel=f"{name}{i}")
+        for i, (title, _) in enumerate(panels)
+    ]
+    shown = [element("div", panel, id=f"{name}{i}", class_="panel", hidden=i > 0) for i, (_, panel) in enumerate(panels)]
+    return element("div", element("div", *buttons, class_="buttons"), *shown, class_="tabs")
+
+
+def _caption(case: Case) -> Html:
+    return element("span", f"{case} ", badge(case.badge))
+
+
+def losses(page: Page, canvas: Canvas) -> Html | None:
+    """Validation loss against time and against samples, a panel a case."""
+    panels: list[tuple[object, Html]] = []
+    for verdict in page.verdicts:
+        case = verdict.case
+        pair = [
+            canvas.plot(figure, f"against {title}")
+            for against, title in (("seconds", "time"), ("samples", "samples seen"))
+            if (figure := figures.loss(case, page.colors, verdict.target, against))
+        ]
+        if pair:
+            names = legend([s.label for s in verdict.standings], page.colors)
+            panels.append((_caption(case), element("div", element("div", *pair, class_="pair"), names)))
+    if not panels:
+        return None
+    target = page.head.target if page.head else None
+    dashed = f" The dashed line is the target, {number(target)}." if target else ""
+    lead = f"Strong lines are medians over the repeats, faint ones single runs.{dashed}"
+    return section("Loss against time, and against samples", lead, tabs("loss", panels), name="loss")
+
+
+def scaling(page: Page, canvas: Canvas) -> Html | None:
+    """Throughput by number of workers, for settings that were run with several."""
+    groups: dict[tuple[str, str, str], list[Case]] = {}
+    for case in page.cases:
+        if any(contender.typical("samples_per_second") for contender in case.contenders):
+            groups.setdefault((case.mode, case.identity, case.straggler), []).append(case)
+    plots, labels = [], dict.fromkeys(page.colors)
+    for found in groups.values():
+        if len({case.workers for case in found}) > 1:
+            case = found[0]
+            caption = element("span", f"{case.cluster}, {case.straggler or 'no straggler'} ", badge(case.badge))
+            plots.append(canvas.plot(figures.scaling(found, page.colors), caption))
+    if not plots:
+        return None
+    shown = [label for label in labels if any(case.contender(label) for found in groups.values() for case in found)]
+    lead = "Training samples a second by number of workers; the dotted line is linear. Throughput alone makes no winner."
+    return section(
+        "Throughput and scaling", lead, element("div", *plots, class_="pair"), legend(shown, page.colors), name="scaling"
+    )
+
+
+def timelines(page: Page, canvas: Canvas) -> Html | None:
+    """What every rank did when: one run a contender, of the headline's cluster and number of workers."""
+    head = page.head
+    if head is None:
+        return None
+    for case in [case for case in page.cases if case.setting[:2] == head.case.setting[:2]]:
+        for contender in sorted(case.contenders, key=lambda c: page.colors[c.label]):
+            if len(canvas.timelines) < TIMELINES and (data := timeline(case, contender, page.colors[contender.label])):
+                canvas.timelines.append(data)
+    if not canvas.timelines:
+        return None
+    options = [
+        element("option", f"{data['label']}, {data['badge']}, {data['setting']}", value=i)
+        for i, data in enumerate(canvas.timelines)
+    ]
+    kinds = (("compute", "computing"), ("communication", "exposed communication"), ("waiting", "waiting for others"))
+    key = element("p", *(element("span", element("i", class_=f"kind {k}"), name) for k, name in kinds), class_="legend")
+    buttons = [
+        element("button", label, type="button", data_zoom=zoom, aria_label=name)
+        for label, zoom, name in (("+", "in", "zoom in"), ("-", "out", "zoom out"), ("whole", "all", "show all"))
+    ]
+    bar = element("div", element("select", *options, aria_label="run"), element("div", *buttons), class_="controls")
+    lead = "One run of each strategy. Drag to move, scroll with Ctrl or use the buttons to zoom; gaps are neither."
+    place = element("canvas", id="timeline", tabindex="0", role="img", aria_label="timeline of every rank")
+    readout = element("p", "", id="readout", class_="note")
+    return section("What every rank did", lead, bar, key, place, readout, name="ranks")
+
+
+def staleness(page: Page, canvas: Canvas) -> Html | None:
+    """How old the gradients were, a panel a case."""
+    panels: list[tuple[object, Html]] = []
+    for case in page.cases:
+        if case.setting[:2] != page.cases[0].setting[:2]:
+            continue
+        figure = figures.staleness(case, page.colors)
+        if figure:
+            labels = [c.label for c in case.contenders if max(figures.histogram(c), default=0) > 0]
+            panels.append((_caption(case), element("div", canvas.plot(figure, None), legend(labels, page.colors))))
+    lead = "How many updates others made between a gradient's reading the model and its being applied."
+    return section("Staleness", lead, tabs("stale", panels), name="staleness") if panels else None
+
+
+def predictions(page: Page, canvas: Canvas) -> Html | None:
+    """Predicted against measured step times, with the noise floor."""
+    found = page.agreement
+    if not found.comparisons:
+        return None
+    band = ""
+    if found.floor is not None:
+        source = "two real runs of one strategy" if found.floor_pairs else "two halves of the calibration"
+        band = f" The band is the noise floor: {source} differ by {number(100 * found.floor, 2)} %."
+    plot = canvas.plot(figures.predicted(found, page.colors), "a mark a strategy, setting and model", "square")
+    rows = [
+        element(
+            "tr",
+            element("td", f"{c.label}, {c.measured_in.straggler or 'no straggler'}", class_="who"),
+            element("td", duration(c.measured), class_="number", data_name="measured"),
+            element("td", badge(c.predicted_in.badge)),
+            element("td", duration(c.predicted), class_="number", data_name="predicted"),
+            element("td", f"{100 * c.error:+.1f} %", class_="number", data_name="off by"),
+        )
+        for c in found.comparisons
+    ]
+    names = (("strategy", None), ("measured", "number"), ("", None), ("predicted", "number"), ("off by", "number"))
+    head = element("tr", *(element("th", name, class_=kind, scope="col") for name, kind in names))
+    table = element("table", element("thead", head), element("tbody", *rows))
+    said = [element("p", s.text, badges(s.badges), class_="note") for s in model_distance(found)]
+    used = dict.fromkeys(c.label for c in found.comparisons)
+    marks = element("p", element("span", "circle: modeled"), element("span", "diamond: cosimulated"), class_="legend")
+    lead = f"Seconds an update: predicted without running, against the same runs for real.{band}"
+    left = element("div", plot, legend(used, page.colors), marks)
+    right = element("div", element("div", table, class_="results compact"), *said)
+    return section(
+        "Predicted against measured", lead, element("div", left, right, class_="pair uneven"), name="predictions"
+    )
+
+
+def method(page: Page) -> Html:
+    """The rules behind the numbers, and where they were made."""
+    target = page.head.target if page.head else None
+    rule = "was given before the runs" if page.target_given else "is 1.25 times the best strategy's lowest loss, rounded up"
+    points: list[object] = [
+        f"The target, validation loss {number(target)}, {rule}; it counts from the first snapshot at or under it."
+        if target
+        else "No run has a validation loss, so nothing is ranked by time to a target.",
+        f"A winner needs {PAIRS} runs paired by seed and repeat, and a 95 % interval (Student's t on the logarithms of the "
+        "paired ratios) that excludes equality. Otherwise there is none.",
+        element(
+            "span", badge("measured"), " on real processes. ", badge("cosimulated"), " real gradients, simulated clock. "
+        )
+        + element("span", badge("modeled"), " byte counts and a simulated clock; nothing is trained."),
+    ]
+    notes = dict.fromkeys(str(note) for run in page.runs for note in run.summary.get("notes") or ())
+    points += list(notes)[:12]
+    facts = [element("p", text, class_="note") for text in _hosts(page)]
+    return section("How this was judged", None, element("ul", *(element("li", p) for p in points)), *facts, name="method")
+
+
+def _hosts(page: Page) -> list[str]:
+    """Machines and versions of all runs, each set once."""
+    said: Callable[[Any], str] = lambda value: (  # noqa: E731
+        ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, Mapping) else str(value or "")
+    )
+    found = dict.fromkeys(
+        "; ".join(filter(None, (said(run.summary.get("host")), said(run.summary.get("versions"))))) for run in page.runs
+    )
+    return [text for text in found if text][:4] or [f"Python {platform.python_version()}"]
