@@ -1,6 +1,6 @@
 """The digits: 1,797 grey images of 8 x 8 pixels, from a file that ships with distsim. No torch and no download.
 
-Alpaydin and Kaynak, UCI Machine Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0 (data/LICENSE.md).
+Alpaydin and Kaynak, UCI Machine Learning Repository, 1998, dataset 80, CC BY 4.0 (data/LICENSE.md).
 """
 
 from __future__ import annotations
