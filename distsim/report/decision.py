@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from distsim.report.markup import Html, element, join
 from distsim.report.page_data import Page, badge, badges, swatch
 from distsim.results.breakdown import dominating, in_words
-from distsim.results.explanation import Statement, advantage, changes, duration, model_distance, number, sentence, why
+from distsim.results.explanation import (
+    Statement,
+    advantage,
+    changes,
+    duration,
+    factor,
+    model_distance,
+    number,
+    sentence,
+    why,
+)
 from distsim.results.statistics import Estimate
 from distsim.results.verdict import Standing, Verdict
 
@@ -45,7 +55,7 @@ def _lede(verdict: Verdict) -> list[object]:
 
 
 def _interval(ratio: Estimate) -> str:
-    return f"ratio {number(ratio.value)}, 95 % interval {number(ratio.low)} to {number(ratio.high)}, {ratio.n} pairs"
+    return f"ratio {factor(ratio.value)}, 95 % interval {factor(ratio.low)} to {factor(ratio.high)}, {ratio.n} pairs"
 
 
 def _race(page: Page, verdict: Verdict) -> Html | None:

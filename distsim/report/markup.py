@@ -19,6 +19,9 @@ class Html(str):
 
     __slots__ = ()
 
+    def __add__(self, other: str) -> Html:
+        return join((self, other))
+
 
 def element(name: str, /, *children: object, **attributes: object) -> Html:
     """One element; a trailing or inner underscore of an attribute is dropped or becomes a dash (`class_`, `data_sort`).

@@ -9,9 +9,10 @@ from typing import Any
 from distsim.report import figures
 from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, badges, legend, section
+from distsim.report.tables import predictions_table
 from distsim.report.timeline import timeline
 from distsim.results.cases import Case
-from distsim.results.explanation import duration, model_distance, number
+from distsim.results.explanation import model_distance, number
 from distsim.results.verdict import PAIRS
 
 TIMELINES = 12
@@ -33,8 +34,9 @@ class Canvas:
         return element("figure", element("figcaption", caption), place)
 
 
-def tabs(name: str, panels: Sequence[tuple[object, Html]]) -> Html:
-    """Panels of which one is shown; a single one needs no buttons."""
+def tabs(name: str, cases: Sequence[tuple[Case, Html]]) -> Html:
+    """A panel a case, of which one is shown; a single one needs no buttons."""
+    panels = list(zip(_captions([case for case, _ in cases]), [panel for _, panel in cases], strict=True))
     if len(panels) == 1:
         return element("div", element("p", panels[0][0], class_="single"), panels[0][1], class_="tabs")
     buttons = [
@@ -45,13 +47,16 @@ def tabs(name: str, panels: Sequence[tuple[object, Html]]) -> Html:
     return element("div", element("div", *buttons, class_="buttons"), *shown, class_="tabs")
 
 
-def _caption(case: Case) -> Html:
-    return element("span", f"{case} ", badge(case.badge))
+def _captions(cases: Sequence[Case]) -> list[Html]:
+    """A name for each case: its straggler, and where it ran if not all ran in one place."""
+    places = {(case.identity, case.workers) for case in cases}
+    names = [str(case) if len(places) > 1 else case.straggler or "no straggler" for case in cases]
+    return [element("span", f"{name} ", badge(case.badge)) for name, case in zip(names, cases, strict=True)]
 
 
 def losses(page: Page, canvas: Canvas) -> Html | None:
     """Validation loss against time and against samples, a panel a case."""
-    panels: list[tuple[object, Html]] = []
+    shown: list[tuple[Case, Html]] = []
     for verdict in page.verdicts:
         case = verdict.case
         pair = [
@@ -61,13 +66,13 @@ def losses(page: Page, canvas: Canvas) -> Html | None:
         ]
         if pair:
             names = legend([s.label for s in verdict.standings], page.colors)
-            panels.append((_caption(case), element("div", element("div", *pair, class_="pair"), names)))
-    if not panels:
+            shown.append((case, element("div", element("div", *pair, class_="pair"), names)))
+    if not shown:
         return None
     target = page.head.target if page.head else None
     dashed = f" The dashed line is the target, {number(target)}." if target else ""
     lead = f"Strong lines are medians over the repeats, faint ones single runs.{dashed}"
-    return section("Loss against time, and against samples", lead, tabs("loss", panels), name="loss")
+    return section("Loss against time, and against samples", lead, tabs("loss", shown), name="loss")
 
 
 def scaling(page: Page, canvas: Canvas) -> Html | None:
@@ -113,24 +118,24 @@ def timelines(page: Page, canvas: Canvas) -> Html | None:
         for label, zoom, name in (("+", "in", "zoom in"), ("-", "out", "zoom out"), ("whole", "all", "show all"))
     ]
     bar = element("div", element("select", *options, aria_label="run"), element("div", *buttons), class_="controls")
-    lead = "One run of each strategy. Drag to move, scroll with Ctrl or use the buttons to zoom; gaps are neither."
+    lead = "One run of each strategy. Drag to move; zoom with the buttons or Ctrl and the wheel. Grey is none of these."
     place = element("canvas", id="timeline", tabindex="0", role="img", aria_label="timeline of every rank")
     readout = element("p", "", id="readout", class_="note")
     return section("What every rank did", lead, bar, key, place, readout, name="ranks")
 
 
 def staleness(page: Page, canvas: Canvas) -> Html | None:
-    """How old the gradients were, a panel a case."""
-    panels: list[tuple[object, Html]] = []
+    """How old the gradients were, a panel a case; cosimulated ones are as old as modeled ones, so one of them is shown."""
+    shown: list[tuple[Case, Html]] = []
+    settings = {case.setting for case in page.cases if case.mode == "cosimulated"}
     for case in page.cases:
-        if case.setting[:2] != page.cases[0].setting[:2]:
-            continue
-        figure = figures.staleness(case, page.colors)
+        again = case.mode == "modeled" and case.setting in settings
+        figure = None if again or case.setting[:2] != page.cases[0].setting[:2] else figures.staleness(case, page.colors)
         if figure:
             labels = [c.label for c in case.contenders if max(figures.histogram(c), default=0) > 0]
-            panels.append((_caption(case), element("div", canvas.plot(figure, None), legend(labels, page.colors))))
+            shown.append((case, element("div", canvas.plot(figure, None), legend(labels, page.colors))))
     lead = "How many updates others made between a gradient's reading the model and its being applied."
-    return section("Staleness", lead, tabs("stale", panels), name="staleness") if panels else None
+    return section("Staleness", lead, tabs("stale", shown), name="staleness") if shown else None
 
 
 def predictions(page: Page, canvas: Canvas) -> Html | None:
@@ -143,26 +148,12 @@ def predictions(page: Page, canvas: Canvas) -> Html | None:
         source = "two real runs of one strategy" if found.floor_pairs else "two halves of the calibration"
         band = f" The band is the noise floor: {source} differ by {number(100 * found.floor, 2)} %."
     plot = canvas.plot(figures.predicted(found, page.colors), "a mark a strategy, setting and model", "square")
-    rows = [
-        element(
-            "tr",
-            element("td", f"{c.label}, {c.measured_in.straggler or 'no straggler'}", class_="who"),
-            element("td", duration(c.measured), class_="number", data_name="measured"),
-            element("td", badge(c.predicted_in.badge)),
-            element("td", duration(c.predicted), class_="number", data_name="predicted"),
-            element("td", f"{100 * c.error:+.1f} %", class_="number", data_name="off by"),
-        )
-        for c in found.comparisons
-    ]
-    names = (("strategy", None), ("measured", "number"), ("", None), ("predicted", "number"), ("off by", "number"))
-    head = element("tr", *(element("th", name, class_=kind, scope="col") for name, kind in names))
-    table = element("table", element("thead", head), element("tbody", *rows))
     said = [element("p", s.text, badges(s.badges), class_="note") for s in model_distance(found)]
     used = dict.fromkeys(c.label for c in found.comparisons)
     marks = element("p", element("span", "circle: modeled"), element("span", "diamond: cosimulated"), class_="legend")
     lead = f"Seconds an update: predicted without running, against the same runs for real.{band}"
     left = element("div", plot, legend(used, page.colors), marks)
-    right = element("div", element("div", table, class_="results compact"), *said)
+    right = element("div", predictions_table(found), *said)
     return section(
         "Predicted against measured", lead, element("div", left, right, class_="pair uneven"), name="predictions"
     )
@@ -179,9 +170,11 @@ def method(page: Page) -> Html:
         f"A winner needs {PAIRS} runs paired by seed and repeat, and a 95 % interval (Student's t on the logarithms of the "
         "paired ratios) that excludes equality. Otherwise there is none.",
         element(
-            "span", badge("measured"), " on real processes. ", badge("cosimulated"), " real gradients, simulated clock. "
-        )
-        + element("span", badge("modeled"), " byte counts and a simulated clock; nothing is trained."),
+            "span",
+            *(badge("measured"), " real processes and the wall clock. "),
+            *(badge("cosimulated"), " real gradients under a simulated clock. "),
+            *(badge("modeled"), " byte counts under a simulated clock; nothing is trained."),
+        ),
     ]
     notes = dict.fromkeys(str(note) for run in page.runs for note in run.summary.get("notes") or ())
     points += list(notes)[:12]

@@ -21,7 +21,10 @@ READABLE = 9
 
 
 def shares(page: Page) -> Html | None:
-    """The bars of all settings on the headline's cluster with its number of workers, the modes side by side."""
+    """The bars of all settings on the headline's cluster with its number of workers: measured beside predicted.
+
+    Modeled and cosimulated times are the same to the last bit, so one of the two is shown.
+    """
     head = page.head
     if head is None:
         return None
@@ -29,6 +32,9 @@ def shares(page: Page) -> Html | None:
     for case in page.cases:
         if case.setting[:2] == head.case.setting[:2]:
             settings.setdefault(case.setting, []).append(case)
+    for found in settings.values():
+        if any(case.mode == "modeled" for case in found):
+            found[:] = [case for case in found if case.mode != "cosimulated"]
     groups = [_group(page, found) for found in settings.values()]
     if not any(groups):
         return None

@@ -11,6 +11,7 @@ import pandas as pd
 from distsim.report.command import reproduce
 from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, section, swatch
+from distsim.results.agreement import Agreement, Comparison
 from distsim.results.explanation import duration, number
 from distsim.results.verdict import Standing, Verdict
 
@@ -129,3 +130,35 @@ def _commands(page: Page) -> Html:
     return element(
         "details", element("summary", "The command behind every row"), element("ol", *entries), class_="commands"
     )
+
+
+def predictions_table(found: Agreement) -> Html:
+    """A row a contender and setting: the measured step, and each prediction with its error."""
+    modes = [mode for mode in ("modeled", "cosimulated") if found.typical(mode) is not None]
+    rows: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for comparison in found.comparisons:
+        key = comparison.label, comparison.measured_in.straggler or "no straggler"
+        rows.setdefault(key, {})[comparison.predicted_in.mode] = comparison
+    heads = [element("th", "strategy", scope="col"), element("th", badge("measured"), class_="number", scope="col")]
+    for mode in modes:
+        heads += [
+            element("th", badge(mode), class_="number", scope="col"),
+            element("th", "off by", class_="number", scope="col"),
+        ]
+    body = []
+    for (label, straggler), predictions in rows.items():
+        measured = duration(next(iter(predictions.values())).measured)
+        cells = [
+            element("td", label, element("small", f" {straggler}"), class_="who"),
+            element("td", measured, class_="number", data_name="measured"),
+        ]
+        for mode in modes:
+            one = predictions.get(mode)
+            said = ("-", "-") if one is None else (duration(one.predicted), f"{100 * one.error:+.1f} %")
+            cells += [
+                element("td", said[0], class_="number", data_name=mode),
+                element("td", said[1], class_="number", data_name="off by"),
+            ]
+        body.append(element("tr", *cells))
+    table = element("table", element("thead", element("tr", *heads)), element("tbody", *body))
+    return element("div", table, class_="results")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from distsim.results.agreement import Agreement
 from distsim.results.breakdown import KINDS, in_words
-from distsim.results.cases import BADGES, Case
+from distsim.results.cases import BADGES, MODES, Case
 from distsim.results.verdict import Standing, Verdict
+
+NOTABLE = 1.02
+"""Ratios nearer to 1 than this are called equal."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ def number(x: float, digits: int = 3) -> str:
     decimals = 0 if x == 0.0 else max(0, digits - 1 - math.floor(math.log10(abs(x))))
     text = f"{x:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def factor(x: float) -> str:
+    """A ratio with the same digits wherever it stands: 1.10, 12.3, 140."""
+    return f"{x:.{2 if x < 9.995 else 1 if x < 99.95 else 0}f}" if math.isfinite(x) else number(x)
 
 
 def duration(seconds: float) -> str:
@@ -61,14 +68,14 @@ def advantage(verdict: Verdict) -> str:
     goal = f"validation loss {number(verdict.target or 0.0)} in {duration(winner.seconds.value)}"
     if ratio is None or not math.isfinite(second.seconds.value):
         return f"it alone got to {goal}, in all {len(winner.repeats)} repeats"
-    interval = f"95 % interval {number(ratio.low)} to {number(ratio.high)}, {ratio.n} pairs"
-    return f"{goal}, {number(ratio.value)} times as fast as {second.label} ({interval})"
+    interval = f"95 % interval {factor(ratio.low)} to {factor(ratio.high)}, {ratio.n} pairs"
+    return f"{goal}, {factor(ratio.value)} times as fast as {second.label} ({interval})"
 
 
 def _undecided(verdict: Verdict) -> str:
     if verdict.ratio is not None and verdict.ratio.n > 1:
         r = verdict.ratio
-        return f": ratio {number(r.value)}, 95 % interval {number(r.low)} to {number(r.high)}, {r.n} pairs"
+        return f": ratio {factor(r.value)}, 95 % interval {factor(r.low)} to {factor(r.high)}, {r.n} pairs"
     leader = throughput_leader(verdict.case)
     if leader and not any(standing.has_losses for standing in verdict.standings):
         return f"; highest: {leader[0]}, {number(leader[1])} samples/s"
@@ -83,30 +90,35 @@ def throughput_leader(case: Case) -> tuple[str, float] | None:
 
 
 def why(verdict: Verdict) -> list[Statement]:
-    """What makes the first of the ranking differ from the second: time a sample, samples needed, the dominating cost."""
+    """What makes the first of the ranking faster than the second, and what speaks against it.
+
+    The time to the target is the samples needed times the time a sample takes, so there are two reasons; the one that
+    weighs most comes first.
+    """
     first, second = verdict.first, verdict.second
-    badges = (verdict.case.badge,)
     if first is None or second is None:
         return []
+    reasons: list[tuple[float, str]] = []
     a, b = _per_sample(first), _per_sample(second)
-    said = []
     if a and b:
         slow, fast, x, y = (second, first, b, a) if b >= a else (first, second, a, b)
-        pace = (
-            f"{slow.label} takes {number(x / y)} times as long for a sample"
-            if x / y >= 1.02
-            else "A sample takes both as long"
-        )
-        said.append(Statement(f"{pace}{_cost(slow, fast, x, y)}.", badges))
+        text = f"a sample takes {slow.label} {factor(x / y)} times as long{_cost(slow, fast, x, y)}"
+        reasons.append((math.log(b / a), text if x / y >= NOTABLE else "a sample takes both as long"))
     if math.isfinite(second.samples) and first.samples > 0.0:
         ratio = second.samples / first.samples
-        if ratio > 1.02 or ratio < 0.98:
-            many, few = (second, first) if ratio > 1.0 else (first, second)
-            text = f"{many.label} needs {number(max(ratio, 1.0 / ratio))} times the samples of {few.label} to get there."
-            said.append(Statement(text, badges))
-        else:
-            said.append(Statement("Both need the same number of samples.", badges))
-    return said
+        few, many = (first, second) if ratio >= 1.0 else (second, first)
+        text = f"{many.label} needs {factor(max(ratio, 1.0 / ratio))} times the samples of {few.label}"
+        reasons.append(
+            (math.log(ratio), text if abs(math.log(ratio)) >= math.log(NOTABLE) else "both need equally many samples")
+        )
+    reasons.sort(key=lambda reason: -reason[0])
+    said = [f"But {text}" if weight < -math.log(NOTABLE) else _capital(text) for weight, text in reasons]
+    return [Statement(f"{text}.", (verdict.case.badge,)) for text in said]
+
+
+def _capital(text: str) -> str:
+    """A label keeps its spelling at the head of a sentence; our own words do not."""
+    return text[:1].upper() + text[1:] if text.startswith(("a sample", "both ")) else text
 
 
 def _per_sample(standing: Standing) -> float | None:
@@ -115,16 +127,15 @@ def _per_sample(standing: Standing) -> float | None:
 
 
 def _cost(slow: Standing, fast: Standing, x: float, y: float) -> str:
-    """The kind of time that grows most, in seconds a sample, from the fast to the slow one."""
+    """The kind of time that grows most, in seconds a sample, from the fast to the slow one, if its share does too."""
     a, b = slow.contender.breakdown(), fast.contender.breakdown()
     if a is None or b is None:
         return ""
     kind = max(KINDS, key=lambda k: a[k] * x - b[k] * y)
-    return f": it spends {_percent(a[kind])} of its workers' time {_gerund(kind)}, {fast.label} {_percent(b[kind])}"
-
-
-def _gerund(kind: str) -> str:
-    return f"on {in_words(kind)}" if kind == "communication" else in_words(kind)
+    if a[kind] - b[kind] < 0.02:
+        return ""
+    shares = f"{_percent(a[kind])} of its workers' time, {_percent(b[kind])} of {fast.label}'s"
+    return f", because of {in_words(kind)} ({shares})"
 
 
 def model_distance(found: Agreement) -> list[Statement]:
@@ -153,25 +164,52 @@ def _percent(x: float) -> str:
 
 
 def changes(verdicts: Sequence[Verdict]) -> list[Statement]:
-    """When the answer is another: every other case, and who leads in throughput on clusters with more workers."""
+    """When the answer is another: other settings, other kinds of evidence, and who leads in throughput elsewhere."""
     if not verdicts:
         return []
-    head, others = verdicts[0], verdicts[1:]
-    judged = [v for v in others if any(s.has_losses for s in v.standings)]
-    return [*(_change(head, v) for v in judged), *_scaling([v.case for v in others if v not in judged])]
+    head = verdicts[0]
+    judged = [v for v in verdicts if any(s.has_losses for s in v.standings)]
+    strongest: dict[tuple[object, ...], Verdict] = {}
+    for verdict in sorted(judged, key=lambda v: MODES.index(v.case.mode)):
+        strongest.setdefault(verdict.case.setting, verdict)
+    own = [_setting(head, v) for v in strongest.values() if v is not head]
+    again = [(strongest[v.case.setting], v) for v in judged if strongest[v.case.setting] is not v]
+    unjudged = [v.case for v in verdicts if v not in judged and v is not head and v.case.setting not in strongest]
+    return [*own, *_again(again), *_scaling(unjudged)]
 
 
-def _change(head: Verdict, other: Verdict) -> Statement:
-    badges = (other.case.badge,)
-    where = f"{str(other.case)[:1].upper()}{str(other.case)[1:]}"
-    if other.case.setting == head.case.setting:
-        where = "The same setting"
-    elif other.case.setting[:2] == head.case.setting[:2]:
-        where = f"With {other.case.straggler or 'no straggler'}"
-    if other.winner is None:
-        return Statement(f"{where}: no winner ({other.reason}).", badges)
-    same = head.winner is not None and head.winner.label == other.winner.label
-    return Statement(f"{where}: {'still ' if same else ''}{other.winner.label}, {advantage(other)}.", badges)
+def _setting(head: Verdict, other: Verdict) -> Statement:
+    """The answer in another setting."""
+    near = other.case.setting[:2] == head.case.setting[:2]
+    where = f"With {other.case.straggler or 'no straggler'}" if near else f"On {other.case}"
+    return Statement(f"{where}: {_answer(other)}.", (other.case.badge,))
+
+
+def _answer(verdict: Verdict) -> str:
+    if verdict.winner is None:
+        return f"no winner ({verdict.reason})"
+    if verdict.ratio is None or verdict.second is None:
+        return f"take {verdict.winner.label}, it alone gets there"
+    r = verdict.ratio
+    lead = f"{factor(r.value)} times as fast as {verdict.second.label}"
+    return f"take {verdict.winner.label}, {lead} ({factor(r.low)} to {factor(r.high)})"
+
+
+def _again(pairs: Sequence[tuple[Verdict, Verdict]]) -> Iterator[Statement]:
+    """Whether weaker evidence on the same settings says the same."""
+    for mode in dict.fromkeys(weak.case.mode for _, weak in pairs):
+        found = [(strong, weak) for strong, weak in pairs if weak.case.mode == mode]
+        differing = [weak for strong, weak in found if _name(strong) != _name(weak)]
+        for weak in differing:
+            text = f"{BADGES[mode].capitalize()} instead, {weak.case.straggler or 'no straggler'}: {_answer(weak)}."
+            yield Statement(text, (BADGES[mode],))
+        if not differing:
+            settings = "this setting" if len(found) == 1 else f"all {len(found)} settings"
+            yield Statement(f"{BADGES[mode].capitalize()} runs give the same answer in {settings}.", (BADGES[mode],))
+
+
+def _name(verdict: Verdict) -> str:
+    return "" if verdict.winner is None else verdict.winner.label
 
 
 def _scaling(cases: Iterable[Case]) -> Iterator[Statement]:
@@ -189,15 +227,9 @@ def _scaling(cases: Iterable[Case]) -> Iterator[Statement]:
             else:
                 runs.append((leaders[workers], [workers]))
         said = ", ".join(f"{label} at {_span(workers)}" for label, workers in runs)
-        text = f"Highest throughput on {cluster}, {straggler or 'no straggler'}: {said} workers (which makes no winner)."
-        yield Statement(text, (badge,))
+        where = f"{cluster}, {straggler or 'no straggler'}"
+        yield Statement(f"Throughput on {where}: highest for {said} workers. That alone makes no winner.", (badge,))
 
 
 def _span(workers: Sequence[int]) -> str:
     return f"{workers[0]} to {workers[-1]}" if len(workers) > 1 else f"{workers[0]}"
-
-
-def spread(values: Sequence[float]) -> str:
-    """A median with the range of its values, for a table: `1.31 (1.2 to 1.4)`."""
-    typical = number(median(values))
-    return typical if len(values) == 1 else f"{typical} ({number(min(values))} to {number(max(values))})"

@@ -77,15 +77,25 @@ def test_the_winner_is_named_with_the_interval() -> None:
     (verdict,) = verdicts(cases(race(FAST, SLOW)))
     # ln of the ratios 2, 21/11, 19/9, 44/21, 36/19: mean 0.69315, s 0.05043; t = 2.776445: 2.000 [1.879, 2.129].
     assert sentence(verdict) == (
-        "Take async_ps: validation loss 0.25 in 1 s, 2 times as fast as sync_ps "
+        "Take async_ps: validation loss 0.25 in 1 s, 2.00 times as fast as sync_ps "
         "(95 % interval 1.88 to 2.13, 5 pairs); measured on local4, 4 workers, no straggler."
     )
     assert [s.label for s in verdict.standings] == ["async_ps", "sync_ps"]
     assert [str(s) for s in verdict.standings] == ["reached in all 5 repeats"] * 2
     assert [s.text for s in why(verdict)] == [
-        "sync_ps takes 2 times as long for a sample: it spends 50 % of its workers' time waiting for other ranks, "
-        "async_ps 0 %.",
-        "Both need the same number of samples.",
+        "A sample takes sync_ps 2.00 times as long, because of waiting for other ranks "
+        "(50 % of its workers' time, 0 % of async_ps's).",
+        "Both need equally many samples.",
+    ]
+
+
+def test_what_speaks_against_the_winner_comes_last() -> None:
+    runs = [run("async_ps", i, s, samples=9600) for i, s in enumerate(FAST)]
+    runs += [run("sync_ps", i, s, step=0.03, waiting=0.5) for i, s in enumerate(SLOW)]
+    assert [s.text for s in why(verdicts(cases(runs))[0])] == [
+        "A sample takes sync_ps 3.00 times as long, because of waiting for other ranks "
+        "(50 % of its workers' time, 0 % of async_ps's).",
+        "But async_ps needs 1.50 times the samples of sync_ps.",
     ]
 
 
@@ -162,20 +172,26 @@ def test_all_cases_share_the_target_and_measured_ones_come_first() -> None:
         ("cosimulated", "", 0.25),
     ]
     assert [s.text for s in changes(found)] == [
-        "With worker 3 slowed 3x: sync_ps, validation loss 0.25 in 1 s, 2 times as fast as async_ps "
-        "(95 % interval 1.88 to 2.13, 5 pairs).",
-        "The same setting: still async_ps, validation loss 0.25 in 1 s, 2 times as fast as sync_ps "
-        "(95 % interval 1.88 to 2.13, 5 pairs).",
+        "With worker 3 slowed 3x: take sync_ps, 2.00 times as fast as async_ps (1.88 to 2.13).",
+        "Cosimulated runs give the same answer in this setting.",
+    ]
+
+
+def test_a_prediction_that_disagrees_is_told() -> None:
+    found = verdicts(cases(race(FAST, SLOW) + race(SLOW, FAST, mode="cosimulated")))
+    assert [s.text for s in changes(found)] == [
+        "Cosimulated instead, no straggler: take sync_ps, 2.00 times as fast as async_ps (1.88 to 2.13)."
     ]
 
 
 def test_scaling_is_told_by_who_leads() -> None:
     runs = race(FAST, SLOW)
-    for workers, step in ((4, 0.01), (8, 0.01), (16, 0.05)):
+    for workers, step in ((8, 0.01), (16, 0.01), (32, 0.05)):
         runs.append(run("sync_ps", 0, None, mode="modeled", workers=workers, step=0.02))
         runs.append(run("async_ps", 0, None, mode="modeled", workers=workers, step=step))
     assert [s.text for s in changes(verdicts(cases(runs)))] == [
-        "Highest throughput on local4, no straggler: async_ps at 4 to 8, sync_ps at 16 workers (which makes no winner)."
+        "Throughput on local4, no straggler: highest for async_ps at 8 to 16, sync_ps at 32 workers. "
+        "That alone makes no winner."
     ]
 
 
