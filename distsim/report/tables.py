@@ -78,7 +78,9 @@ def outcome(standing: Standing) -> str:
         message = str(failed[0].summary.get("message") or "").splitlines()
         said = f"{failed[0].summary['status']} ({len(failed)} of {len(standing.contender.runs)})"
         return f"{said}: {message[0][:160]}" if message else said
-    return str(standing) if standing.has_losses else "done"
+    if not standing.has_losses:
+        return "done"
+    return f"reached {standing.times} of {len(standing.repeats)}" if standing.times else str(standing)
 
 
 def results(page: Page) -> Html | None:

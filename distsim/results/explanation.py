@@ -140,15 +140,18 @@ def _cost(slow: Standing, fast: Standing, x: float, y: float) -> str:
 
 def model_distance(found: Agreement) -> list[Statement]:
     """How far predictions were from real runs, beside the noise floor; nothing if none can be compared."""
-    said = []
+    errors: dict[str, list[str]] = {}
     for mode in ("modeled", "cosimulated"):
         typical, worst = found.typical(mode), found.worst(mode)
         if typical is not None and worst is not None:
             count = sum(comparison.predicted_in.mode == mode for comparison in found.comparisons)
-            text = f"The {mode} step time was {_percent(typical)} off (median of {count})"
             where = f"{worst.label}, {worst.measured_in.straggler or 'no straggler'}"
-            text += f", at worst {_percent(abs(worst.error))} ({where})."
-            said.append(Statement(text, ("measured", BADGES[mode])))
+            text = f"{_percent(typical)} off (median of {count}), at worst {_percent(abs(worst.error))} ({where})."
+            errors.setdefault(text, []).append(mode)
+    said = [
+        Statement(f"The {' or '.join(modes)} step time was {text}", ("measured", *(BADGES[mode] for mode in modes)))
+        for text, modes in errors.items()
+    ]
     if said:
         floor = "There is no noise floor: nothing was measured twice."
         if found.floor is not None:
@@ -204,7 +207,7 @@ def _again(pairs: Sequence[tuple[Verdict, Verdict]]) -> Iterator[Statement]:
             text = f"{BADGES[mode].capitalize()} instead, {weak.case.straggler or 'no straggler'}: {_answer(weak)}."
             yield Statement(text, (BADGES[mode],))
         if not differing:
-            settings = "this setting" if len(found) == 1 else f"all {len(found)} settings"
+            settings = {1: "this setting", 2: "both settings"}.get(len(found), f"all {len(found)} settings")
             yield Statement(f"{BADGES[mode].capitalize()} runs give the same answer in {settings}.", (BADGES[mode],))
 
 
@@ -228,7 +231,7 @@ def _scaling(cases: Iterable[Case]) -> Iterator[Statement]:
                 runs.append((leaders[workers], [workers]))
         said = ", ".join(f"{label} at {_span(workers)}" for label, workers in runs)
         where = f"{cluster}, {straggler or 'no straggler'}"
-        yield Statement(f"Throughput on {where}: highest for {said} workers. That alone makes no winner.", (badge,))
+        yield Statement(f"Throughput alone, on {where}: highest for {said} workers.", (badge,))
 
 
 def _span(workers: Sequence[int]) -> str:

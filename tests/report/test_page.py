@@ -1,0 +1,139 @@
+"""The page as a file: what it says, what it leaves out, and that nothing in it can be injected into."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import plotly
+import pytest
+from made_up_runs import store, whole
+
+from distsim.report.markup import Html, element, plain, script_json
+from distsim.report.page import write_report
+from distsim.report.shares import whole_percents
+
+HOSTILE = '<script>alert(1)</script>"\'&</style><a href="javascript:alert(1)">x</a>'
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, int]:
+    """The whole page: its sentence, its text without plotly, and its size."""
+    folder = tmp_path_factory.mktemp("full")
+    results, tuning = whole(folder / "runs")
+    sentence = write_report(results, folder / "index.html", tuning=tuning)
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    return sentence, own(text), len(text.encode())
+
+
+def own(page: str) -> str:
+    """The page without the vendored library."""
+    library = (files("distsim.report") / "assets" / "plotly-cartesian.min.js").read_text(encoding="utf-8")
+    return page.replace(library, "")
+
+
+def test_the_sentence_and_every_section(full: tuple[str, str, int]) -> None:
+    sentence, page, _ = full
+    assert re.fullmatch(
+        r"Take all_reduce: validation loss 0\.16 in 478 ms, 1\.11 times as fast as async_ps \(95 % interval 1\.07 to "
+        r"1\.15, 5 pairs\); measured on local4, 4 workers, no straggler\.",
+        sentence,
+    )
+    names = "answer loss runs scaling step ranks staleness predictions rates method"
+    assert re.findall(r'<section[^>]* id="(\w+)"', page) == names.split()
+
+
+def test_the_page_is_small_enough(full: tuple[str, str, int]) -> None:
+    assert full[2] < 2_500_000
+
+
+def test_it_names_no_address_to_load_from(full: tuple[str, str, int]) -> None:
+    page = full[1]
+    assert not re.search(r'(?:src|href)\s*=\s*"|url\(|@import|https?://', page)
+    assert "Content-Security-Policy" in page
+
+
+def test_the_vendored_plotly_fits_plotly_py_and_brings_its_licence() -> None:
+    assets = files("distsim.report") / "assets"
+    vendored = re.search(r"v(\d+)\.[\d.]+", (assets / "plotly-cartesian.min.js").read_text(encoding="utf-8")[:200])
+    bundled = re.search(
+        r"v(\d+)\.[\d.]+", (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text("utf-8")[:200]
+    )
+    assert vendored is not None
+    assert bundled is not None
+    assert vendored[1] == bundled[1]
+    assert "Permission is hereby granted" in (assets / "plotly-LICENSE.txt").read_text(encoding="utf-8")
+
+
+def test_three_modeled_runs_name_no_winner_and_say_why(tmp_path: Path) -> None:
+    runs = [store(tmp_path / "runs", name, "modeled") for name in ("all_reduce", "sync_ps", "async_ps")]
+    sentence = write_report(runs, tmp_path / "page.html")
+    assert sentence.startswith(
+        "No winner: without validation losses there is only throughput, and that alone makes no winner; "
+        "highest: async_ps, "
+    )
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert re.findall(r'<section[^>]* id="(\w+)"', page) == ["answer", "runs", "step", "ranks", "staleness", "method"]
+
+
+def test_one_failed_run_is_a_row(tmp_path: Path) -> None:
+    runs = [store(tmp_path / "runs", "sync_ps", status="diverged")]
+    assert write_report(runs, tmp_path / "page.html").startswith("No winner: one strategy alone")
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "diverged (1 of 1): rank 2: loss is not finite at step 20" in page
+
+
+def test_no_runs_make_a_page_too(tmp_path: Path) -> None:
+    assert write_report([], tmp_path / "page.html") == "No winner: there are no runs."
+    assert "plotly" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_tuning_runs_take_no_part_in_the_comparison(tmp_path: Path) -> None:
+    runs = [store(tmp_path / "runs", "sync_ps", rate=rate, seed=100, label="tuning") for rate in (0.1, 0.2)]
+    runs += [store(tmp_path / "runs", "sync_ps")]
+    write_report(runs, tmp_path / "page.html")
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "on seeds of its own (100)" in page
+    assert page.count("<li>sync_ps <span") == 1  # the commands behind the rows of the comparison
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    runs = [store(tmp_path / "runs", name, repeat=i, workers=2) for i in range(2) for name in ("all_reduce", "async_ps")]
+    for run in runs:
+        run.config["strategy"]["name"] += HOSTILE  # type: ignore[index]
+        run.config["cluster"]["name"] += HOSTILE  # type: ignore[index]
+        run.summary["notes"].append(HOSTILE)
+        run.summary["host"] = HOSTILE  # type: ignore[index]
+        run.summary["message"] = HOSTILE  # type: ignore[index]
+    runs[0].summary["status"] = "failed"  # type: ignore[index]
+    write_report(runs, tmp_path / "page.html", title=HOSTILE)
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("<script") == page.count("</script>") == 3  # the data, plotly, the page's own
+    assert page.count("</style>") == 1
+    assert not re.search(r"<a\b", page)
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])  # type: ignore[index]
+    names = {trace["name"] for plot in data["plots"].values() for trace in plot["data"]}
+    assert all("<" not in name for name in names)  # plotly would read tags
+
+
+def test_elements_escape_what_is_not_markup() -> None:
+    assert element("p", "<b>", class_='"', hidden=True, id=None) == '<p class="&quot;" hidden>&lt;b&gt;</p>'
+    assert element("p", element("b", "a & b"), None) == "<p><b>a &amp; b</b></p>"
+    assert Html("<b>") + "<i>" == "<b>&lt;i&gt;"
+    assert element("td", data_sort=0) == '<td data-sort="0"></td>'
+
+
+def test_json_in_a_script_cannot_end_it() -> None:
+    assert "<" not in script_json({"x": "</script><!--"})
+    assert json.loads(script_json({"x": "</script>&"})) == {"x": "</script>&"}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        script_json(float("nan"))
+    assert plain("<a href='x'>&") == "&lt;a href='x'&gt;&amp;"
+
+
+def test_percents_add_up_to_a_hundred() -> None:
+    thirds = {"compute": 1 / 3, "communication": 1 / 3, "waiting": 1 / 3, "other": 0.0}
+    assert sorted(whole_percents(thirds).values()) == [0, 33, 33, 34]
+    assert whole_percents({"compute": 0.995, "communication": 0.005}) == {"compute": 100, "communication": 0}
+    assert sum(whole_percents({"a": 0.125, "b": 0.125, "c": 0.75}).values()) == 100
