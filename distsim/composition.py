@@ -1,8 +1,8 @@
 """From settings to a configuration: the groups of conf/ composed by Hydra, then every setting put in its place.
 
-The one place that knows Hydra's composition; cli.py adds its multirun. A setting is a dotted key and a plain value; a group
-is set by the name of a choice (`strategy=async_ps`). The command line reads settings by Hydra's own override grammar, Python
-gives them as they are, so both say the same by construction. Keys and values are checked afterwards, in
+The one place that knows Hydra's composition; cli.py adds its multirun. A setting is a dotted key and a plain value; a
+group is set by the name of a choice (`strategy=async_ps`). The command line reads settings by Hydra's own override grammar,
+Python gives them as they are, so both say the same by construction. Keys and values are checked afterwards, in
 distsim.configuration, which knows what they mean; here only what cannot be composed is refused.
 """
 
@@ -27,7 +27,7 @@ ASK_FROM = 1000
 RUN_SECONDS = 0.3
 """What a small modeled run takes, for the estimate."""
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parent
 _HYDRA_KEYS = ("hydra/launcher", "hydra.launcher.")
 """What may be set of Hydra itself: where jobs run, not where files go."""
 

@@ -25,9 +25,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         },
         "workload": {
             "digits_mlp": "distsim.workloads.digits_mlp:DigitsMLP",
+            "module": "distsim.workloads.user_module:UserModule",
         },
         "backend": {
-            "real": "distsim.backends.real:RealOptions",
+            "real": "distsim.backends.real.options:RealOptions",
             "modeled": "distsim.backends.simulated.fabric:SimulatedOptions",
             "cosimulated": "distsim.backends.simulated.fabric:SimulatedOptions",
         },

@@ -65,7 +65,7 @@ def runs_folder(reader: Reader, runs: Any) -> None:
     """Runs can be written there. Nothing is created."""
     if runs is FAILED:
         return
-    folder = Path(os.path.expanduser(runs))
+    folder = Path(runs).expanduser()
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     except OSError as error:
@@ -86,7 +86,7 @@ def warnings(
     if backend == "real" and ranks > cores():
         yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
     pieces, stages = getattr(strategy, "microbatches", None), cluster.workers
-    if isinstance(pieces, int) and 1 < stages and pieces < stages:
+    if isinstance(pieces, int) and stages > 1 and pieces < stages:
         bubble = (stages - 1) / (pieces + stages - 1)
         yield f"{pieces} micro-batches are fewer than {stages} stages: {bubble:.0%} of all time is bubble"
     for worker, factor in straggler.slow.items():

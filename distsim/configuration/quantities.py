@@ -243,7 +243,8 @@ def _plain(value: float) -> str:
 def _range(at_least: float, above: float, at_most: float, below: float) -> str:
     low = f"{_plain(at_least)} or more" if at_least > -math.inf else ""
     low = f"greater than {_plain(above)}" if above > -math.inf else low
-    if at_most < math.inf:
-        return f" from {_plain(at_least)} to {_plain(at_most)}" if at_least > -math.inf else f"{low}, at most {_plain(at_most)}"
-    high = f"less than {_plain(below)}" if below < math.inf else ""
+    if -math.inf < at_least and at_most < math.inf:
+        return f" from {_plain(at_least)} to {_plain(at_most)}"
+    high = f"at most {_plain(at_most)}" if at_most < math.inf else ""
+    high = f"less than {_plain(below)}" if below < math.inf else high
     return (f" {low}" if low else "") + (" and" if low and high else "") + (f" {high}" if high else "")

@@ -100,7 +100,7 @@ def kinds_of(cls: type[Any]) -> dict[str, Kind]:
 def _kind(name: str, hint: Any, limits: Mapping[str, Any]) -> Kind:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType) and type(None) in arguments:
-        return quantities.optional(_kind(name, Union[tuple(a for a in arguments if a is not type(None))], limits))
+        return quantities.optional(_kind(name, next(a for a in arguments if a is not type(None)), limits))
     if origin is Literal:
         return quantities.choice(*map(str, arguments))
     if origin is tuple:

@@ -1,13 +1,12 @@
 """One run's configuration, from what was written to what is meant.
 
-`resolve` takes a plain nested dict (composed by Hydra or written by hand) and gives the objects of the run with its resolved
-configuration: every key present, every value checked, quantities spelled in one way, so that equal runs have equal
+`resolve` takes a plain nested dict, composed by Hydra or written by hand, and gives the objects of the run with its
+resolved configuration: every key present, every value checked, quantities spelled in one way, so that equal runs have equal
 configurations. Resolving a resolved configuration changes nothing. All problems are found in one go; nothing is written.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -16,7 +15,7 @@ from typing import Any
 
 from distsim import registry
 from distsim.configuration import checks, quantities
-from distsim.configuration.reader import FAILED, Reader
+from distsim.configuration.reader import Reader
 from distsim.configuration.sections import (
     GROUPS,
     OPTIMIZER,
@@ -27,8 +26,7 @@ from distsim.configuration.sections import (
     read_cluster,
     read_straggler,
 )
-from distsim.interface import SGD, Budget, Model, Problem, Straggler, Strategy
-
+from distsim.interface import SGD, BadInput, Budget, Model, Problem, Straggler, Strategy
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         problems = list(workload.problems())
         reader.problems += problems
         workload = None if problems else workload
-    model = workload.model() if workload is not None else None
+    model = _described(reader, workload)
     backend = str(reader.section("backend").get("name"))
     checks.runs_folder(reader, run["runs"])
     if strategy and model and cluster and budget:
@@ -82,7 +80,11 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     parts = (strategy, options, workload, model, cluster, straggler, optimizer, budget)
     if reader.problems or any(part is None for part in parts):
         return None, reader.problems
-    assert strategy and workload and model and cluster and straggler and optimizer and budget and samples is not FAILED
+    assert cluster is not None
+    assert model is not None
+    assert straggler is not None
+    assert optimizer is not None
+    assert budget is not None
     config = {
         "strategy": _plain(reader, "strategy", strategy),
         "backend": _plain(reader, "backend", options),
@@ -107,7 +109,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         budget=budget,
         evaluation_samples=samples,
         seed=run_seed(run["seed"], run["repeat"]),
-        runs=Path(os.path.expanduser(run["runs"])),
+        runs=Path(run["runs"]).expanduser(),
         warnings=tuple(checks.warnings(strategy, backend, model, cluster, straggler)),
     )
     return resolved, []
@@ -120,6 +122,22 @@ _TOP = (*GROUPS, "optimizer", "budget", "evaluation", *RUN)
 def run_seed(seed: int, repeat: int) -> int:
     """The one seed that a run's weights, data and stragglers are keyed by."""
     return int.from_bytes(blake2b(repr((seed, repeat)).encode(), digest_size=6).digest(), "little")
+
+
+def _described(reader: Reader, workload: Any) -> Model | None:
+    """The description of the workload's model; for a user's own, what their code returned."""
+    if workload is None:
+        return None
+    try:
+        model: Model = workload.model()
+    except BadInput as error:
+        reader.problems += error.problems
+    except Exception as error:  # theirs: it is named, not traced
+        module = getattr(workload, "module", workload.name)
+        reader.refuse("workload.module", module, f"cannot be built: {type(error).__name__}: {error}")
+    else:
+        return model
+    return None
 
 
 def _component(reader: Reader, kind: registry.Kind) -> Any:

@@ -1,8 +1,8 @@
 """The sections of a configuration that are not a component's own: cluster, budget, and what is known of them.
 
 `cluster.network` says how ranks are joined: `loopback`, all on one host, whose cores and messages a profile describes; or
-`switch`, a host each, with a link of `bandwidth` and `latency`. `cluster.device` says what computes: `profile`, as measured;
-or `roofline`, by `flops` and `memory_bandwidth`.
+`switch`, a host each, with a link of `bandwidth` and `latency`. `cluster.device` says what computes: `profile`, as
+measured; or `roofline`, by `flops` and `memory_bandwidth`.
 """
 
 from __future__ import annotations

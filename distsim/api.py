@@ -1,0 +1,82 @@
+"""distsim from Python, equal to the command line: the same settings, the same checks, the same folder of runs.
+
+result = distsim.run("async_ps", backend="modeled", cluster="local4", **{"budget.updates": 200})
+table = distsim.sweep({"strategy": ["all_reduce", "sync_ps"], "backend": "modeled", "repeat": [0, 1, 2]})
+result = distsim.load("runs/async_ps-modeled-0123456789ab")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distsim import composition, execution
+from distsim.composition import Setting
+from distsim.execution import Prepared
+from distsim.interface import BadInput, Problem
+from distsim.results import store
+from distsim.results.store import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Result", "load", "prepare", "prepare_all", "run", "sweep"]
+
+
+def run(strategy: str | None = None, **settings: Any) -> Result:
+    """Run one configuration, or give the stored run if it is finished.
+
+    `settings` are those of the command line: `backend="modeled"`, `**{"budget.updates": 200}`. Raises `BadInput` with every
+    problem before anything runs; a run that goes wrong is a result with a status.
+    """
+    chosen = {} if strategy is None else {"strategy": strategy}
+    return execution.run(prepare([*chosen.items(), *settings.items()]))
+
+
+def sweep(grid: Mapping[str, Any], yes: bool = False) -> DataFrame:
+    """Run every combination of a grid, one after the other; one row each, failed ones too.
+
+    A list is swept over, anything else is the same for all. Raises `BadInput`, before anything runs, with every problem of
+    every combination; `yes` allows more than 1,000 runs.
+    """
+    from distsim.results.table import table
+
+    prepared = prepare_all(composition.expand_grid(grid, yes))
+    return table([execution.run(each) for each in prepared])
+
+
+def load(folder: Path | str) -> Result:
+    """The stored run in `folder`. Raises `BadInput` if there is none."""
+    return store.load(folder)
+
+
+def prepare(settings: Iterable[Setting], problems: Iterable[Problem] = ()) -> Prepared:
+    """The run that `settings` describe. Raises `BadInput` with what is wrong with it, `problems` included."""
+    values, bad_choices = composition.compose(settings)
+    prepared, bad_values = execution.prepare(values)
+    found = [*problems, *bad_choices, *bad_values]
+    if found or prepared is None:
+        raise BadInput(found)
+    return prepared
+
+
+def prepare_all(runs: Iterable[Iterable[Setting]]) -> list[Prepared]:
+    """Every run of a sweep. Raises `BadInput` with what is wrong with any of them, each problem once."""
+    problems: dict[str, Problem] = {}
+    prepared: dict[str, Prepared] = {}
+    for settings in runs:
+        settings = list(settings)
+        try:
+            one = prepare(settings)
+        except BadInput as error:
+            problems |= {str(problem): problem for problem in error.problems}
+            continue
+        if one.name in prepared:
+            shown = " ".join(f"{key}={value}" for key, value in settings)
+            again = Problem("-m", shown, "every run once: this one is in the sweep twice", "remove one of the equal values")
+            problems[str(again)] = again
+        prepared[one.name] = one
+    if problems:
+        raise BadInput(problems.values())
+    return list(prepared.values())

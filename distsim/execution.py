@@ -1,0 +1,244 @@
+"""One run, from its configuration to its folder.
+
+`prepare` finds everything that is wrong before anything runs, reading what the run depends on (profile, data, source) for
+its name; `execute` runs it, or gives the stored run where there is one. What a run needs is imported when it is needed: a
+modeled run imports neither torch nor numpy, and no table.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from distsim.configuration import Resolved, resolve
+from distsim.interface import (
+    BadInput,
+    Cluster,
+    Device,
+    Job,
+    Loopback,
+    Numerics,
+    Outcome,
+    Problem,
+    Region,
+    Roofline,
+    Snapshot,
+    Switch,
+)
+from distsim.results import identity, store
+from distsim.results.store import Draft, Result
+from distsim.results.summary import Curve, metrics, summarize
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start."""
+
+    resolved: Resolved
+    job: Job
+    name: str
+    notes: tuple[str, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return self.resolved.config
+
+
+def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
+    """The run that a configuration describes, or None and everything that is wrong with it. Writes nothing."""
+    resolved, problems = resolve(values)
+    if resolved is None:
+        return None, problems
+    problems += store.check(resolved.runs)
+    inputs = {"source": identity.source(), "strategy": identity.foreign_source(resolved.strategy)}
+    notes = list(resolved.warnings)
+    cluster = None
+    try:
+        inputs["data"] = resolved.workload.fingerprint()
+    except BadInput as error:
+        problems += error.problems
+    try:
+        cluster, inputs["profile"], note = _cluster(resolved)
+        notes += [note] if note else []
+    except BadInput as error:
+        problems += error.problems
+    if resolved.backend == "real":
+        from distsim.backends.real.options import problems as real_problems
+
+        problems += real_problems(resolved.options)
+        inputs["host"] = identity.host()
+    if problems or cluster is None:
+        return None, problems
+    job = _job(resolved, cluster)
+    return Prepared(resolved, job, identity.run_name(resolved.config, inputs), tuple(notes)), []
+
+
+def execute(config: Mapping[str, Any]) -> Result:
+    """Run a configuration and store the run; a finished one is not run again. Raises `BadInput` with every problem."""
+    prepared, problems = prepare(config)
+    if prepared is None:
+        raise BadInput(problems)
+    return run(prepared)
+
+
+def run(prepared: Prepared) -> Result:
+    """Run and store what was prepared, whatever becomes of it; the stored run if it is finished."""
+    with store.claim(prepared.resolved.runs, prepared.name, prepared.config) as claimed:
+        return claimed if isinstance(claimed, Result) else _run(prepared, claimed)
+
+
+def _run(prepared: Prepared, draft: Draft) -> Result:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    outcome = _backend(prepared, draft.folder)
+    notes = [*prepared.notes, *outcome.notes]
+    wall = time.perf_counter() - clock
+    try:
+        curve = _curve(prepared, outcome.snapshots)
+    except Exception as error:  # the run itself went well: its times count
+        curve = []
+        notes.append(f"not evaluated: {type(error).__name__}: {error}")
+    row = {
+        "config": prepared.config,
+        **summarize(prepared.job, outcome, curve),
+        "notes": list(dict.fromkeys(notes)),
+        "versions": identity.versions(),
+        "host": identity.host(),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": wall,
+    }
+    return draft.commit(row, metrics(outcome, curve), outcome.traces)
+
+
+def _backend(prepared: Prepared, folder: Path) -> Outcome:
+    """Hand the job to its backend; whatever it raises becomes a failed outcome."""
+    options = prepared.resolved.options
+    try:
+        if prepared.resolved.backend == "real":
+            from distsim.backends.real import launch
+
+            return launch(prepared.job, options, folder / "logs")
+        from distsim.backends.simulated import simulate
+
+        with _one_thread(prepared.resolved.backend):
+            return simulate(prepared.job, options)
+    except Exception as error:  # a failure is a row
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return Outcome("failed", f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})", 0.0)
+
+
+def _one_thread(backend: str) -> AbstractContextManager[None]:
+    """What computes in this process computes with one thread."""
+    if backend == "modeled":
+        return nullcontext()
+    from distsim.numerics.tensors import one_thread
+
+    return one_thread()
+
+
+def _job(resolved: Resolved, cluster: Cluster) -> Job:
+    has_values = resolved.backend != "modeled"
+    return Job(
+        strategy=resolved.strategy,
+        model=resolved.model,
+        cluster=cluster,
+        budget=resolved.budget,
+        numerics=_numerics(resolved, cluster),
+        straggler=resolved.straggler,
+        seed=resolved.seed,
+        samples_between_snapshots=resolved.evaluation_samples if has_values else 0,
+    )
+
+
+def _numerics(resolved: Resolved, cluster: Cluster) -> Callable[[int], Numerics[Any]]:
+    workers = cluster.workers
+    if resolved.backend == "modeled":
+        from distsim.numerics.sizes import SizesFactory
+
+        return SizesFactory(resolved.model, workers)
+    device = "cpu"
+    if resolved.backend == "real":
+        from distsim.backends.real.options import device_of
+
+        device = device_of(resolved.options, cluster.world_size)
+    from distsim.numerics.tensors import TensorsFactory
+
+    return TensorsFactory(resolved.workload, workers, resolved.optimizer, resolved.seed, device)
+
+
+def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
+    """The cluster, the hash of the profile it stands on, and a note of where that comes from."""
+    section = resolved.cluster
+    fingerprint = note = ""
+    device: Device
+    network: Switch | Loopback
+    if section.device == "profile" or section.network == "loopback":
+        from distsim.calibration.profile import DEFAULT
+
+        path = DEFAULT if section.profile == "auto" else Path(section.profile)
+        profile, note, fingerprint = _profile(path, section.profile == "auto", _age(path))
+    if section.device == "profile":
+        device = profile.device()
+    else:
+        device = Roofline(section.flops or 0.0, section.memory_bandwidth or 0.0, section.overhead or 0.0)
+    if section.network == "loopback":
+        network = profile.loopback()
+    else:
+        network = Switch(section.bandwidth or 0.0, section.latency or 0.0)
+    return Cluster(section.workers, resolved.strategy.servers, device, network), fingerprint, note
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@cache
+def _profile(path: Path, default: bool, age: int) -> tuple[Any, str, str]:
+    """A profile, a note and its hash; `age` tells a file from what it was before."""
+    from distsim.calibration.profile import Profile, current
+
+    profile, note = current(path) if default else (Profile.load(path), f"costs of {path}")
+    return profile, note, profile.fingerprint()
+
+
+def _curve(prepared: Prepared, snapshots: Iterable[Snapshot]) -> Curve:
+    """The evaluated snapshots, the initial model first. The model of an update is the union of what was published for it,
+    and the mean where regions overlap; snapshots that lack a block are left out."""
+    resolved = prepared.resolved
+    if resolved.backend == "modeled" or not resolved.evaluation_samples:
+        return []
+    with _one_thread(resolved.backend):
+        return _evaluated(resolved, snapshots)
+
+
+def _evaluated(resolved: Resolved, snapshots: Iterable[Snapshot]) -> Curve:
+    from distsim.numerics.tensors import TensorsFactory
+
+    blocks = range(len(resolved.model.blocks))
+    task = resolved.workload.task(resolved.seed)
+    initial = TensorsFactory(resolved.workload, 1, resolved.optimizer, resolved.seed)(0)
+    first = Snapshot(0, 0, 0.0, {block: initial.read(Region((block,))) for block in blocks})
+    by_update: dict[int, list[Snapshot]] = {0: [first]}
+    for snapshot in snapshots:
+        by_update.setdefault(snapshot.number, []).append(snapshot)
+    curve: Curve = []
+    for number, published in sorted(by_update.items()):
+        values = {block: [s.values[block] for s in published if block in s.values] for block in blocks}
+        if not all(values.values()):
+            continue
+        loss, accuracy = task.evaluate(
+            {block: sum(several[1:], several[0]) / len(several) for block, several in values.items()}
+        )
+        if isfinite(loss):
+            seconds = max(snapshot.time for snapshot in published)
+            samples = published[0].samples
+            curve.append({"update": number, "samples": samples, "seconds": seconds, "loss": loss, "accuracy": accuracy})
+    return curve

@@ -1,0 +1,67 @@
+"""What a run is named by: everything that its result depends on, and nothing else.
+
+Two runs of one name would give the same records (real ones: on the same machine). The folder of runs is no part of it; the
+label is, so that one configuration can be run twice on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = Path(__file__).parent.parent
+_READERS = ("report",)
+"""Parts of the package that only read runs."""
+
+
+def run_name(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """`strategy-backend-hash` of a resolved configuration and the hashes of what it reads."""
+    chosen = {key: value for key, value in config.items() if key != "runs"}
+    text = json.dumps({"config": chosen, "inputs": dict(inputs)}, sort_keys=True, allow_nan=False)
+    return f"{config['strategy']['name']}-{config['backend']['name']}-{sha256(text.encode()).hexdigest()[:12]}"
+
+
+@cache
+def source() -> str:
+    """A hash of the package's source: runs of another version are other runs."""
+    digest = sha256()
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        path = file.relative_to(_PACKAGE)
+        if path.parts[0] not in _READERS:
+            digest.update(f"{path.as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def foreign_source(component: object) -> str:
+    """A hash of the file that defines a component of another package; empty for our own."""
+    name = type(component).__module__
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if name.partition(".")[0] == "distsim" or file is None:
+        return ""
+    return sha256(Path(file).read_bytes()).hexdigest()
+
+
+def host() -> str:
+    """This machine, as far as times measured on it depend on it."""
+    return f"{platform.node()} {platform.machine()} {os.cpu_count()}"
+
+
+def versions(packages: tuple[str, ...] = ("simpy", "torch")) -> dict[str, str]:
+    """Versions of Python, distsim and what it computes with."""
+    from distsim import __version__
+
+    found = {"python": platform.python_version(), "distsim": __version__}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,75 @@
+"""The row and the metrics of a run, from what its backend gave back.
+
+seconds, updates, samples    until the last update, on the run's clock
+curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null where unknown)
+staleness                    of the gradients that were applied; null where no gradient travelled
+breakdown                    the workers' mean fractions of time, see `distsim.results.breakdown`
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distsim.interface import Job, Outcome, Trace
+from distsim.results.breakdown import breakdown
+
+Curve = list[dict[str, float | None]]
+
+
+def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
+    """The numbers of a run's row."""
+    updates = max((trace.updates[-1].number for trace in outcome.traces if trace.updates), default=0)
+    a_step = (job.strategy.gradients_an_update or job.cluster.workers) * job.model.batch
+    seconds = outcome.seconds
+    timed = updates > 0 and seconds > 0.0
+    complete = len(outcome.traces) == job.cluster.world_size and outcome.status == "done"
+    return {
+        "status": outcome.status,
+        "message": outcome.message,
+        "workers": job.cluster.workers,
+        "servers": job.cluster.servers,
+        "world_size": job.cluster.world_size,
+        "seconds": seconds,
+        "updates": updates,
+        "samples": updates * a_step,
+        "seconds_per_update": seconds / updates if timed else None,
+        "samples_per_second": updates * a_step / seconds if timed else None,
+        "staleness": _staleness(outcome.traces),
+        "breakdown": breakdown(outcome.traces, job.cluster.workers, seconds) if complete else None,
+        "curve": curve,
+        "final_loss": curve[-1]["loss"] if curve else None,
+        "final_accuracy": curve[-1]["accuracy"] if curve else None,
+    }
+
+
+def metrics(outcome: Outcome, curve: Curve) -> dict[str, Any]:
+    """What changes over a run: [number, samples, seconds] of updates, [step, part, parts, loss, seconds] of training losses
+    as they were met, [server, worker, version, staleness, applied, seconds] of gradients in order of their decision."""
+    ends: dict[int, tuple[int, float]] = {}
+    for trace in outcome.traces:
+        for update in trace.updates:  # complete when the last rank that counts it is
+            known = ends.get(update.number)
+            if known is None or update.time > known[1]:
+                ends[update.number] = (update.samples, update.time)
+    losses = [list(loss) for trace in outcome.traces for loss in trace.losses]
+    arrivals = [[trace.rank, *arrival] for trace in outcome.traces for arrival in trace.arrivals]
+    return {
+        "updates": [[number, *ends[number]] for number in sorted(ends)],
+        "losses": sorted(losses, key=lambda loss: (loss[4], loss[0], loss[1])),
+        "arrivals": arrivals,
+        "curve": curve,
+    }
+
+
+def _staleness(traces: Sequence[Trace]) -> Mapping[str, Any] | None:
+    counts = Counter(arrival.staleness for trace in traces for arrival in trace.arrivals if arrival.applied)
+    total = counts.total()
+    if not total:
+        return None
+    return {
+        "mean": sum(value * count for value, count in counts.items()) / total,
+        "max": max(counts),
+        "histogram": {str(value): counts[value] for value in sorted(counts)},
+    }
