@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 _HEAD = struct.Struct("<Qdd16s")  # operations completed, time of the last, slowest, phase
-_FLOW = struct.Struct("<cd191s")  # state, since, what
+_FLOW = struct.Struct("<cdq96s175s")  # state, since, number of the collective, peers, what
 _FLOWS = 8
 _PART = _HEAD.size + _FLOWS * _FLOW.size
 
 NOTHING, RUNS, WAITS, COMPUTES, IDLES = b"\0", b"r", b"w", b"c", b"i"
-VERBS = {RUNS: "runs its own code after", WAITS: "waits for", COMPUTES: "computes", IDLES: "is slowed down in"}
+_VERBS = {
+    RUNS: ("runs its own code after", "ran its own code after"),
+    WAITS: ("waits for", "waited for"),
+    COMPUTES: ("computes", "computed"),
+    IDLES: ("is slowed down in", "was slowed down in"),
+}
 
 
 class Flow(NamedTuple):
@@ -29,12 +34,16 @@ class Flow(NamedTuple):
 
     state: bytes
     since: float
+    number: int
+    """Of the collective in its group; -1 for anything else."""
+    peers: tuple[int, ...]
+    """The rank at the other end of a message (none if it is any), or the collective's group."""
     what: str
 
-    def __str__(self) -> str:
-        if self.state == RUNS and not self.what:
-            return "runs its own code"
-        return f"{VERBS[self.state]} {self.what}"
+    def says(self, past: bool = False) -> str:
+        """The state and the operation in words."""
+        verb = _VERBS[self.state][past]
+        return f"{verb} {self.what}" if self.what else verb.removesuffix(" after")
 
 
 class Part(NamedTuple):
@@ -48,10 +57,10 @@ class Part(NamedTuple):
 
     @property
     def doing(self) -> str:
-        """The phase and, in the run, every flow's operation."""
+        """The phase and, in the run, what every flow was in: the end of a sentence about what happened to the rank."""
         if self.phase != "run" or not self.flows:
             return f"in its phase {self.phase!r}"
-        return "; ".join(map(str, self.flows))
+        return "while it " + " and ".join(flow.says(past=True) for flow in self.flows)
 
 
 class Board:
@@ -68,9 +77,10 @@ class Board:
         completed, progressed, slowest, phase = _HEAD.unpack_from(self._map, start)
         flows = []
         for i in range(_FLOWS):
-            state, since, what = _FLOW.unpack_from(self._map, start + _HEAD.size + i * _FLOW.size)
-            if state in VERBS:
-                flows.append(Flow(state, since, _text(what)))
+            state, since, number, peers, what = _FLOW.unpack_from(self._map, start + _HEAD.size + i * _FLOW.size)
+            if state in _VERBS:
+                ranks = tuple(int(peer) for peer in _text(peers).split(",")[:-1])
+                flows.append(Flow(state, since, number, ranks, _text(what)))
         return Part(completed, progressed, slowest, _text(phase) or "start", flows)
 
     def close(self) -> None:
@@ -103,11 +113,12 @@ class Desk:
         self._phase = name.encode()
         self._progress(0.0)
 
-    def enter(self, state: bytes, what: str) -> None:
+    def enter(self, state: bytes, what: str, peers: tuple[int, ...] = (), number: int = -1) -> None:
         """This flow is in operation `what` from now on."""
         place = getattr(self._local, "place", None)
         if place is not None:
-            _FLOW.pack_into(self._map, place, state, time.monotonic(), what.encode()[:191])
+            ranks = "".join(f"{peer}," for peer in peers).encode()
+            _FLOW.pack_into(self._map, place, state, time.monotonic(), number, ranks, what.encode())
 
     def leave(self, seconds: float) -> None:
         """This flow's operation is over; it took so long."""

@@ -1,19 +1,14 @@
 """Collectives on gloo (NCCL where every rank has its own GPU), in call order per group.
 
 A group is made at its first collective, by a thread: making it waits for all its members, and a call must not. Until then
-its collectives queue. What every member calls is written to a ledger that all of them map, so that whoever comes last
-sees a different kind or size and raises, instead of hanging (kinds) or being aborted by gloo (sizes).
+its collectives queue. Different kinds or sizes within a group are found by the group's ledger.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -22,56 +17,11 @@ import torch.distributed as dist
 from distsim.backends.real.board import Desk
 from distsim.backends.real.gloo import Request, checked
 from distsim.backends.real.handle import PeerLost, Pending, Ready, named
+from distsim.backends.real.ledger import Ledger
 from distsim.interface import Collective, Handle, StrategyError
 
 FOREVER = timedelta(days=7)
 """Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
-
-_ENTRY = struct.Struct("<q16sqq")  # sequence + 1, dtype, scalars, kind and reduction and root
-_KINDS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
-_OPS = ("", "mean", "sum")
-_DEPTH = 256  # collectives that a member may be ahead of another and still be compared
-
-
-class Ledger:
-    """What each member of a group has called last."""
-
-    def __init__(self, folder: Path, ranks: Sequence[int], rank: int) -> None:
-        name = blake2b(repr(tuple(ranks)).encode(), digest_size=12).hexdigest()
-        self._ranks = ranks
-        self._mine = ranks.index(rank)
-        self._called = 0
-        descriptor = os.open(folder / f"group-{name}", os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(descriptor, len(ranks) * _DEPTH * _ENTRY.size)
-        self._map = mmap.mmap(descriptor, 0)
-        os.close(descriptor)
-
-    def check(self, collective: Collective, x: torch.Tensor) -> None:
-        """Write down this rank's next collective. Raises `StrategyError` if another member's is different."""
-        number = self._called
-        self._called += 1
-        code = _KINDS.index(collective.kind) + 4 * _OPS.index(collective.op) + 16 * collective.root
-        call = (str(x.dtype)[6:].encode(), x.numel(), code)
-        place = self._place(self._mine, number)
-        _ENTRY.pack_into(self._map, place, 0, *call)
-        struct.pack_into("<q", self._map, place, number + 1)
-        for position, other in enumerate(self._ranks):
-            sequence, dtype, scalars, theirs = _ENTRY.unpack_from(self._map, self._place(position, number))
-            found = (dtype.rstrip(b"\0"), scalars, theirs)
-            if sequence == number + 1 and found != call:
-                raise StrategyError(
-                    f"collective {number} of ranks {','.join(map(str, self._ranks))} must be the same on all of them, but "
-                    f"rank {self._ranks[self._mine]} calls {_words(*call)} and rank {other} called {_words(*found)}"
-                )
-
-    def _place(self, position: int, number: int) -> int:
-        return (position * _DEPTH + number % _DEPTH) * _ENTRY.size
-
-
-def _words(dtype: bytes, scalars: int, code: int) -> str:
-    kind, op, root = _KINDS[code % 4], _OPS[code // 4 % 4], code // 16
-    how = f" from position {root}" if kind == "broadcast" else f" ({op})" if op else ""
-    return f"{kind}{how} of {scalars} {dtype.decode()}"
 
 
 class Post:
@@ -163,7 +113,7 @@ class Collectives:
         group = self._groups.get(ascending)
         if group is None:
             group = self._groups[ascending] = Group(self._folder, ascending, self._rank, self._world_size)
-        group.ledger.check(collective, payload)
+        number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach() if self._nccl else payload.detach().cpu()
         x = x.contiguous().clone() if collective.kind != "all_gather" else x.contiguous()
         out = torch.empty((len(ranks), *x.shape), dtype=x.dtype, device=x.device) if collective.kind == "all_gather" else x
@@ -189,7 +139,7 @@ class Collectives:
             return result
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
-        return Pending(named(name), self._desk, finish)
+        return Pending(named(name), self._desk, finish, ascending, number)
 
 
 def _result(collective: Collective, out: torch.Tensor, members: int, position: int) -> torch.Tensor:

@@ -30,17 +30,19 @@ _LARGEST_CREDIT = 0.1  # seconds; a rank that was suspended for longer does not 
 class Sleeper:
     """Sleeps what is owed, and remembers what it slept too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic) -> None:
         self._owed = 0.0
+        self._sleep = sleep
+        self._clock = clock
 
     def owe(self, seconds: float) -> None:
         """Add to what is owed and sleep it off, unless it is too short to sleep."""
         self._owed += seconds
         if self._owed < _SHORTEST:
             return
-        begun = time.monotonic()
-        time.sleep(self._owed)
-        self._owed = max(self._owed - (time.monotonic() - begun), -_LARGEST_CREDIT)
+        begun = self._clock()
+        self._sleep(self._owed)
+        self._owed = max(self._owed - (self._clock() - begun), -_LARGEST_CREDIT)
 
 
 class Real:

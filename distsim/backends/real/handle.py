@@ -50,10 +50,12 @@ class Ready(Generic[R]):
 class Pending(Generic[R]):
     """An operation under way. `finish` waits for it and gives its result; it runs once, on whichever flow comes first."""
 
-    __slots__ = ("_desk", "_error", "_finish", "_lock", "_over", "_value", "_watched", "begun", "ended", "what")
-
-    def __init__(self, what: str, desk: Desk, finish: Callable[[], R]) -> None:
+    def __init__(
+        self, what: str, desk: Desk, finish: Callable[[], R], peers: tuple[int, ...] = (), number: int = -1
+    ) -> None:
         self.what = what
+        self.peers = peers
+        self.number = number
         self.begun = self.ended = desk.now()
         self._desk = desk
         self._finish: Callable[[], R] | None = finish
@@ -66,7 +68,7 @@ class Pending(Generic[R]):
     def __await__(self) -> Generator[Any, Any, R]:
         if not self._over.is_set():
             begun = self._desk.now()
-            self._desk.enter(WAITS, self.what)
+            self._desk.enter(WAITS, self.what, self.peers, self.number)
             self.complete()
             self._desk.leave(self._desk.now() - begun)
         if self._error is not None:

@@ -24,7 +24,7 @@ from distsim.backends.real.process import Order, board_of, enter
 from distsim.backends.real.watch import End, Watch
 from distsim.interface import BadInput, Job, Outcome, Problem
 
-_PRELOAD = ["torch", "torch.distributed", "distsim.backends.real.rank"]
+_PRELOAD = ["torch", "torch.distributed", "torch.fx.experimental.symbolic_shapes", "distsim.backends.real.rank"]
 
 
 def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
@@ -51,7 +51,7 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
                     process, connection = _start(order)
                     processes.append(process)
                     reports.append(connection)
-            end = Watch(processes, reports, board, options, [order.log for order in orders]).run()
+            end = Watch(processes, reports, board, options, [order.log for order in orders], private).run()
         finally:
             _end(processes, reports)
             board.close()

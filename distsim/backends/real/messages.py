@@ -126,8 +126,6 @@ class Channel:
 class Receive(Pending[Message[torch.Tensor]]):
     """A receive under way: it completes in its channel's order."""
 
-    __slots__ = ("_channel",)
-
     def __init__(self, desk: Desk, channel: Channel, device: str) -> None:
         peer = "any rank" if channel.source is None else f"rank {channel.source}"
         header = bytearray(_HEADER.size)
@@ -136,7 +134,8 @@ class Receive(Pending[Message[torch.Tensor]]):
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
         what = named(f"receive {channel.tag!r} from {peer}")
-        super().__init__(what, desk, lambda: _read(channel, header, request, device))
+        peers = () if channel.source is None else (channel.source,)
+        super().__init__(what, desk, lambda: _read(channel, header, request, device), peers)
         self._channel = channel
         channel.add(self)
 
@@ -185,7 +184,7 @@ class Messages:
             except RuntimeError as error:
                 raise PeerLost(str(error)) from error
 
-        return Pending(named(f"send {tag!r} to rank {to}"), self._desk, finish)
+        return Pending(named(f"send {tag!r} to rank {to}"), self._desk, finish, (to,))
 
     def receive(self, source: int | None, tag: str) -> Receive:
         """Post a receive from `source`, or from any rank."""

@@ -31,6 +31,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     job: Job = pickle.loads(order.job)
     fabric = Real(order.rank, job, desk, order.device, raised)
     state = job.rank(order.rank, fabric)
+    _warm_up()
     desk.phase("rendezvous")
     _meet(order, desk, fabric)
     desk.phase("run")
@@ -39,6 +40,14 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     snapshots = [s._replace(values={b: _on_cpu(x) for b, x in s.values.items()}) for s in state.snapshots]
     weights = {b: _on_cpu(state.numerics.read(Region((b,)))) for b in state.placed}
     torch.save((state.trace, snapshots, weights), order.results)
+
+
+def _warm_up() -> None:
+    """Do once what torch does lazily (imports of a second, thread pools), so that it is not on the run's clock."""
+    layer = torch.nn.Linear(2, 2)
+    y = layer(torch.ones(2, 2))
+    torch.autograd.grad(y, list(layer.parameters()), torch.ones_like(y))
+    torch.nn.functional.cross_entropy(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))
 
 
 def _meet(order: Order, desk: Desk, fabric: Real) -> None:

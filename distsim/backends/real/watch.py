@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Part
+from distsim.backends.real.deadlock import describe
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.process import Report
 
@@ -54,12 +55,14 @@ class Watch:
         board: Board,
         options: RealOptions,
         logs: Sequence[Path],
+        private: Path,
     ) -> None:
         self._processes = processes
         self._connections = {connection: rank for rank, connection in enumerate(reports)}
         self._board = board
         self._options = options
         self._logs = logs
+        self._private = private
         self._reports: dict[int, Report] = {}
         self._dead: dict[int, int] = {}
         self._lost_since: float | None = None
@@ -124,11 +127,11 @@ class Watch:
 
     def _raised(self, rank: int, report: Report) -> str:
         part = self._board.read(rank)
-        return f"rank {rank} failed, {part.doing}: {report.message}\n{report.traceback.rstrip()}"
+        return f"rank {rank} failed {part.doing}: {report.message}\n{report.traceback.rstrip()}"
 
     def _died(self, rank: int, code: int) -> str:
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended by itself with exit code {code}"
-        text = f"rank {rank} {how}, {self._board.read(rank).doing}; its log is {self._logs[rank]}"
+        text = f"rank {rank} {how} {self._board.read(rank).doing}; its log is {self._logs[rank]}"
         tail = _tail(self._logs[rank])
         return f"{text}\n{tail}" if tail and code != -signal.SIGKILL else text
 
@@ -146,14 +149,14 @@ class Watch:
             state, cpu = _process_state(self._processes[rank].pid or 0)
             if state == "T":
                 if now - self._stopped_since.setdefault(rank, now) >= _STOPPED:
-                    return End("failed", f"rank {rank} was stopped (SIGSTOP), {part.doing}; its log is {self._logs[rank]}")
+                    return End("failed", f"rank {rank} was stopped (SIGSTOP) {part.doing}; its log is {self._logs[rank]}")
             else:
                 self._stopped_since.pop(rank, None)
             busy = busy or self._is_busy(part, cpu != self._cpu.get(rank), now)
             self._cpu[rank] = cpu
         limit = self._options.limit_seconds
         if limit is not None and now - self._began > limit:
-            return End("timed out", f"the run did not end within {limit:g} s:\n{_describe(parts, now)}")
+            return End("timed out", f"the run did not end within {limit:g} s:\n{describe(parts, self._private, now)}")
         return self._hung(parts, busy, now)
 
     def _is_busy(self, part: Part, used_cpu: bool, now: float) -> bool:
@@ -176,7 +179,8 @@ class Watch:
         waiting = all(part.phase == "done" or all(f.state == WAITS for f in part.flows) for part in parts)
         stacks = "" if waiting else self._stacks(parts)
         what = "deadlock" if waiting else "hung"
-        return End("deadlocked", f"{what}: nothing completed for {quiet:.1f} s:\n{_describe(parts, now)}{stacks}")
+        text = describe(parts, self._private, now)
+        return End("deadlocked", f"{what}: nothing completed for {quiet:.1f} s:\n{text}{stacks}")
 
     def _stacks(self, parts: Sequence[Part]) -> str:
         """Where the ranks are that wait for nobody, from their fault handlers."""
@@ -187,19 +191,6 @@ class Watch:
                 time.sleep(0.2)
                 text += f"\nrank {rank}:\n{_tail(self._logs[rank])}"
         return text
-
-
-def _describe(parts: Sequence[Part], now: float) -> str:
-    """What every rank is in, and for how long."""
-    lines = []
-    for rank, part in enumerate(parts):
-        if part.phase == "done":
-            lines.append(f"  rank {rank} has ended")
-        elif part.phase != "run":
-            lines.append(f"  rank {rank} is in its phase {part.phase!r}")
-        else:
-            lines += [f"  rank {rank} {flow} for {now - flow.since:.1f} s" for flow in part.flows]
-    return "\n".join(lines)
 
 
 def _process_state(pid: int) -> tuple[str, int]:

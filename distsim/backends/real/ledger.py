@@ -1,0 +1,73 @@
+"""The ledger of a group: what each of its members has called last, in a file that all of them map.
+
+Whoever comes last to a collective sees what the others have called and raises if it is different, at no cost to the
+transport; otherwise different kinds would hang, and different sizes be aborted by gloo.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from distsim.interface import Collective, StrategyError
+
+_ENTRY = struct.Struct("<q16sqq")  # number + 1, dtype, scalars, kind and reduction and root
+_KINDS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+_OPS = ("", "mean", "sum")
+_DEPTH = 256  # collectives that a member may be ahead of another and still be compared
+
+
+class Ledger:
+    """What each member of a group has called last."""
+
+    def __init__(self, folder: Path, ranks: Sequence[int], rank: int) -> None:
+        self._ranks = ranks
+        self._mine = ranks.index(rank)
+        self._called = 0
+        descriptor = os.open(_path(folder, ranks), os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(descriptor, len(ranks) * _DEPTH * _ENTRY.size)
+        self._map = mmap.mmap(descriptor, 0)
+        os.close(descriptor)
+
+    def check(self, collective: Collective, dtype: str, scalars: int) -> int:
+        """Write down this rank's next collective; its number. Raises `StrategyError` if another member's is different."""
+        number = self._called
+        self._called += 1
+        code = _KINDS.index(collective.kind) + 4 * _OPS.index(collective.op) + 16 * collective.root
+        call = (dtype.encode(), scalars, code)
+        place = _place(self._mine, number)
+        _ENTRY.pack_into(self._map, place, 0, *call)
+        struct.pack_into("<q", self._map, place, number + 1)
+        for position, other in enumerate(self._ranks):
+            sequence, *theirs = _ENTRY.unpack_from(self._map, _place(position, number))
+            found = (theirs[0].rstrip(b"\0"), theirs[1], theirs[2])
+            if sequence == number + 1 and found != call:
+                raise StrategyError(
+                    f"collective {number} of ranks {','.join(map(str, self._ranks))} must be the same on all of them, but "
+                    f"rank {self._ranks[self._mine]} calls {_words(*call)} and rank {other} called {_words(*found)}"
+                )
+        return number
+
+
+def not_joined(folder: Path, ranks: Sequence[int], number: int) -> list[int]:
+    """The members of a group that have not called its collective of this number."""
+    data = _path(folder, ranks).read_bytes()
+    return [rank for i, rank in enumerate(ranks) if _ENTRY.unpack_from(data, _place(i, number))[0] < number + 1]
+
+
+def _path(folder: Path, ranks: Sequence[int]) -> Path:
+    return folder / f"group-{blake2b(repr(tuple(ranks)).encode(), digest_size=12).hexdigest()}"
+
+
+def _place(position: int, number: int) -> int:
+    return (position * _DEPTH + number % _DEPTH) * _ENTRY.size
+
+
+def _words(dtype: bytes, scalars: int, code: int) -> str:
+    kind, op, root = _KINDS[code % 4], _OPS[code // 4 % 4], code // 16
+    how = f" from position {root}" if kind == "broadcast" else f" ({op})" if op else ""
+    return f"{kind}{how} of {scalars} {dtype.decode()}"

@@ -1,0 +1,38 @@
+"""Synchronous strategies on real ranks give the weights of one process with the whole batch, after 20 steps."""
+
+from __future__ import annotations
+
+import pytest
+from contract.tiny import DEVICE
+from oracles.test_equal_weights import OPTIMIZERS, SEED, STEPS, TOLERANCE, one_process, workload
+
+from distsim.backends.real import RealOptions, launch
+from distsim.interface import Budget, Cluster, Job, Switch
+from distsim.numerics.tensors import TensorsFactory
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import SyncPS
+from distsim.strategies.pipeline import ModelParallel, OneFOneB
+
+
+STRATEGIES = [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel()]
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize(
+    "strategy", [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel()], ids=lambda s: type(s).__name__
+)
+def test_weights_are_those_of_one_process(strategy, workers, tmp_path):
+    task, optimizer = workload(workers, "float64"), OPTIMIZERS[1]
+    numerics = TensorsFactory(task, workers, optimizer, SEED)
+    cluster = Cluster(workers, strategy.servers, DEVICE, Switch(1e9, 1e-5))
+    job = Job(strategy, task.model(), cluster, Budget(updates=STEPS), numerics, seed=SEED)
+    outcome = launch(job, RealOptions(device="cpu"), tmp_path)
+    assert (outcome.status, outcome.message) == ("done", "")
+    before, after = one_process("float64", optimizer)
+    seen = set()
+    for weights in outcome.weights[workers:] or outcome.weights:  # workers of a server lack its last update
+        for block, value in weights.items():
+            moved = (after[block] - before[block]).abs().max()
+            assert (value - after[block]).abs().max() <= TOLERANCE["float64"] * moved
+            seen.add(block)
+    assert seen == set(range(6))

@@ -1,0 +1,117 @@
+"""A rank that was killed, stopped, raised or met NaN ends the run within 10 s, by one message, leaving no process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+from contract.tiny import Tiny
+
+from distsim.interface import SGD, Budget
+from distsim.numerics.tensors import TensorsFactory
+from distsim.strategies.all_reduce import AllReduce
+from real.faults import Endless, Numerics, Reducing, Serving, job, living, run
+
+WORDS = {
+    "killed": ["rank 1 was killed by SIGKILL"],
+    "stopped": ["rank 1 was stopped (SIGSTOP)"],
+    "raised": ["rank 1 failed", "ValueError: the victim's own words", "Traceback", "in go_wrong"],
+}
+PLACES = {
+    "rendezvous": "in its phase 'numerics'",
+    "all_reduce": "all_reduce of ranks 0,1,2 (faults.py:",
+    "receive any": "while it ran its own code after receive 'answer' from rank 2 (faults.py:",
+}
+
+
+@pytest.mark.parametrize("fault", WORDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_the_run_ends_and_says_which_rank_and_where(place, fault, tmp_path, record_property):
+    strategy = Serving(str(tmp_path), fault) if place == "receive any" else Reducing(str(tmp_path), fault)
+    outcome = run(job(strategy, tmp_path, at_rendezvous=fault if place == "rendezvous" else ""), tmp_path)
+    took = time.monotonic() - float((tmp_path / "fault").read_text())
+    print(f"\n{fault} during {place}: ended {took:.2f} s later, with {outcome.message.splitlines()[0]}")
+    record_property("seconds", took)
+    assert outcome.status == "failed"
+    for words in (*WORDS[fault], PLACES[place]):
+        assert words in outcome.message
+    assert took < 10.0  # promised
+
+
+class NaN(Tiny):
+    """Its loss is not a number from the third step on."""
+
+    def task(self, seed):
+        task, steps = super().task(seed), count()
+        task.loss = lambda y, target: y.sum() * (float("nan") if next(steps) > 2 else 1.0)
+        return task
+
+
+def test_nan_ends_the_run_and_names_step_and_rank(tmp_path):
+    numerics = Numerics(TensorsFactory(NaN(), 2, SGD(), 0), str(tmp_path), "")
+    outcome = run(job(AllReduce(), tmp_path, ranks=2, numerics=numerics, budget=Budget(updates=50)), tmp_path)
+    assert outcome.status == "diverged"
+    assert "step 3" in outcome.message
+    assert "rank 0" in outcome.message or "rank 1" in outcome.message
+
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from real.faults import Endless, job, run
+run(job(Endless(), Path(sys.argv[1])), Path(sys.argv[1]))
+"""
+
+
+def test_nothing_outlives_a_killed_launcher(tmp_path):
+    """Nor does a rank that is stopped and could not end by itself."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path)], env={**os.environ, "PYTHONPATH": path}, start_new_session=True
+    )
+    try:
+        wait_until(lambda: len(living(tmp_path)) == 3, 60.0)
+        time.sleep(0.5)
+        os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGSTOP)
+        killed = time.monotonic()
+        launcher.kill()
+        launcher.wait()
+        wait_until(lambda: living(tmp_path) == [], 10.0)
+        print(f"\nno rank left {time.monotonic() - killed:.2f} s after kill -9 of the launcher")
+        wait_until(lambda: session(launcher.pid) == [], 10.0)  # nor the fork server
+    finally:
+        launcher.kill()
+        for pid in session(launcher.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_until(holds, seconds):
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def session(leader):
+    """Processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_run_over_its_limit_is_timed_out(tmp_path):
+    outcome = run(job(Endless(), tmp_path, ranks=2), tmp_path, limit_seconds=2.0)
+    assert outcome.status == "timed out"
+    assert outcome.message.startswith("the run did not end within 2 s")

@@ -1,0 +1,156 @@
+"""What a launch guarantees: loopback only, a log a rank, one clock, notes, options checked first."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from contract.kit import REAL, Bench
+
+from distsim.backends.real import RealOptions, launch
+from distsim.backends.real.options import cores, problems
+from distsim.interface import BadInput, Batch, Budget
+from distsim.strategies.all_reduce import AllReduce
+from real.faults import Endless, job, run
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(REAL, tmp_path)
+
+
+async def listening(worker, note):
+    await worker.within([1, 0]).all_reduce(worker.read())
+    mine = {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:
+                raw = bytes.fromhex(fields[1].split(":")[0])
+                words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+                note("address", socket.inet_ntop(family, words))
+
+
+def test_nothing_listens_beyond_loopback(bench):
+    ran = bench.run(listening)
+    for addresses in ran.all("address"):
+        assert addresses  # gloo does listen
+        assert set(addresses) <= {"127.0.0.1", "::1"}
+
+
+async def times(worker, note):
+    note("begun", time.monotonic() - worker.now)
+    await worker.all_reduce(worker.read())
+    note("before", worker.now)
+    message = worker.receive(1 - worker.rank)
+    await worker.send(worker.read() * 0.0 + worker.now, 1 - worker.rank)
+    note("sent", (await message).payload[0])
+    note("after", worker.now)
+
+
+def test_all_ranks_share_one_clock(bench):
+    ran = bench.run(times)
+    for rank in range(2):
+        assert ran.notes[rank]["sent"][0] > ran.notes[1 - rank]["before"][0] - 0.1
+        assert ran.notes[rank]["sent"][0] < ran.notes[rank]["after"][0]
+    assert abs(ran.notes[0]["begun"][0] - ran.notes[1]["begun"][0]) < 1e-3  # the origin, not an interval
+    trace = ran.outcome.traces[0]
+    assert [t.kind for t in trace.transfers] == ["all_reduce", "send", "receive"]
+    assert all(t.posted <= t.awaited <= t.ended <= trace.ended for t in trace.transfers)
+
+
+async def talks(worker, note):
+    print(f"hello from rank {worker.rank}")
+    await worker.gradient(Batch(0))
+
+
+def test_every_rank_has_a_log(bench):
+    bench.run(talks)
+    assert (bench.folder / "rank1.log").read_text() == "hello from rank 1\n"
+    assert not list(bench.folder.glob("*.results"))
+
+
+def test_the_outcome_holds_what_every_rank_gave(tmp_path):
+    made = job(AllReduce(), tmp_path, ranks=4, budget=Budget(updates=4), samples_between_snapshots=32)
+    outcome = run(made, tmp_path)
+    assert outcome.status == "done"
+    assert [trace.rank for trace in outcome.traces] == [0, 1, 2, 3]
+    assert [snapshot.number for snapshot in outcome.snapshots] == [2, 4]
+    assert all(isinstance(x, torch.Tensor) for s in outcome.snapshots for x in s.values.values())
+    assert [sorted(weights) for weights in outcome.weights] == [[0, 1]] * 4
+    assert outcome.seconds == max(trace.updates[-1].time for trace in outcome.traces)
+    expected = [f"contended: 4 ranks on {cores()} cores"] if cores() < 4 else []
+    assert outcome.notes == expected
+
+
+async def decides(worker, note):
+    if worker.rank == 0:
+        await worker.receive(1)
+    note("agreed", worker._state.fabric.decide("key", worker.rank == 1))
+    if worker.rank == 1:
+        await worker.send(None, 0)
+
+
+def test_the_first_to_ask_decides_for_all(bench):
+    assert bench.run(decides).all("agreed") == [[True], [True]]
+
+
+def test_seconds_end_all_ranks_at_the_same_step(tmp_path):
+    outcome = run(job(AllReduce(), tmp_path, budget=Budget(seconds=0.3)), tmp_path)
+    assert outcome.status == "done"
+    assert len({len(trace.updates) for trace in outcome.traces}) == 1
+    assert len(outcome.traces[0].updates) >= 1
+
+
+def test_a_launcher_that_has_computed_can_launch(tmp_path):
+    x = torch.randn(300, 300, requires_grad=True)
+    (x @ x).sum().backward()
+    assert run(job(AllReduce(), tmp_path), tmp_path).status == "done"
+
+
+def test_cuda_without_a_gpu_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(BadInput, match=r"backend.device='cuda': torch sees no GPU on this machine; use backend.device=cpu"):
+        launch(job(Endless(), tmp_path), RealOptions(device="cuda"), tmp_path)
+
+
+def test_all_problems_of_the_options_are_found_at_once(monkeypatch):
+    keys = [p.key for p in problems(RealOptions(device="tpu", hang_seconds=0.0, limit_seconds=float("nan"), threads=0))]
+    assert keys == ["backend.device", "backend.hang_seconds", "backend.limit_seconds", "backend.threads"]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    (problem,) = problems(RealOptions())
+    assert "Linux" in str(problem)
+    assert "backend=modeled and backend=cosimulated work here" in str(problem)
+
+
+def test_a_job_that_no_other_process_can_import_is_refused(tmp_path):
+    made = dataclasses.replace(job(Endless(), tmp_path), numerics=lambda rank: None)
+    with pytest.raises(BadInput, match="importable by name"):
+        launch(made, RealOptions(), tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from real.faults import job, run
+from distsim.strategies.all_reduce import AllReduce
+print("script")
+print(run(job(AllReduce(), Path(sys.argv[1])), Path(sys.argv[1])).status)
+"""
+
+
+def test_a_script_needs_no_guard(tmp_path):
+    """It is not run again in every rank, as multiprocessing would."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.stderr) == ("script\ndone\n", "")

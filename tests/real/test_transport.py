@@ -1,0 +1,161 @@
+"""What gloo would do wrong by itself: see the rules of distsim/backends/real/messages.py and collectives.py."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from contract.kit import REAL, Bench, constant
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(REAL, tmp_path)
+
+
+async def both_send_first(rounds, worker, note):
+    other = 1 - worker.rank
+    for i in range(rounds):
+        news = worker.receive(other, "x")
+        await worker.send(constant(worker, worker.rank + i), other, "x")  # the other has posted, though it awaits nothing
+        note("got", (await news).payload[0])
+
+
+def test_a_send_needs_the_receiver_to_post_and_not_to_await(bench):
+    assert bench.run(partial(both_send_first, 4)).all("got") == [[1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0]]
+
+
+async def awaited_backwards(worker, note):
+    if worker.rank == 0:
+        for i in range(12):
+            await worker.send(constant(worker, i) if i % 3 else None, 1, version=i)
+        await worker.send(None, 1, "end")
+    else:
+        for _ in range(2):
+            works = [worker.receive(0) for _ in range(6)]
+            for work in reversed(works):
+                message = await work
+                note("got", (message.version, None if message.is_signal else float(message.payload[3])))
+        await worker.receive(0, "end")
+
+
+def test_receives_awaited_backwards_still_match_in_call_order(bench):
+    expected = [[i, float(i) if i % 3 else None] for i in [*range(5, -1, -1), *range(11, 5, -1)]]
+    assert bench.run(awaited_backwards).notes[1]["got"] == expected
+
+
+async def all_posted_then_another_tag(worker, note):
+    sizes = [4, 8, 8, 4, 8, 4, 4]
+    if worker.rank == 0:
+        await worker.send(worker.read(), 1, "warm")  # one layout is known on this channel: the next are not
+        for i, size in enumerate(sizes):
+            await worker.send(worker.read()[:size] * 0.0 + i, 1, "warm")
+        await worker.send(None, 1, "other")
+    else:
+        works = [worker.receive(0, "warm") for _ in range(len(sizes) + 1)]
+        await worker.receive(0, "other")  # needs all sends above to be over
+        note("got", [[len(m.payload), float(m.payload[0])] for m in [await work for work in works]])
+
+
+def test_sends_of_any_size_end_before_the_first_receive_is_awaited(bench):
+    expected = [[8, 1.0], *([size, float(i)] for i, size in enumerate([4, 8, 8, 4, 8, 4, 4]))]
+    assert bench.run(all_posted_then_another_tag).notes[1]["got"] == [expected]
+
+
+async def two_flows_on_one_channel(worker, note):
+    if worker.rank == 0:
+        for i in range(40):
+            await worker.send(constant(worker, i), 1, "x")
+    else:
+
+        async def half():
+            for _ in range(20):
+                note("got", float((await worker.receive(0, "x")).payload[0]))
+
+        other = worker.task(half())
+        await half()
+        await other
+
+
+def test_two_flows_may_receive_on_one_channel(bench):
+    assert sorted(bench.run(two_flows_on_one_channel).notes[1]["got"]) == [float(i) for i in range(40)]
+
+
+async def server_and_three(worker, note):
+    if worker.rank == 3:
+        inbox = [worker.receive_any("g") for _ in range(30)]
+        got = [await work for work in inbox]
+        for source in range(3):
+            note("got", [float(m.payload[0]) for m in got if m.source == source])
+    else:
+        for i in range(10):
+            await worker.send(constant(worker, 10 * worker.rank + i), 3, "g")
+
+
+def test_receives_from_any_posted_ahead_keep_each_sources_order(bench):
+    expected = [[float(10 * source + i) for i in range(10)] for source in range(3)]
+    assert bench.run(server_and_three, ranks=4).notes[3]["got"] == expected
+
+
+async def groups_cross(worker, note):
+    first, second = ((0, 1), (0, 2)) if worker.rank < 2 else ((1, 2), (0, 2))
+    if worker.rank == 0:
+        a = worker.within(first).all_reduce(constant(worker, 1.0), "sum")
+        b = worker.within(second).all_reduce(constant(worker, 1.0), "sum")
+        note("sums", [float((await a)[0]), float((await b)[0])])
+    elif worker.rank == 1:
+        await worker.receive(2)  # which waits for the group that rank 0 calls second
+        note("sums", [float((await worker.within((0, 1)).all_reduce(constant(worker, 2.0), "sum"))[0])])
+    else:
+        note("sums", [float((await worker.within((0, 2)).all_reduce(constant(worker, 4.0), "sum"))[0])])
+        await worker.send(None, 1)
+
+
+def test_making_a_group_holds_up_nothing_else(bench):
+    assert bench.run(groups_cross, ranks=3).all("sums") == [[[3.0, 5.0]], [[3.0]], [[5.0]]]
+
+
+async def many_buckets(worker, note):
+    works = [worker.all_reduce(constant(worker, i), "sum") for i in range(300)]
+    note("sums", [float((await work)[0]) for work in works])
+
+
+def test_a_rank_may_be_far_ahead_in_collectives(bench):
+    assert bench.run(many_buckets).all("sums") == [[[2.0 * i for i in range(300)]]] * 2
+
+
+async def of_other_size(worker, note):
+    await worker.all_reduce(constant(worker, 1.0))
+    x = worker.read()
+    await worker.all_reduce(x if worker.rank else x[:4])
+
+
+async def of_other_kind(worker, note):
+    x = constant(worker, 1.0)
+    await (worker.all_reduce(x, "sum") if worker.rank else worker.broadcast(x, 1))
+
+
+@pytest.mark.parametrize(
+    ("program", "number", "words"),
+    [
+        (of_other_size, 1, ["all_reduce (mean) of 4 float64", "all_reduce (mean) of 8 float64"]),
+        (of_other_kind, 0, ["broadcast from position 1 of 4 float64", "all_reduce (sum) of 4 float64"]),
+    ],
+    ids=["size", "kind"],
+)
+def test_collectives_that_differ_are_named(bench, program, number, words):
+    message = bench.run(program, status="failed").outcome.message
+    for text in (f"collective {number} of ranks 0,1 must be the same on all of them", *words):
+        assert text in message
+
+
+async def unequal_steps(worker, note):
+    for _ in range(3 if worker.rank else 2):
+        await worker.all_reduce(constant(worker, 1.0))
+
+
+def test_a_rank_that_ended_early_is_named(bench):
+    message = bench.run(unequal_steps, status="deadlocked", options={"hang_seconds": 1.0}).outcome.message
+    assert "rank 0 has ended" in message
+    assert "rank 1 waits for all_reduce of ranks 0,1 (test_transport.py:" in message
+    assert "not joined by rank 0" in message
