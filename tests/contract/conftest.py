@@ -11,9 +11,7 @@ from contract.kit import COSIMULATED, MODELED, REAL, Bench, Mode
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--contract-backend", metavar="MODULE:FUNCTION", help="hold (Job, folder) -> Outcome to the contract too"
-    )
+    parser.addoption("--contract-backend", metavar="MODULE:FUNCTION", help="hold one more backend to the contract")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if named := metafunc.config.getoption("--contract-backend", default=None):
         module, _, function = named.partition(":")
         launch = getattr(import_module(module), function)
-        modes.append(Mode(named, lambda job, folder, options: launch(job, folder), has_values=True, is_exact=False))
+        modes.append(Mode(named, launch, has_values=True, is_exact=False))
     for fixture, chosen in (("mode", modes), ("exact", [mode for mode in modes if mode.is_exact])):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, chosen, ids=lambda mode: mode.name, indirect=True)

@@ -73,10 +73,6 @@ class Mode:
     is_exact: bool
     """Its clock is modeled."""
 
-    def payload(self, values: list[float]) -> Any:
-        """What is noted of a payload of these values."""
-        return values if self.has_values else 8 * len(values)
-
 
 @dataclass(frozen=True)
 class Bench:
@@ -86,8 +82,12 @@ class Bench:
     folder: Path
 
     @property
-    def payload(self) -> Callable[[list[float]], Any]:
-        return self.mode.payload
+    def is_exact(self) -> bool:
+        return self.mode.is_exact
+
+    def payload(self, values: list[float]) -> Any:
+        """What is noted of a payload of these values."""
+        return values if self.mode.has_values else 8 * len(values)
 
     def run(self, main: Main, ranks: int = 2, status: str = "done", **changes: Any) -> Ran:
         """Run a program on `ranks` ranks, the last `servers` of them servers; it must end with `status`.

@@ -54,6 +54,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.env = simpy.Environment()
+        self.failure: tuple[int, Exception] | None = None
+        """What ended the run, and on which rank: SimPy raises copies."""
 
     @property
     def now(self) -> float:
@@ -84,13 +86,20 @@ class Engine:
         else:
             event.callbacks.append(lambda event: callback())
 
-    def process(self, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
-        """Run a coroutine as a flow of control; its operation is over when it returns."""
+    def process(self, rank: int, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
+        """Run a coroutine as a flow of control of `rank`; its operation is over when it returns."""
         done = self.operation()
         done.begin()
-        process = self.env.process(_guarded(coroutine))
+        process = self.env.process(self._watched(rank, coroutine))
         process.callbacks.append(lambda event: done.finish(event.value) if event.ok else None)
         return done
+
+    def _watched(self, rank: int, coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:
+        try:
+            return (yield from _guarded(coroutine))
+        except Exception as error:
+            self.failure = rank, error
+            raise
 
 
 def _guarded(coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:

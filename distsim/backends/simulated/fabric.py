@@ -60,7 +60,7 @@ class SimulatedFabric:
 
     def __post_init__(self) -> None:
         hosts, rank = self.simulation.hosts, self.rank
-        self.stream = Stream(self.simulation.engine, lambda seconds, done: hosts.work(rank, seconds, done))
+        self.stream = Stream(self.simulation.engine, rank, lambda seconds, done: hosts.work(rank, seconds, done))
 
     def now(self) -> float:
         return self.simulation.engine.now
@@ -89,7 +89,7 @@ class SimulatedFabric:
         return self.simulation.collectives.join(self.rank, group, collective, payload, nbytes, self.numerics.combine)
 
     def task(self, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
-        return self.simulation.engine.process(coroutine)
+        return self.simulation.engine.process(self.rank, coroutine)
 
     def decide(self, key: str, proposal: bool) -> bool:
         return self.simulation.decided.setdefault(key, proposal)

@@ -7,6 +7,7 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 from simpy.core import EmptySchedule
@@ -14,6 +15,7 @@ from simpy.core import EmptySchedule
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Region, Worker, finish
 
+_MACHINERY = tuple(str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics"))
 _UNACCOUNTED = 1e-9
 """Share of the bytes sent that rounding may lose."""
 
@@ -29,18 +31,15 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     try:
         with _no_garbage_collection():
             _run(simulation, ranks)
-    except DistsimError as error:
-        status, message = error.status, str(error)
-    except Exception as error:  # a strategy's own mistake: the run failed, and says where
-        cause = error.__cause__ or error  # SimPy raises a copy
-        frames = traceback.extract_tb(cause.__traceback__)
-        status, message = "failed", f"{type(error).__name__}: {error} ({frames[-1].filename}:{frames[-1].lineno})"
+    except Exception as error:
+        status, message = _failure(simulation, error)
     return _outcome(simulation, ranks, status, message)
 
 
 def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
     engine = simulation.engine
-    programs = [engine.process(finish(simulation.job.strategy, Worker(rank, range(rank.world_size)))) for rank in ranks]
+    strategy = simulation.job.strategy
+    programs = [engine.process(rank.rank, finish(strategy, Worker(rank, range(rank.world_size)))) for rank in ranks]
     env, left = engine.env, len(programs)
 
     def ended() -> None:
@@ -56,6 +55,21 @@ def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
     except EmptySchedule:
         alive = [rank for rank, program in zip(ranks, programs, strict=True) if not program.over()]
         raise Deadlock(_deadlock(simulation, alive)) from None
+
+
+def _failure(simulation: Simulation, raised: Exception) -> tuple[str, str]:
+    """Status and message of a run that an exception ended: the rank, what was raised, and the strategy's line."""
+    if isinstance(raised, Deadlock):
+        return raised.status, str(raised)
+    if simulation.engine.failure is None:
+        return "failed", f"{type(raised).__name__}: {raised}: a bug of distsim, please report it"
+    rank, error = simulation.engine.failure
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{PurePath(f.filename).name}:{f.lineno}" for f in frames if not f.filename.startswith(_MACHINERY)]
+    where = f"rank {rank}, {lines[-1]}" if lines else f"rank {rank}"
+    if isinstance(error, DistsimError):
+        return error.status, f"{error} ({where})"
+    return "failed", f"{type(error).__name__}: {error} ({where})"
 
 
 def _deadlock(simulation: Simulation, alive: list[Rank[Any]]) -> str:

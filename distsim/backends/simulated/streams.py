@@ -32,8 +32,9 @@ class _Job:
 class Stream:
     """One rank's compute queue; `work` does a piece of uncontended work, calls back, and can be stopped."""
 
-    def __init__(self, engine: Engine, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
+    def __init__(self, engine: Engine, rank: int, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
         self._engine = engine
+        self._rank = rank
         self._work = work
         self._queue: deque[_Job] = deque()
 
@@ -50,7 +51,11 @@ class Stream:
         if job.unless is not None and job.unless.over():
             self._end(job, None)
             return
-        result = job.action(_never)
+        try:
+            result = job.action(_never)
+        except Exception:
+            self._queue.popleft()
+            raise
         if job.unless is not None and len(job.pieces) == 1:
             self._engine.when(job.unless, lambda: self._end(job, None))
         self._next_piece(job, 0, result)
@@ -82,7 +87,15 @@ class Stream:
         job.operation.finish(result)
         self._queue.popleft()
         if self._queue:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        """Start what has waited: nobody is there to catch what it raises."""
+        try:
             self._start(self._queue[0])
+        except Exception as error:
+            self._engine.failure = self._rank, error
+            raise
 
 
 def _never() -> bool:

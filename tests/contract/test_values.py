@@ -1,0 +1,198 @@
+"""Which values an operation sees, and whose they are."""
+
+from contract.kit import FIRST, block, constant
+
+from distsim.interface import Batch, Region
+
+SECOND = Region((1,))
+GRADIENT = [5.0, 6.0, 7.0, 8.0, 1.0, 2.0, 3.0, 4.0]
+INITIAL = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+
+
+async def server_goes_on(worker, note):
+    if worker.rank == 0:
+        model, x = worker.send(worker.read(), 1, "model"), block(worker)
+        await model
+        await worker.apply(worker.read())  # the server's next update: all zeros
+        await worker.send(x, 1, "own")
+        x += 100.0  # the sender's again, once awaited
+        await worker.send(None, 1, "now")
+        note("parameters", worker.read())
+    else:
+        model = (await worker.receive(0, "model")).payload
+        own = (await worker.receive(0, "own")).payload
+        await worker.receive(0, "now")
+        note("model", model)
+        note("own", own)
+
+
+def test_what_arrived_is_the_receivers_own(mode):
+    ran = mode.run(server_goes_on)
+    assert ran.notes[1] == {"model": [mode.payload(INITIAL)], "own": [mode.payload(INITIAL[:4])]}
+    assert ran.notes[0]["parameters"] == [mode.payload([0.0] * 8)]
+
+
+async def receiver_changes(worker, note):
+    if worker.rank == 0:
+        x = block(worker)
+        await worker.send(x, 1)
+        await worker.receive(1)
+        note("sent", x)
+    else:
+        received = (await worker.receive(0)).payload
+        received += 1.0
+        worker.load(received, FIRST)
+        await worker.apply(constant(worker, 1.0), FIRST)
+        await worker.send(None, 0)
+        note("received", received)
+
+
+def test_what_was_sent_stays_the_senders_and_what_was_loaded_the_loaders(mode):
+    ran = mode.run(receiver_changes)
+    assert ran.notes[0]["sent"] == [mode.payload([1.0, 2.0, 3.0, 4.0])]
+    assert ran.notes[1]["received"] == [mode.payload([2.0, 3.0, 4.0, 5.0])]
+
+
+async def reads_are_copies(worker, note):
+    await worker.gradient(Batch(0))
+    for give in (worker.read, worker.accumulated):
+        x = give()
+        x += 1.0
+        note("again", give())
+    changed = worker.change(lambda x: x + 1.0)
+    changed += 100.0
+    note("changed", worker.read())
+    worker.zero()
+    note("zero", worker.accumulated())
+
+
+def test_reading_gives_copies(mode):
+    ran = mode.run(reads_are_copies, ranks=1)
+    assert ran.notes[0]["again"] == [mode.payload(INITIAL), mode.payload(GRADIENT)]
+    assert ran.notes[0]["changed"] == [mode.payload([value + 1.0 for value in INITIAL])]
+    assert ran.notes[0]["zero"] == [mode.payload([0.0] * 8)]
+
+
+async def queued_behind_an_update(worker, note):
+    update = worker.apply(worker.change(lambda x: x) * 0.0 + 1.0)
+    gradient = worker.gradient(Batch(0))
+    note("gradient", await gradient)
+    await update
+
+
+def test_a_gradient_queued_behind_an_update_sees_it(mode):
+    ran = mode.run(queued_behind_an_update, ranks=1)
+    assert ran.notes[0]["gradient"] == [mode.payload([value - 1.0 for value in GRADIENT])]
+
+
+async def loaded_meanwhile(worker, note):
+    gradient = worker.gradient(Batch(0))  # the queue was empty: it has started
+    worker.load(worker.read() * 0.0)
+    note("before", await gradient)
+    wait = worker.compute("wait", lambda x: x, block(worker))
+    queued = worker.gradient(Batch(0))
+    worker.load(worker.read() + 1.0)
+    note("queued", await queued)
+    await wait
+
+
+def test_a_gradient_reads_the_parameters_when_it_starts(mode):
+    assert mode.run(loaded_meanwhile, ranks=1).notes[0]["before"] == [mode.payload(GRADIENT)]
+
+
+def test_a_queued_gradient_reads_the_parameters_when_it_leaves_the_queue(exact):
+    assert exact.run(loaded_meanwhile, ranks=1).notes[0]["queued"] == [exact.payload([1.0] * 8)]
+
+
+async def update_between(worker, note):
+    batches = [Batch(0), Batch(1), Batch(2)]
+    updates = []
+    changes = [
+        lambda: updates.append(worker.apply(constant(worker, 100.0), SECOND)),
+        lambda: worker.load(constant(worker, 7.0), SECOND),
+        lambda: worker.change(lambda x: x * 0.0, SECOND),
+    ]
+    for batch, change in zip(batches, changes, strict=True):
+        x = await worker.forward(0, worker.input(batch), batch)
+        y = await worker.forward(1, x, batch)
+        weights = worker.read(SECOND)
+        g = await worker.loss(y, batch)
+        change()
+        worker.zero()
+        gx = await worker.backward(1, g, batch)
+        await worker.backward(0, gx, batch)
+        note("gradient", worker.accumulated())
+        note("weights", weights)
+    await updates[0]
+
+
+def test_a_backward_pass_uses_the_weights_of_its_forward_pass(mode):
+    ran = mode.run(update_between, ranks=1)
+    weights = [[5.0, 6.0, 7.0, 8.0], [-95.0, -94.0, -93.0, -92.0], [7.0] * 4]
+    assert ran.notes[0]["weights"] == [mode.payload(values) for values in weights]
+    # The gradient of the first block is the second's weights, and the other way round.
+    assert ran.notes[0]["gradient"] == [mode.payload([*values, 1.0, 2.0, 3.0, 4.0]) for values in weights]
+
+
+async def in_two_halves(worker, note):
+    whole = Batch(0)
+    worker.zero()
+    for batch in whole.split(2):
+        x = await worker.forward(0, worker.input(batch), batch)
+        y = await worker.forward(1, x, batch)
+        g = await worker.loss(y, batch)
+        gx = await worker.backward(1, g, batch, "input")
+        await worker.backward(0, gx, batch, "input")
+        await worker.backward(0, gx, batch, "weights")
+        await worker.backward(1, gx, batch, "weights")
+    note("gradient", worker.accumulated())
+    note("now", worker.now)
+
+
+def test_halves_of_backward_passes_and_micro_batches_add_up(mode):
+    assert mode.run(in_two_halves, ranks=1).notes[0]["gradient"] == [mode.payload(GRADIENT)]
+
+
+def test_halves_of_backward_passes_cost_their_own_time(exact):
+    assert exact.run(in_two_halves, ranks=1).notes[0]["now"] == [12.0]  # 2 x 2 blocks of 1 + 1 + 1 s
+
+
+async def a_bucket_at_a_time(worker, note):
+    for bucket_bytes in (0.0, 33.0):
+        for region, work in worker.gradients(Batch(0), bucket_bytes):
+            note("bucket", [list(region.blocks)])
+            note("gradient", await work)
+        note("now", worker.now)
+
+
+def test_gradients_come_a_bucket_at_a_time_last_blocks_first(mode):
+    ran = mode.run(a_bucket_at_a_time, ranks=1)
+    assert ran.notes[0]["bucket"] == [[[1]], [[0]], [[0, 1]]]
+    first, second = mode.payload(GRADIENT[:4]), mode.payload(GRADIENT[4:])
+    assert ran.notes[0]["gradient"] == [second, first, mode.payload(GRADIENT)]
+
+
+def test_buckets_cost_what_the_whole_gradient_costs(exact):
+    assert exact.run(a_bucket_at_a_time, ranks=1).notes[0]["now"] == [6.0, 12.0]
+
+
+async def stages_of_two(worker, note):
+    batch, last = Batch(0), worker.rank == 1
+    worker.place([worker.rank])
+    note("placed", worker.read())
+    x = (await worker.receive(0, "activation")).payload if last else worker.input(batch)
+    y = await worker.forward(worker.rank, x, batch)
+    if last:
+        g = await worker.backward(1, await worker.loss(y, batch), batch)
+        await worker.send(g, 0, "gradient of an activation")
+    else:
+        await worker.send(y, 1, "activation")
+        await worker.backward(0, (await worker.receive(1, "gradient of an activation")).payload, batch)
+    note("gradient", worker.accumulated())
+
+
+def test_a_rank_holds_the_blocks_placed_on_it(mode):
+    ran = mode.run(stages_of_two)
+    assert ran.all("placed") == [[mode.payload(INITIAL[:4])], [mode.payload(INITIAL[4:])]]
+    assert ran.all("gradient") == [[mode.payload(GRADIENT[:4])], [mode.payload(GRADIENT[4:])]]
+    assert [sorted(weights) for weights in ran.outcome.weights] == [[0], [1]]
