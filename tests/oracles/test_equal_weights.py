@@ -1,0 +1,97 @@
+"""Synchronous strategies give the weights of one process with the whole batch.
+
+The one process is written out here: torch's own modules, optimizer and loss on the digits, and the rule by which samples
+are drawn. Differences are relative to how far 20 steps moved the weights.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from distsim.interface import SGD, Budget, Cluster, Job, Outcome, Straggler, Strategy, Switch
+from distsim.numerics.sizes import SizesFactory
+from distsim.numerics.tensors import TensorsFactory
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import SyncPS
+from distsim.strategies.pipeline import ModelParallel, OneFOneB
+from distsim.workloads.digits_mlp import DigitsMLP
+
+from .jobs import Times, done
+
+STEPS, BATCH, SEED = 20, 96, 5  # 1,920 samples: more than one epoch
+OPTIMIZERS = [SGD(0.1), SGD(0.05, momentum=0.9)]
+STRATEGIES = [AllReduce(), AllReduce(0.0), SyncPS(), OneFOneB(8), OneFOneB(3), ModelParallel()]
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+def workload(workers: int, dtype: str) -> DigitsMLP:
+    return DigitsMLP(batch=BATCH // workers, depth=6, width=32, dtype=dtype)
+
+
+@lru_cache
+def one_process(dtype: str, optimizer: SGD) -> tuple[list[Tensor], list[Tensor]]:
+    """The flat weights of every block before and after 20 steps on the whole batch."""
+    task = workload(1, dtype).task(SEED)
+    inputs, targets = task.data.inputs, task.data.targets
+    order: list[int] = []
+    for epoch in range(2):
+        places = list(range(len(inputs)))
+        Random(repr((SEED, "epoch", epoch))).shuffle(places)
+        order += places
+    model = nn.Sequential(*task.blocks)
+    before = [parameters_to_vector(block.parameters()).detach().clone() for block in model]
+    sgd = torch.optim.SGD(model.parameters(), optimizer.learning_rate, optimizer.momentum)
+    for step in range(STEPS):
+        places = order[step * BATCH : (step + 1) * BATCH]
+        sgd.zero_grad()
+        nn.functional.cross_entropy(model(inputs[places]), targets[places]).backward()
+        sgd.step()
+    return before, [parameters_to_vector(block.parameters()).detach() for block in model]
+
+
+def run(strategy: Strategy, workers: int, dtype: str, optimizer: SGD, is_modeled: bool = False) -> Outcome:
+    task = workload(workers, dtype)
+    numerics = SizesFactory(task.model(), workers) if is_modeled else TensorsFactory(task, workers, optimizer, SEED)
+    cluster = Cluster(workers, strategy.servers, Times(1e-3, 2e-3, 1e-4), Switch(1e8, 1e-5))
+    straggler = Straggler("lognormal", slow={workers - 1: 3.0})
+    return done(Job(strategy, task.model(), cluster, Budget(updates=STEPS), numerics, straggler, SEED))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_are_those_of_one_process(strategy: Strategy, workers: int, dtype: str, optimizer: SGD) -> None:
+    outcome = run(strategy, workers, dtype, optimizer)
+    before, after = one_process(dtype, optimizer)
+    ranks = outcome.weights[workers:] or outcome.weights  # workers of a server hold the model before its last update
+    seen = set()
+    for weights in ranks:
+        for block, value in weights.items():
+            moved = (after[block] - before[block]).abs().max()
+            assert (value - after[block]).abs().max() <= TOLERANCE[dtype] * moved
+            seen.add(block)
+    assert seen == set(range(6))
+
+
+def test_the_one_process_learns() -> None:
+    for optimizer in OPTIMIZERS:
+        before, after = one_process("float64", optimizer)
+        task = workload(1, "float64").task(SEED)
+        assert task.evaluate(dict(enumerate(before)))[0] == pytest.approx(2.3, abs=0.3)  # log 10, and a bit
+        assert task.evaluate(dict(enumerate(after)))[0] < 2.0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_modeled_time_is_cosimulated_time_to_the_last_bit(strategy: Strategy, workers: int) -> None:
+    modeled, cosimulated = (run(strategy, workers, "float32", OPTIMIZERS[0], is_modeled) for is_modeled in (True, False))
+    assert modeled.seconds == cosimulated.seconds
+    for a, b in zip(modeled.traces, cosimulated.traces, strict=True):
+        assert (a.compute, a.transfers, a.updates, a.peak_saved) == (b.compute, b.transfers, b.updates, b.peak_saved)
