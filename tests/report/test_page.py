@@ -69,8 +69,7 @@ def test_three_modeled_runs_name_no_winner_and_say_why(tmp_path: Path) -> None:
     runs = [store(tmp_path / "runs", name, "modeled") for name in ("all_reduce", "sync_ps", "async_ps")]
     sentence = write_report(runs, tmp_path / "page.html")
     assert sentence.startswith(
-        "No winner: without validation losses there is only throughput, and that alone makes no winner; "
-        "highest: async_ps, "
+        "No winner: without validation losses there is only throughput, and that alone makes no winner; highest: async_ps, "
     )
     page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert re.findall(r'<section[^>]* id="(\w+)"', page) == ["answer", "runs", "step", "ranks", "staleness", "method"]
