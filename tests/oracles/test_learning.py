@@ -37,7 +37,7 @@ def test_steady_asynchronous_workers_are_a_fixed_delay(tau: int, curvature: floa
 def test_a_fixed_delay_diverges_beyond_its_threshold(tau: int, threshold: float) -> None:
     exact = 2 * math.sin(math.pi / (2 * (2 * tau + 1)))
     assert exact == pytest.approx(threshold, abs=5e-5)
-    curvature, updates = 2.0, 1000
+    curvature, updates = 2.0, 900
 
     def amplitude(share: float) -> float:
         run = path(AsyncPS(), tau + 1, updates, Loss(curvature, rate=share * exact / curvature))
@@ -60,7 +60,7 @@ def test_memoryless_asynchrony_is_momentum_in_the_mean(workers: int, rate: float
     x = [1.0, 1.0 - rate]
     for _ in range(1, max(expected)):
         x.append(x[-1] + (1 - 1 / workers) * (x[-1] - x[-2]) - rate / workers * x[-1])
-    runs = [path(AsyncPS(), workers, max(expected), Loss(rate=rate, seed=seed), EXPONENTIAL) for seed in range(500)]
+    runs = [path(AsyncPS(), workers, max(expected), Loss(rate=rate, seed=seed), EXPONENTIAL) for seed in range(400)]
     for t, published in expected.items():
         assert x[t] == pytest.approx(published, abs=5.1e-4)
         mean, error = mean_and_error([run[t] for run in runs])
@@ -79,7 +79,7 @@ def test_variance_of_synchronous_sgd(
 ) -> None:
     exact = rate * sigma**2 / (workers * curvature * (2 - rate * curvature))
     assert exact == pytest.approx(variance, rel=5e-5)
-    loss, updates = Loss(curvature, rate, sigma, start=0.0), 4000
+    loss, updates = Loss(curvature, rate, sigma, start=0.0), 2500
     x = path(strategy, workers, updates, loss, EXPONENTIAL)
     for t in range(updates):
         noise = sum(loss.noise(Batch(t, w, workers)) for w in range(workers)) / workers

@@ -56,6 +56,26 @@ def test_ring_all_reduce_counts_from_its_last_rank(options: SimulatedOptions, sk
     assert done(run, options).seconds == pytest.approx(0.01 * max(skew.values()) + 7.070e-3, rel=1e-12)
 
 
+@pytest.mark.parametrize("options", [FLOWS, PRICE])
+@pytest.mark.parametrize(
+    ("bucket_bytes", "bandwidth", "expected"),
+    [
+        (0.0, 1000 / 3, 18.0),  # ready at 6, 8, 10, 12; reduced from 6 to 9, 12, 15, 18
+        (1001.0, 1000 / 3, 20.0),  # two blocks a bucket, ready at 8 and 12; reduced to 14, 20
+        (1e9, 1000 / 3, 24.0),  # nothing overlaps
+        (0.0, 1000.0, 13.0),  # only the last reduction is exposed
+        (1001.0, 1000.0, 14.0),
+        (1e9, 1000.0, 16.0),
+    ],
+)
+def test_buckets_are_reduced_during_the_backward_pass(
+    options: SimulatedOptions, bucket_bytes: float, bandwidth: float, expected: float
+) -> None:
+    # Four blocks of 1,000 bytes: forward 1 s and backward 2 s each. Two ranks reduce M bytes in M / B.
+    run = job(AllReduce(bucket_bytes), 2, 3, Times(1.0, 2.0), Switch(bandwidth, 0.0), chain(blocks=4, parameters=250))
+    assert done(run, options).seconds == pytest.approx(3 * expected, rel=1e-12)
+
+
 def test_server_carries_all_models_and_all_gradients() -> None:
     assert done(job(SyncPS(), 8, 1, STILL, Switch(25e9, 0.0), HUNDRED_MB)).seconds == pytest.approx(64e-3, rel=1e-12)
 

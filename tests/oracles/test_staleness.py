@@ -100,9 +100,9 @@ def test_a_pull_that_comes_later_lowers_staleness(workers: int, later: float, ex
     # Another worker updates once in a cycle of E[X] + pause; this one computes on a model for E[X] of it.
     assert (workers - 1) / (1 + later) == pytest.approx(expected, abs=6e-3)  # 5.39 was itself a simulation's
     means, warm = [], 100
-    for seed in range(24):  # runs are independent, arrivals within one are not
+    for seed in range(20):  # runs are independent, arrivals within one are not
         device = Times(forward=1.0, byte=later / 1000)
-        run = done(job(LaterPull(), workers, warm + 200, device, straggler=EXPONENTIAL, seed=seed, model=chain()))
+        run = done(job(LaterPull(), workers, warm + 150, device, straggler=EXPONENTIAL, seed=seed, model=chain()))
         applied = [a.staleness for a in run.traces[workers].arrivals if a.applied][warm:]
         means.append(sum(applied) / len(applied))
     mean, error = mean_and_error(means)
@@ -111,7 +111,7 @@ def test_a_pull_that_comes_later_lowers_staleness(workers: int, later: float, ex
 
 @pytest.mark.parametrize(("workers", "head"), [(8, [0.125, 0.1094, 0.0957, 0.0837]), (4, [0.25, 0.1875, 0.1406, 0.1055])])
 def test_staleness_of_equal_memoryless_workers_is_geometric(workers: int, head: list[float]) -> None:
-    warm, draws = 20 * workers, 8000
+    warm, draws = 20 * workers, 6000
     run = done(job(AsyncPS(), workers, warm + draws, Times(forward=1.0), straggler=EXPONENTIAL))
     count = Counter(a.staleness for a in run.traces[workers].arrivals[warm : warm + draws])
     for staleness, published in enumerate(head):
@@ -138,7 +138,7 @@ def test_staleness_of_steady_workers_is_p_minus_1_after_the_first_round(workers:
 def test_staleness_of_unequal_memoryless_workers(means: tuple[float, ...], expected: tuple[float, ...]) -> None:
     workers, total = len(means), sum(1 / m for m in means)
     straggler = Straggler("exponential", slow=dict(enumerate(means)))
-    arrivals = done(job(AsyncPS(), workers, 7000, Times(forward=1.0), straggler=straggler)).traces[workers].arrivals
+    arrivals = done(job(AsyncPS(), workers, 5000, Times(forward=1.0), straggler=straggler)).traces[workers].arrivals
     for worker, m in enumerate(means):
         mean = (total - 1 / m) * m
         assert mean == pytest.approx(expected[worker], rel=1e-12)
