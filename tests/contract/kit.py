@@ -34,12 +34,12 @@ class Program(Strategy):
     async def run(self, worker: Worker[Any]) -> None:
         notes: list[tuple[str, Any]] = []
         try:
-            await self.main(worker, lambda key, value: notes.append((key, _plain(value))))
+            await self.main(worker, lambda key, value: notes.append((key, plain(value))))
         finally:
             (Path(self.folder) / f"notes-{worker.rank}.json").write_text(json.dumps(notes))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A payload's values, or its bytes where there are none; anything else as it is."""
     if hasattr(value, "tolist"):
         return value.tolist()

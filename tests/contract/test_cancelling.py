@@ -3,9 +3,9 @@
 from functools import partial
 
 import pytest
+
 from contract.kit import block
 from contract.tiny import BLOCK_BYTES, Tiny
-
 from distsim.interface import Batch, Switch
 
 GRADIENT = [5.0, 6.0, 7.0, 8.0, 1.0, 2.0, 3.0, 4.0]

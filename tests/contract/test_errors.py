@@ -1,12 +1,12 @@
-"""Broken rules: each ends the run as failed, with a message that names the rule, the rank and, where there is one, the line."""
+"""Broken rules: each ends the run as failed, with a message that names the rule, the rank and the line where there is one."""
 
 import asyncio
 import linecache
 from functools import partial
 
 import pytest
-from contract.kit import FIRST, block, constant
 
+from contract.kit import FIRST, block, constant
 from distsim.interface import Batch, StrategyError
 
 
@@ -96,9 +96,12 @@ async def caught(worker, note):
 
 def test_a_gradient_is_applied_or_discarded_once_and_nothing_else_is(mode):
     ran = mode.run(caught)
-    rule = "is no gradient that waits for a decision: each carries the label 'gradient' and is applied or discarded exactly once"
     labels = ["gradient"] * 4 + ["model"] * 2 + ["gradient"] * 2
-    assert ran.notes[1]["error"] == [f"the message {label!r} from rank 0 {rule}" for label in labels]
+    assert ran.notes[1]["error"] == [
+        f"the message {label!r} from rank 0 is no gradient that waits for a decision: "
+        "each carries the label 'gradient' and is applied or discarded exactly once"
+        for label in labels
+    ]
 
 
 async def undecided(worker, note):

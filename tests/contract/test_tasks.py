@@ -1,8 +1,9 @@
 """Tasks: a second flow of control on a rank."""
 
+from itertools import pairwise
+
 from contract.kit import FIRST, block, constant
 from contract.tiny import Tiny
-
 from distsim.interface import Batch
 
 
@@ -82,7 +83,7 @@ def test_two_flows_share_the_compute_queue(mode):
     assert [name for name in order if name.startswith("task")] == ["task0", "task1", "task2"]
     assert [name for name in order if name.startswith("main")] == ["main0", "main1", "main2"]
     spans = sorted((begun, ended) for _, begun, ended in ran.computed(0))
-    assert all(ended <= begun for (_, ended), (begun, _) in zip(spans, spans[1:], strict=False))
+    assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
 
 
 def test_two_flows_take_turns_on_the_compute_queue(exact):

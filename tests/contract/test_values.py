@@ -1,7 +1,6 @@
 """Which values an operation sees, and whose they are."""
 
 from contract.kit import FIRST, block, constant
-
 from distsim.interface import Batch, Region
 
 SECOND = Region((1,))

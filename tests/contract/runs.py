@@ -1,0 +1,75 @@
+"""Runs of the five strategies on the digits, in both modeled modes, on clusters and stragglers of uneven numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contract.kit import numerics
+from distsim.backends.simulated import SimulatedOptions, simulate
+from distsim.interface import SGD, Budget, Cluster, Curve, Job, Loopback, Outcome, Roofline, Straggler, Strategy, Switch
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import AsyncPS, SyncPS
+from distsim.strategies.pipeline import ModelParallel, OneFOneB
+from distsim.workloads.digits_mlp import DigitsMLP
+
+WORKERS = 3
+WORKLOAD = DigitsMLP(batch=8, depth=5, width=24)
+
+STRATEGIES: dict[str, Strategy] = {
+    "all_reduce": AllReduce(bucket_bytes=3000.0),
+    "sync_ps": SyncPS(),
+    "async_ps": AsyncPS(),
+    "async_ps inverse": AsyncPS(weight="inverse"),
+    "model_parallel": ModelParallel(),
+    "one_f_one_b": OneFOneB(microbatches=4),
+}
+NETWORKS: dict[str, Switch | Loopback] = {
+    "switch": Switch(bandwidth=1.25e9 / 7, latency=5e-6),
+    "slow switch": Switch(bandwidth=3.3e6, latency=1.1e-3),
+    "loopback": Loopback(
+        cores=Curve(((1.0, 1.0), (2.0, 1.9), (4.0, 2.1))),
+        message=Curve(((0.0, 3e-5), (1e6, 7e-4))),
+        all_reduce={2: Curve(((0.0, 8e-5), (1e6, 1.1e-3))), 3: Curve(((0.0, 1.3e-4), (1e6, 1.9e-3)))},
+    ),
+}
+STRAGGLERS = {
+    "none": Straggler(),
+    "one slow": Straggler(slow={1: 3.0}),
+    "lognormal": Straggler(jitter="lognormal", sigma=0.4, slow={0: 0.7}),
+    "exponential": Straggler(jitter="exponential"),
+}
+
+
+def run(strategy: str, network: str, straggler: str, has_values: bool, options: SimulatedOptions | None = None) -> Outcome:
+    """One run of 5 updates of the model, or of 5 a worker if it is asynchronous."""
+    chosen = STRATEGIES[strategy]
+    job = Job(
+        strategy=chosen,
+        model=WORKLOAD.model(),
+        cluster=Cluster(WORKERS, chosen.servers, Roofline(3.1e7, 1.7e9, 2e-6), NETWORKS[network]),
+        budget=Budget(samples=5 * WORKERS * WORKLOAD.batch),
+        numerics=numerics(has_values, WORKLOAD, WORKERS, SGD(0.05, momentum=0.5), seed=7),
+        straggler=STRAGGLERS[straggler],
+        seed=7,
+        samples_between_snapshots=2 * WORKERS * WORKLOAD.batch,
+    )
+    return simulate(job, options)
+
+
+def records(outcome: Outcome) -> list[Any]:
+    """All that was recorded of a run but the values of its losses and parameters."""
+    snapshots = [(s.number, s.samples, s.time, sorted(s.values)) for s in outcome.snapshots]
+    return [outcome.status, outcome.message, outcome.seconds, outcome.notes, snapshots] + [
+        (
+            trace.rank,
+            trace.compute,
+            trace.transfers,
+            trace.updates,
+            [(loss.step, loss.part, loss.parts, loss.time) for loss in trace.losses],
+            trace.arrivals,
+            trace.ended,
+            trace.gradients,
+            trace.peak_saved,
+        )
+        for trace in outcome.traces
+    ]

@@ -1,0 +1,31 @@
+"""A modeled run takes exactly the time of the cosimulated one, and does exactly the same."""
+
+import pytest
+
+from contract.runs import NETWORKS, STRAGGLERS, STRATEGIES, records, run
+from distsim.backends.simulated import SimulatedOptions
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_modeled_is_cosimulated_bit_for_bit(strategy, network):
+    for straggler in STRAGGLERS:
+        modeled, cosimulated = (run(strategy, network, straggler, has_values) for has_values in (False, True))
+        assert modeled.status == "done", modeled.message
+        assert modeled.seconds > 0.0
+        assert modeled.seconds == cosimulated.seconds
+        assert records(modeled) == records(cosimulated)
+        assert sum(len(trace.losses) for trace in modeled.traces) >= 5
+
+
+@pytest.mark.parametrize("options", [SimulatedOptions("block", "flows"), SimulatedOptions("instant", "price")])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_under_every_option(strategy, options):
+    modeled, cosimulated = (run(strategy, "slow switch", "lognormal", has_values, options) for has_values in (False, True))
+    assert records(modeled) == records(cosimulated)
+    assert modeled.status == "done", modeled.message
+
+
+def test_stragglers_and_networks_make_a_difference():
+    seconds = {run("sync_ps", network, straggler, False).seconds for network in NETWORKS for straggler in STRAGGLERS}
+    assert len(seconds) == len(NETWORKS) * len(STRAGGLERS)

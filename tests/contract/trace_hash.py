@@ -1,0 +1,15 @@
+"""Print a hash of everything that the runs of all strategies record: `python -m contract.trace_hash`."""
+
+from hashlib import blake2b
+
+from contract.runs import STRATEGIES, records, run
+
+if __name__ == "__main__":
+    for has_values in (False, True):
+        digest = blake2b(digest_size=16)
+        for strategy in STRATEGIES:
+            for network, straggler in (("loopback", "lognormal"), ("slow switch", "exponential")):
+                outcome = run(strategy, network, straggler, has_values)
+                losses = [loss.value for trace in outcome.traces for loss in trace.losses]
+                digest.update(repr((records(outcome), losses)).encode())
+        print("cosimulated" if has_values else "modeled", digest.hexdigest())
