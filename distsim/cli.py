@@ -95,17 +95,14 @@ def _sweep(overrides: list[str], yes: bool) -> int:
     from distsim import api, composition
     from distsim.results import store
 
-    runs = composition.expand(overrides, yes)
-    problems = [problem for run in runs[:1] for problem in composition.parse(run)[1]]
-    prepared = api.prepare_all(composition.parse(run)[0] for run in runs)
-    del problems
+    prepared = api.prepare_all(composition.parse(run)[0] for run in composition.expand(overrides, yes))
     _warn(prepared)
     folder = prepared[0].resolved.runs
     before = sum(_is_finished(each) for each in prepared)
     print(f"{len(prepared)} runs" + (f", {before} of them stored before" if before else ""), file=sys.stderr)
     if before < len(prepared):
         _sweep_started, _sweep_runs = time.monotonic(), len(prepared)
-        _multirun(composition.forced(overrides))
+        _multirun([*composition.forced(overrides), f"hydra.sweep.dir={composition.quoted(folder.absolute() / '.sweep')}"])
     rows = [store.find(each.resolved.runs, each.name) for each in prepared]
     good = sum(row is not None and row.status == "done" for row in rows)
     for row in rows:
@@ -198,11 +195,11 @@ def _count(number: int) -> str:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from distsim.report import write_report
+    from distsim.report.page import write_report
     from distsim.results import store
 
     results = store.load_all(options.runs)
-    write_report(results, options.output)
+    print(write_report(results, options.output))
     print(options.output)
     return 0
 

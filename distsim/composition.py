@@ -83,6 +83,12 @@ def forced(overrides: Sequence[str]) -> list[str]:
     return [text if override.key_or_group in plain else f"++{text}" for text, override in parsed]
 
 
+def quoted(value: object) -> str:
+    """Any text as a value of Hydra's grammar."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
 def expand(overrides: Sequence[str], yes: bool = False) -> list[list[str]]:
     """The overrides of each run of a sweep, by Hydra's grammar. Raises `BadInput` for empty, double and huge sweeps."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -105,7 +111,7 @@ def expand(overrides: Sequence[str], yes: bool = False) -> list[list[str]]:
         if twice:
             allowed = "every value once: the same run would be done twice"
             problems.append(Problem(override.key_or_group, shown, allowed, f"remove one {', '.join(map(str, twice))}"))
-    problems += _too_many(count, yes)
+    problems += [*_too_many(count, yes), *_bad_launcher(overrides)]
     if problems:
         raise BadInput(problems)
     runs: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
@@ -135,6 +141,25 @@ def _too_many(count: int, yes: bool) -> list[Problem]:
     hours = count * RUN_SECONDS / 3600
     estimate = f"{count:,} runs: about {hours:,.1f} hours if each takes {RUN_SECONDS} s"
     return [Problem("-m", count, f"more than {ASK_FROM:,} runs want --yes", estimate)]
+
+
+def _bad_launcher(overrides: Sequence[str]) -> list[Problem]:
+    """A launcher that is not installed."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    problems = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key == "hydra/launcher":
+            try:
+                with initialize_config_dir(str(conf()), version_base="1.3"):
+                    hydra_compose("run", [text])
+            except HydraException as error:
+                there = ", ".join(getattr(error, "options", None) or []) or "a launcher that Hydra finds"
+                problems.append(Problem(key, value, f"one of {there}", f"install hydra-{value}-launcher"))
+    return problems
 
 
 def _bad_choice(group: str, value: Any) -> list[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from distsim.configuration.reader import FAILED, Reader
@@ -44,21 +45,23 @@ def together(
 
 def machine(
     reader: Reader, backend: str, options: Any, cluster: ClusterSection, model: Model | None, strategy: Strategy | None
-) -> None:
-    """The run fits this machine's memory and devices."""
+) -> bool:
+    """The run fits this machine's memory and devices; True if it fits the memory."""
+    if getattr(options, "device", None) == "cuda" and not any(Path(file).exists() for file in GPU_FILES):
+        reader.refuse("backend.device", "cuda", "this machine has no GPU", "take backend.device=auto or cpu")
     a_rank = RANK_BYTES[backend]
     if model is not None and backend != "modeled":
         a_rank += COPIES * model.parameter_bytes
     ranks = cluster.workers + (strategy.servers if strategy else 0)
-    if ranks * a_rank > memory():
-        reader.refuse(
-            "cluster.workers",
-            cluster.workers,
-            f"would take about {_gigabytes(ranks * a_rank)} of memory, and this machine has {_gigabytes(memory())}",
-            f"at most {max(1, int(memory() / a_rank) - (strategy.servers if strategy else 0))}",
-        )
-    if getattr(options, "device", None) == "cuda" and not any(Path(file).exists() for file in GPU_FILES):
-        reader.refuse("backend.device", "cuda", "this machine has no GPU", "take backend.device=auto or cpu")
+    if ranks * a_rank <= memory():
+        return True
+    reader.refuse(
+        "cluster.workers",
+        cluster.workers,
+        f"would take about {_gigabytes(ranks * a_rank)} of memory, and this machine has {_gigabytes(memory())}",
+        f"at most {max(1, int(memory() / a_rank) - (strategy.servers if strategy else 0))}",
+    )
+    return False
 
 
 def runs_folder(reader: Reader, runs: Any) -> None:
@@ -74,8 +77,12 @@ def runs_folder(reader: Reader, runs: Any) -> None:
     if not existing.is_dir():
         what = "is a file" if existing == folder else f"{existing} is a file"
         reader.refuse("runs", runs, f"must be a folder, but {what}", "choose another, for example runs=runs")
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        reader.refuse("runs", runs, f"{existing} cannot be written", "choose another, for example runs=/tmp/runs")
+    else:
+        try:
+            TemporaryFile(dir=existing).close()  # nameless; os.access would let root write anywhere
+        except OSError as error:
+            where = f"{existing} cannot be written ({error.strerror})"
+            reader.refuse("runs", runs, where, "choose another, for example runs=/tmp/runs")
 
 
 def warnings(

@@ -105,9 +105,16 @@ def name(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Any text of one line."""
-    if not isinstance(value, str) or not value or not value.isprintable():
+    """Any text of one line, perhaps empty."""
+    if not isinstance(value, str) or not value.isprintable():
         raise Refused("text of one line")
+    return value
+
+
+def path(value: Any) -> str:
+    """The path of a file or folder."""
+    if not isinstance(value, str) or not value or not value.isprintable() or "${" in value:
+        raise Refused("a path")
     return value
 
 

@@ -23,9 +23,12 @@ FAILED = object()
 
 
 class Reader:
-    """Reads sections and keeps their problems. `known` gives every key of a configuration, asked for suggestions only."""
+    """Reads sections and keeps their problems.
 
-    def __init__(self, values: Mapping[str, Any], known: Callable[[], Iterable[str]]) -> None:
+    `known` gives every key of any configuration with the choices that have it; it is asked for suggestions only.
+    """
+
+    def __init__(self, values: Mapping[str, Any], known: Callable[[], Mapping[str, tuple[str, ...]]]) -> None:
         self.values = values
         self.problems: list[Problem] = []
         self._known = known
@@ -75,7 +78,9 @@ class Reader:
 
     def _similar(self, path: str, key: str, names: list[str]) -> str:
         here = quantities.near(key, names)
-        known = list(self._known())
+        known = self._known()
+        if owners := known.get(f"{path}.{key}" if path else key):
+            return f"a key of {' and '.join(owners)}"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key]
         if elsewhere:
             return f"did you mean {' or '.join(elsewhere)}?"

@@ -73,10 +73,10 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     model = _described(reader, workload)
     backend = str(reader.section("backend").get("name"))
     checks.runs_folder(reader, run["runs"])
-    if strategy and model and cluster and budget:
-        checks.together(reader, strategy, backend, model, cluster, budget)
     if cluster and options is not None:
-        checks.machine(reader, backend, options, cluster, model, strategy)
+        fits = checks.machine(reader, backend, options, cluster, model, strategy)
+        if fits and strategy and model and budget:
+            checks.together(reader, strategy, backend, model, cluster, budget)
     parts = (strategy, options, workload, model, cluster, straggler, optimizer, budget)
     if reader.problems or any(part is None for part in parts):
         return None, reader.problems

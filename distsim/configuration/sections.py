@@ -57,7 +57,7 @@ CLUSTER: Mapping[str, Kind] = {
     "flops": quantities.optional(quantities.flops),
     "memory_bandwidth": quantities.optional(quantities.bandwidth),
     "overhead": quantities.optional(quantities.seconds(bare_at_most=1.0)),
-    "profile": quantities.text,
+    "profile": quantities.path,
 }
 
 OPTIMIZER: Mapping[str, Kind] = {
@@ -80,7 +80,7 @@ STRAGGLER: Mapping[str, Kind] = {
 RUN: Mapping[str, Kind] = {
     "seed": quantities.integer(0),
     "repeat": quantities.integer(0),
-    "runs": quantities.text,
+    "runs": quantities.path,
     "label": quantities.name,
 }
 
@@ -89,21 +89,24 @@ DEFAULT_SAMPLES = 20_000
 
 
 @cache
-def known_keys() -> tuple[str, ...]:
-    """Every key that some configuration has, for suggestions. Imports the built-in components."""
+def known_keys() -> Mapping[str, tuple[str, ...]]:
+    """Every key that some configuration has, and the choices that it belongs to. Imports the built-in components."""
     own = {
         "cluster": settable(ClusterSection),
         "optimizer": settable(SGD),
         "budget": settable(Budget),
         "straggler": settable(Straggler),
     }
-    keys = [f"{section}.{field.name}" for section, entries in own.items() for field in entries]
+    keys: dict[str, tuple[str, ...]] = dict.fromkeys((*GROUPS, "evaluation.samples", *RUN), ())
+    keys |= {f"{section}.{field.name}": () for section, entries in own.items() for field in entries}
     kinds: tuple[registry.Kind, ...] = ("strategy", "workload", "backend")
     for kind in kinds:
         for name in registry.BUILT_IN[kind]:
             with suppress(ImportError):
-                keys += [f"{kind}.{field.name}" for field in settable(registry.load(kind, name))]
-    return tuple(dict.fromkeys([*GROUPS, *keys, "evaluation.samples", *RUN]))
+                for field in settable(registry.load(kind, name)):
+                    key = f"{kind}.{field.name}"
+                    keys[key] = (*keys.get(key, ()), f"{kind}={name}")
+    return keys
 
 
 def read_cluster(reader: Reader) -> ClusterSection | None:
