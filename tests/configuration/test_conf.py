@@ -1,0 +1,117 @@
+"""The files of conf/: every choice can run, says what its class says, and fills nothing that does not exist."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distsim import composition, registry
+from distsim.composition import compose
+from distsim.configuration import resolve
+
+CHOICES = [(group, path.stem) for group in composition.GROUPS for path in sorted((composition.conf() / group).glob("*.yaml"))]
+NEEDED = {"module": [("workload.module", "operator:add")]}
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_resolves(group: str, name: str, tmp_path: Path) -> None:
+    values, problems = compose([(group, name), ("runs", str(tmp_path)), *NEEDED.get(name, [])])
+    resolved, more = resolve(values)
+    if name == "module":  # read well, but no model comes out of operator.add
+        assert [problem.key for problem in more] == ["workload.module"]
+        return
+    assert [*problems, *more] == []
+    assert resolved is not None
+    assert resolved.config[group]["name"] == name
+
+
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] in ("strategy", "workload", "backend")])
+def test_files_say_what_the_classes_say(group: registry.Kind, name: str) -> None:
+    values, _ = compose([(group, name)])
+    resolved, _ = resolve(values)
+    if resolved is None:
+        pytest.skip("needs a module")
+    component: Any = {"strategy": resolved.strategy, "workload": resolved.workload, "backend": resolved.options}[group]
+    assert component == type(component)()
+    assert set(values[group]) == {"name", *(field.name for field in fields(component))}
+
+
+def test_every_built_in_name_has_a_file() -> None:
+    names = chain.from_iterable((kind, name) for kind in registry.BUILT_IN for name in registry.BUILT_IN[kind])
+    assert set(zip(*[iter(names)] * 2, strict=True)) <= set(CHOICES)
+
+
+def test_no_file_names_code() -> None:
+    for path in composition.conf().rglob("*.yaml"):
+        assert "_target_" not in path.read_text(encoding="utf-8"), path
+
+
+def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
+    settings = [
+        ("strategy", "all_reduce"),
+        ("strategy.bucket_bytes", "1MiB"),
+        ("cluster", "switch"),
+        ("cluster.latency", "5us"),
+        ("straggler", "one_slow"),
+        ("straggler.slow", {2: 1.5}),
+        ("budget.seconds", "2min"),
+        ("runs", str(tmp_path)),
+    ]
+    first, problems = resolve(compose(settings)[0])
+    assert problems == []
+    assert first is not None
+    second, problems = resolve(first.config)
+    assert problems == []
+    assert second is not None
+    assert second == first
+    assert first.config == {
+        "strategy": {"name": "all_reduce", "bucket_bytes": 1048576.0},
+        "backend": {"name": "modeled", "preemption": "instant", "collectives": "auto"},
+        "workload": {"name": "digits_mlp", "batch": 16, "depth": 8, "width": 256, "dtype": "float32"},
+        "cluster": {
+            "name": "switch",
+            "workers": 4,
+            "network": "switch",
+            "bandwidth": "10Gbit/s",
+            "latency": 5e-6,
+            "device": "profile",
+            "flops": None,
+            "memory_bandwidth": None,
+            "overhead": None,
+            "profile": "auto",
+        },
+        "straggler": {"name": "one_slow", "jitter": "none", "scale": 1.0, "sigma": 0.2, "slow": {"0": 3.0, "2": 1.5}},
+        "optimizer": {"learning_rate": 0.03, "momentum": 0.0},
+        "budget": {"updates": None, "samples": None, "seconds": 120.0},
+        "evaluation": {"samples": 1000},
+        "seed": 0,
+        "repeat": 0,
+        "runs": str(tmp_path),
+        "label": "",
+    }
+
+
+def test_seed_and_repeat_make_one_seed() -> None:
+    seeds = {
+        resolved.seed
+        for seed in (0, 1)
+        for repeat in (0, 1)
+        if (resolved := resolve(compose([("seed", seed), ("repeat", repeat)])[0])[0]) is not None
+    }
+    assert len(seeds) == 4
+
+
+def test_samples_auto_gives_way_to_any_other_limit() -> None:
+    def budget(*settings: tuple[str, Any]) -> Any:
+        resolved, _ = resolve(compose(settings)[0])
+        assert resolved is not None
+        return resolved.config["budget"]
+
+    assert budget() == {"updates": None, "samples": 20000, "seconds": None}
+    assert budget(("budget.updates", 5)) == {"updates": 5, "samples": None, "seconds": None}
+    assert budget(("budget.seconds", 2)) == {"updates": None, "samples": None, "seconds": 2.0}
+    assert budget(("budget.samples", "1e3")) == {"updates": None, "samples": 1000, "seconds": None}

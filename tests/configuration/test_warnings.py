@@ -1,0 +1,46 @@
+"""What is warned of and runs all the same."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from distsim.composition import compose
+from distsim.configuration import resolve
+
+
+def warnings(*settings: tuple[str, Any]) -> tuple[str, ...]:
+    resolved, problems = resolve(compose(settings)[0])
+    assert problems == []
+    assert resolved is not None
+    return resolved.warnings
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([("strategy", "all_reduce")], ()),
+        (
+            [("strategy", "one_f_one_b"), ("strategy.microbatches", 2)],
+            ("2 micro-batches are fewer than 4 stages: 60% of all time is bubble",),
+        ),
+        (
+            [("straggler.slow", {1: 0.5})],
+            ("straggler.slow.1=0.5: a factor under 1 makes worker 1 faster",),
+        ),
+        (
+            [("cluster", "switch"), ("cluster.latency", "50ms")],
+            ("cluster.latency=0.05 s is unusual for one link (0.5us to 1ms): is the unit right?",),
+        ),
+    ],
+)
+def test_warns(settings: list[tuple[str, Any]], expected: tuple[str, ...]) -> None:
+    assert warnings(*settings) == expected
+
+
+def test_more_ranks_than_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    (warning,) = warnings(("backend", "real"), ("strategy", "sync_ps"), ("cluster.workers", cores))
+    assert warning == f"contended: {cores + 1} ranks share {cores} cores, so times hold for this machine only"
