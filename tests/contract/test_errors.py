@@ -1,4 +1,4 @@
-"""Broken rules: each ends the run as failed, with a message that names the rule, the rank and the line where there is one."""
+"""Broken rules: each ends the run as failed, with a message that names the rule, the rank and (where it can) the line."""
 
 import asyncio
 import linecache

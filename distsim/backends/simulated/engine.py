@@ -18,6 +18,8 @@ from distsim.interface.program import foreign_await
 
 R = TypeVar("R")
 _LAST = EventPriority(NORMAL + 1)
+_WINDOW = 1e-12
+"""Completions that lie this many seconds apart are one instant."""
 
 
 class Operation(Event, Generic[R]):
@@ -61,6 +63,11 @@ class Engine:
     def now(self) -> float:
         """Simulated seconds."""
         return self.env.now
+
+    @property
+    def window(self) -> float:
+        """Seconds within which completions are one instant: more than rounding loses, or late in a run none would ever end."""
+        return max(_WINDOW, 4.0 * math.ulp(self.env.now))
 
     def operation(self) -> Operation[Any]:
         """A new operation on this clock."""

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from distsim.backends.simulated.engine import Engine
 
-_WINDOW = 1e-12
-"""Completions that lie this many seconds apart are one instant."""
 _EQUAL = 1.0 + 1e-12
 """Shares of links that differ by less than this factor saturate together."""
 
@@ -93,8 +91,9 @@ class Network:
         if alarm != self._alarm:
             return  # the flows have changed since it was set
         self._advance()
-        finished = [flow for flow in self._flows if flow.left <= flow.rate * _WINDOW]
-        self._flows = [flow for flow in self._flows if flow.left > flow.rate * _WINDOW]
+        window = self._engine.window
+        finished = [flow for flow in self._flows if flow.left <= flow.rate * window]
+        self._flows = [flow for flow in self._flows if flow.left > flow.rate * window]
         self._solve_later()
         for flow in finished:
             self._moved += flow.left  # at most what a window moves

@@ -12,9 +12,6 @@ from collections.abc import Callable
 
 from distsim.backends.simulated.engine import Engine
 
-_WINDOW = 1e-12
-"""Completions that lie this many seconds apart are one instant."""
-
 
 class Processors:
     """The cores of one host."""
@@ -65,7 +62,7 @@ class Processors:
         if alarm != self._alarm:
             return  # the jobs have changed since it was set
         self._advance()
-        due = self._virtual + _WINDOW
+        due = self._virtual + self._engine.window
         finished = []
         while self._jobs and self._jobs[0][0] <= due:
             finished.append(heapq.heappop(self._jobs)[2])

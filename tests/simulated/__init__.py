@@ -1,0 +1,1 @@
+"""The pieces of the simulated backend, each by hand calculation."""
