@@ -77,16 +77,13 @@ class Reader:
         return not unknown
 
     def _similar(self, path: str, key: str, names: list[str]) -> str:
-        here = quantities.near(key, names)
         known = self._known()
         if owners := known.get(f"{path}.{key}" if path else key):
             return f"a key of {' and '.join(owners)}"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key]
         if elsewhere:
             return f"did you mean {' or '.join(elsewhere)}?"
-        if here:
-            return here.replace("mean ", f"mean {path}.") if path else here
-        leaves = {k.rpartition(".")[2]: k for k in known}
+        leaves = {k.rpartition(".")[2]: k for k in known} | {name: f"{path}.{name}" if path else name for name in names}
         match = quantities.near(key, leaves).removeprefix("did you mean ").rstrip("?")
         return f"did you mean {leaves[match]}?" if match else f"keys here: {', '.join(names)}" if names else ""
 

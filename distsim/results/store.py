@@ -79,7 +79,7 @@ class Draft:
         digest = records.write(self.folder / _TRACE, traces)
         _write(self.folder / _METRICS, metrics)
         _sync(self.folder)
-        row = {"schema": SCHEMA, "id": self.folder.name, **summary, "trace_hash": digest}
+        row = records.finite({"schema": SCHEMA, "id": self.folder.name, **summary, "trace_hash": digest})
         _write(self.folder / _SUMMARY, row)
         return Result(self.folder, row)
 

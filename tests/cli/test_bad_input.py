@@ -1,0 +1,183 @@
+"""Bad input: exit code 2, one line for each problem, all of them at once, before anything runs; nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distsim.cli import main
+
+STRATEGIES = "one of all_reduce, sync_ps, async_ps, model_parallel, one_f_one_b"
+BANDWIDTH = "a bandwidth greater than 0 with its unit, like 10Gbit/s or 25GB/s"
+NAME = "letters, digits, spaces and . _ - (no ..), at most 100 of them"
+TWICE = "every value once: the same run would be done twice"
+HYDRA = "of Hydra only hydra/launcher and hydra.launcher.* can be set"
+PLAIN = "settings are plain key=value"
+
+SINGLE = {
+    "cluster=switch cluster.bandwidth=-5": f"cluster.bandwidth=-5: {BANDWIDTH}",
+    "cluster=switch cluster.bandwidth=0": f"cluster.bandwidth=0: {BANDWIDTH}",
+    "cluster=switch cluster.bandwidth=nan": f"cluster.bandwidth=nan: {BANDWIDTH}",
+    "cluster=switch cluster.bandwidth=inf": f"cluster.bandwidth=inf: {BANDWIDTH}",
+    "cluster=switch cluster.bandwidth=10Gb": f"cluster.bandwidth='10Gb': {BANDWIDTH}; did you mean 10Gbit/s or 10GB/s?",
+    "cluster.bandwidth=10Gbit/s": "cluster.bandwidth='10Gbit/s': only for cluster.network=switch; "
+    "add cluster.network=switch or take cluster=switch",
+    "cluster=switch cluster.bandwidth=null": "cluster.bandwidth=None: must be given with cluster.network=switch",
+    "cluster=switch cluster.latency=5": "cluster.latency=5: a bare number counts seconds, at most 1; write the unit; "
+    "did you mean 5us or 5ms?",
+    "cluster.workers=0": "cluster.workers=0: a whole number 1 or more",
+    "cluster.workers=-1": "cluster.workers=-1: a whole number 1 or more",
+    "cluster.workers=1.5": "cluster.workers=1.5: a whole number 1 or more",
+    "cluster.workers=four": "cluster.workers='four': a whole number 1 or more; did you mean 4?",
+    "strategy=asynch_ps": f"strategy='asynch_ps': {STRATEGIES}; did you mean async_ps?",
+    "straggler=lognormol": "straggler='lognormol': one of exponential, lognormal, none, one_slow, shifted_exponential; "
+    "did you mean lognormal?",
+    "straggler.jitter=exponentiol": "straggler.jitter='exponentiol': one of none, exponential, shifted_exponential, "
+    "lognormal; did you mean exponential?",
+    "workload=digit_mlp": "workload='digit_mlp': one of digits_mlp, module; did you mean digits_mlp?",
+    "cluster=local": "cluster='local': one of local4, switch; did you mean local4?",
+    "optimizer.learning_rat=1": "optimizer.learning_rat=1: no such key; did you mean optimizer.learning_rate?",
+    "strategy.learning_rate=1": "strategy.learning_rate=1: no such key; did you mean optimizer.learning_rate?",
+    "strategy.microbatches=2": "strategy.microbatches=2: no such key; a key of strategy=one_f_one_b",
+    "bugdet.updates=3": "bugdet={'updates': 3}: no such key; did you mean budget?",
+    "worker=3": "worker=3: no such key; did you mean cluster.workers?",
+    "cluster.batch=3": "cluster.batch=3: no such key; did you mean workload.batch?",
+    "strategy=model_parallel cluster.workers=9": "cluster.workers=9: a pipeline needs a block a stage, and this model has 8; "
+    "take at most 8 workers or a deeper model",
+    "strategy=one_f_one_b strategy.microbatches=7": "strategy.microbatches=7: must divide the 64 samples of a step; "
+    "nearest: 4 or 8",
+    "straggler=lognormal straggler.sigma=nan": "straggler.sigma=nan: a number 0 or more",
+    "straggler=lognormal straggler.sigma=-1": "straggler.sigma=-1: a number 0 or more",
+    "straggler.slow={9:2}": "straggler.slow.9=2: there are workers 0 to 3",
+    "straggler.slow.1=0": "straggler.slow.1=0: a number greater than 0",
+    "straggler.slow=3": "straggler.slow=3: a map from workers to factors; for example straggler.slow={0: 3.0}",
+    "budget.samples=null": "budget.samples=None: a run needs a limit: budget.updates, budget.samples or budget.seconds; "
+    "for example budget.updates=200",
+    "budget.samples=10": "budget.samples=10: one update takes 64 samples; at least budget.samples=64",
+    "budget.seconds=0": "budget.seconds=0: a time greater than 0 with its unit, like 5us or 1.5s",
+    "optimizer.learning_rate=0": "optimizer.learning_rate=0: a number greater than 0",
+    "optimizer.learning_rate=-1": "optimizer.learning_rate=-1: a number greater than 0",
+    "optimizer.momentum=1": "optimizer.momentum=1: a number 0 or more and less than 1",
+    "backend=real cluster=switch": "cluster.network='switch': backend=real runs on this machine: loopback; "
+    "take cluster=local4 cluster.workers=4, or backend=modeled",
+    "label=../x": f"label='../x': {NAME}",
+    'label="<script>"': f"label='<script>': {NAME}",
+    'label="=cmd()"': f"label='=cmd()': {NAME}",
+    "label=<script>": "label='<script>': a value that Hydra's override grammar reads; quote it: 'label=\"...\"'",
+    "seed=1,2": "seed='1,2': one value here; add -m to sweep over several",
+    "seed=-1": "seed=-1: a whole number 0 or more",
+    "seed=${oc.env:HOME}": "seed='${oc.env:HOME}': a whole number 0 or more",
+    "foo": "foo='': settings are written key=value",
+    "+x=3": f"+x='3': {PLAIN}; write x=",
+    "strategy@x=all_reduce": f"strategy@x='all_reduce': {PLAIN}; write strategy=",
+    "hydra.sweep.dir=../../x": f"hydra.sweep.dir='../../x': {HYDRA}",
+    "workload=module": "workload.module='': must be package.file:function; for instance my_package.my_file:build",
+    "workload.module=os:system": "workload.module='os:system': no such key; a key of workload=module",
+}
+SWEEP = {
+    "repeat=0,0": f"repeat='0,0': {TWICE}; remove one 0",
+    "seed=1,1.0": "-m='seed=1.0': every run once: this one is in the sweep twice; remove one of the equal values",
+    "repeat=range(0,0)": "repeat='range(0,0)': an empty sweep: no value to run",
+    "seed=range(0,1000000)": "-m=1000000: more than 1,000 runs want --yes; 1,000,000 runs: about 83.3 hours if each takes 0.3 s",
+    "seed=interval(0,1)": "seed='interval(0,1)': a list of values, like 1,2,3 or range(0,5)",
+    "strategy=glob(*_ps) cluster.workers=0": "cluster.workers=0: a whole number 1 or more",
+    "strategy=all_reduce,sync cluster.workers=4,0": "cluster.workers=0: a whole number 1 or more\n"
+    f"strategy='sync': {STRATEGIES}; did you mean sync_ps?",
+    "hydra/launcher=nowhere": "hydra/launcher='nowhere': one of basic; install hydra-nowhere-launcher",
+}
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    """What is said, after checking that nothing else happened."""
+    assert main(["run", *words]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert list(folder.iterdir()) == []
+    return output.err.removesuffix("\n")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", SINGLE)
+def test_refuses(words: str, capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    assert refused(words.split(), capsys, here) == SINGLE[words]
+
+
+@pytest.mark.parametrize("words", SWEEP)
+def test_refuses_a_sweep(words: str, capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    said = refused(["-m", *words.split()], capsys, here)
+    if "nowhere" in words:  # which launchers are installed is not ours to know
+        said = said.replace(said[said.index("one of") : said.index(";")], "one of basic")
+    assert said == SWEEP[words]
+
+
+def test_all_problems_at_once(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    words = ["strategy=asynch_ps", "cluster.workers=four", "optimizer.learning_rate=-1", "label=<", "budget.samples=null"]
+    assert refused(words, capsys, here).splitlines() == [
+        "label='<': a value that Hydra's override grammar reads; quote it: 'label=\"...\"'",
+        f"strategy='asynch_ps': {STRATEGIES}; did you mean async_ps?",
+        "cluster.workers='four': a whole number 1 or more; did you mean 4?",
+        "optimizer.learning_rate=-1: a number greater than 0",
+        "budget.samples=None: a run needs a limit: budget.updates, budget.samples or budget.seconds; "
+        "for example budget.updates=200",
+    ]
+
+
+def test_more_workers_than_memory(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    said = refused(["cluster.workers=1e9"], capsys, here)
+    assert said.startswith("cluster.workers=1000000000: would take about 25,000 GB of memory, and this machine has ")
+
+
+def test_cuda_without_a_gpu(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    said = refused(["backend=real", "backend.device=cuda"], capsys, here)
+    assert said.startswith("backend.device='cuda': this machine has no GPU; take backend.device=auto or cpu")
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ("/etc/hostname", "runs='/etc/hostname': must be a folder, but is a file; choose another, for example runs=runs"),
+        ("/etc/hostname/x", "runs='/etc/hostname/x': must be a folder, but /etc/hostname is a file; "
+         "choose another, for example runs=runs"),
+        ("/proc/x", "runs='/proc/x': /proc cannot be written (No such file or directory); "
+         "choose another, for example runs=/tmp/runs"),
+        ("x" * 300, "cannot be a folder (File name too long)"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_takes_no_runs(runs: str, said: str, capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    assert refused([f"runs={runs}"], capsys, here).endswith(said)
+
+
+def test_a_folder_with_another_versions_runs(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "runs").mkdir()
+    (here / "runs" / ".distsim").write_text('{"schema": 0}')
+    assert main(["run"]) == 2
+    said = (
+        "runs='runs': holds runs of another version (schema 0, this one writes 1); choose another, for example runs=runs1"
+    )
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        (None, "the profile profile.json cannot be read ([Errno 2] No such file or directory: 'profile.json')"),
+        ("{", "the profile profile.json is not JSON"),
+        ("{}", "the profile profile.json lacks schema"),
+    ],
+)
+def test_a_profile_that_is_missing_or_torn(
+    profile: str | None, said: str, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    if profile is not None:
+        (here / "profile.json").write_text(profile)
+    assert main(["run", "cluster.profile=profile.json"]) == 2
+    assert capsys.readouterr().err.startswith(f"cluster.profile='profile.json': {said}")
+    assert not (here / "runs").exists()
