@@ -7,7 +7,7 @@ its record to the trace once it is over. Backends make a Rank (see `Job.rank`) a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
 from distsim.interface.model import Cost, Model, Operation
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.outcome import Snapshot
-from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer
+from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer, Update
 from distsim.interface.values import Batch, Message, Region, T
 from distsim.interface.work import Work
 
@@ -66,6 +66,35 @@ class Rank(Generic[T]):
     def blocks_of(self, region: Region) -> tuple[int, ...]:
         """The blocks that `region` names on this rank."""
         return self.placed if region.blocks is None else region.blocks
+
+    # ---- updates
+
+    @property
+    def samples_an_update(self) -> int:
+        """Samples of all workers together that one update consumes."""
+        return self.gradients_an_update * self.model.batch
+
+    def steps(self) -> Iterator[int]:
+        """Global updates until the budget is spent, each recorded when its body is over."""
+        allowed = self.budget.updates_allowed(self.samples_an_update)
+        seconds = self.budget.seconds
+        step = 0
+        while step < allowed and not (
+            seconds is not None and self.fabric.decide(f"stop before step {step}", self.fabric.now() >= seconds)
+        ):
+            yield step
+            step += 1
+            self.updates = step
+            self.trace.updates.append(Update(step, step * self.samples_an_update, self.fabric.now()))
+
+    def publish(self, region: Region) -> None:
+        """Keep the parameters for the evaluation, if a snapshot is due after the update under way."""
+        number = self.updates + 1
+        last = number >= self.budget.updates_allowed(self.samples_an_update)
+        if self.publish_every and (number % self.publish_every == 0 or last):
+            with self.lock:
+                values = {b: self.numerics.read(Region((b,))) for b in self.blocks_of(region)}
+            self.snapshots.append(Snapshot(number, number * self.samples_an_update, self.fabric.now(), values))
 
     # ---- values
 

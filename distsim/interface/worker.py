@@ -17,18 +17,17 @@ this same worker, seen narrower: its `rank` and peers are positions in the group
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from distsim.interface.backpropagation import start_buckets, start_gradient
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope
-from distsim.interface.model import Block, Model, Operation
+from distsim.interface.model import Block, Operation
 from distsim.interface.numerics import Part
-from distsim.interface.outcome import Snapshot
-from distsim.interface.rank import Parts, Rank, Stop
-from distsim.interface.trace import Update
+from distsim.interface.rank import Rank, Stop
 from distsim.interface.values import ALL, Batch, Message, Region, T
 from distsim.interface.work import Work
 
@@ -112,18 +111,7 @@ class Worker(Generic[T]):
 
         The body of the loop is one update. With a parameter server only the server iterates.
         """
-        state = self._state
-        samples = state.gradients_an_update * state.model.batch
-        allowed = state.budget.updates_allowed(samples)
-        seconds = state.budget.seconds
-        step = 0
-        while step < allowed and not (
-            seconds is not None and state.fabric.decide(f"stop before step {step}", state.fabric.now() >= seconds)
-        ):
-            yield step
-            step += 1
-            state.updates = step
-            state.trace.updates.append(Update(step, step * samples, state.fabric.now()))
+        return self._state.steps()
 
     def draw(self, part: int, parts: int) -> Batch:
         """The next batch of this rank's own stream; what is discarded later is not drawn again."""
@@ -176,56 +164,14 @@ class Worker(Generic[T]):
 
         With `unless`, None if that was over first: at any instant in the simulator, between blocks in a real run.
         """
-        state = self._state
-        blocks = state.placed
-
-        def action(stop: Stop) -> T | None:
-            state.numerics.zero()
-            x = state.numerics.input(batch)
-            for b in blocks:
-                if stop():
-                    state.forget(batch)
-                    return None
-                x = state.forward(b, x, batch)
-            x = state.loss(x, batch)
-            for b in reversed(blocks):
-                if stop():
-                    state.forget(batch)
-                    return None
-                x = state.backward(b, x, batch, "both")
-            return state.numerics.accumulated(ALL)
-
-        parts = (*_forward(blocks), *_backward(reversed(blocks)))
-        return state.start_compute("gradient", parts, batch, action, unless)
+        return start_gradient(self._state, batch, unless)
 
     def gradients(self, batch: Batch, bucket_bytes: float = 0.0) -> Iterator[tuple[Region, Work[T]]]:
         """The same gradient a bucket at a time, last blocks first: a bucket is closed once it holds `bucket_bytes`.
 
         A bucket's backward pass starts when the iterator reaches it, the forward pass with the first.
         """
-        state = self._state
-        gradient: list[T] = []  # of the output of the block that is next in the backward pass
-
-        def forward() -> None:
-            state.numerics.zero()
-            x = state.numerics.input(batch)
-            for b in state.placed:
-                x = state.forward(b, x, batch)
-            gradient.append(state.loss(x, batch))
-
-        for bucket in _buckets(state.model, state.placed, bucket_bytes):
-            first = bucket[0] == state.placed[-1]
-            region = Region(bucket[::-1])
-
-            def action(stop: Stop, region: Region = region, first: bool = first) -> T:
-                if first:
-                    forward()
-                for b in reversed(region.blocks or ()):
-                    gradient.append(state.backward(b, gradient.pop(), batch, "both"))
-                return state.numerics.accumulated(region)
-
-            parts = (*(_forward(state.placed) if first else ()), *_backward(bucket))
-            yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, batch, action)
+        return start_buckets(self._state, batch, bucket_bytes)
 
     def apply(self, gradient: T, region: Region = ALL, scale: float = 1.0, of: Sequence[Message[T]] = ()) -> Work[None]:
         """One optimizer step on `region` with its rate times `scale`; `version` grows by one.
@@ -284,15 +230,7 @@ class Worker(Generic[T]):
 
         Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update.
         """
-        state = self._state
-        count = state.updates + 1
-        samples = state.gradients_an_update * state.model.batch
-        if not state.publish_every:
-            return
-        last = count >= state.budget.updates_allowed(samples)
-        if count % state.publish_every == 0 or last:
-            values = {b: self.read(Region((b,))) for b in state.blocks_of(region)}
-            state.snapshots.append(Snapshot(count, count * samples, self.now, values))
+        self._state.publish(region)
 
     # ---- messages
 
@@ -354,23 +292,3 @@ class Worker(Generic[T]):
         if message.source not in self._ranks:
             raise StrategyError(f"a message from rank {message.source} reached a group without it: {self._ranks}")
         return self._state.owe(replace(message, source=self._ranks.index(message.source)))
-
-
-def _forward(blocks: Iterable[int]) -> Parts:
-    return (*(("forward", b) for b in blocks), ("loss", -1))
-
-
-def _backward(blocks: Iterable[int]) -> Parts:
-    return tuple(("backward", b) for b in blocks)
-
-
-def _buckets(model: Model, blocks: Sequence[int], bucket_bytes: float) -> list[tuple[int, ...]]:
-    """Cut the blocks, last first, into buckets that are closed once they hold `bucket_bytes`."""
-    buckets: list[tuple[int, ...]] = []
-    bucket: tuple[int, ...] = ()
-    for b in reversed(blocks):
-        bucket = (*bucket, b)
-        if model.nbytes(bucket) >= bucket_bytes:
-            buckets.append(bucket)
-            bucket = ()
-    return [*buckets, bucket] if bucket else buckets

@@ -1,0 +1,81 @@
+"""The gradient of all blocks placed on a rank: as one operation, or in buckets, so that sending overlaps computing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from distsim.interface.model import Model
+from distsim.interface.rank import Parts, Rank, Stop
+from distsim.interface.values import ALL, Batch, Region, T
+from distsim.interface.work import Work
+
+
+def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None) -> Work[T | None]:
+    """Zero, forward, loss, backward and read, as one operation that may be cancelled between blocks."""
+    blocks = state.placed
+
+    def action(stop: Stop) -> T | None:
+        state.numerics.zero()
+        x = state.numerics.input(batch)
+        for b in blocks:
+            if stop():
+                state.forget(batch)
+                return None
+            x = state.forward(b, x, batch)
+        x = state.loss(x, batch)
+        for b in reversed(blocks):
+            if stop():
+                state.forget(batch)
+                return None
+            x = state.backward(b, x, batch, "both")
+        return state.numerics.accumulated(ALL)
+
+    parts = (*_forward(blocks), *_backward(reversed(blocks)))
+    return state.start_compute("gradient", parts, batch, action, unless)
+
+
+def start_buckets(state: Rank[T], batch: Batch, bucket_bytes: float) -> Iterator[tuple[Region, Work[T]]]:
+    """The same a bucket at a time, last blocks first: each starts when the iterator reaches it."""
+    gradient: list[T] = []  # of the output of the block that is next in the backward pass
+
+    def forward() -> None:
+        state.numerics.zero()
+        x = state.numerics.input(batch)
+        for b in state.placed:
+            x = state.forward(b, x, batch)
+        gradient.append(state.loss(x, batch))
+
+    for bucket in buckets(state.model, state.placed, bucket_bytes):
+        first = bucket[0] == state.placed[-1]
+        region = Region(bucket[::-1])
+
+        def action(stop: Stop, region: Region = region, first: bool = first) -> T:
+            if first:
+                forward()
+            for b in reversed(region.blocks or ()):
+                gradient.append(state.backward(b, gradient.pop(), batch, "both"))
+            return state.numerics.accumulated(region)
+
+        parts = (*(_forward(state.placed) if first else ()), *_backward(bucket))
+        yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, batch, action)
+
+
+def buckets(model: Model, blocks: Sequence[int], bucket_bytes: float) -> list[tuple[int, ...]]:
+    """Cut the blocks, last first, into buckets that are closed once they hold `bucket_bytes`."""
+    closed: list[tuple[int, ...]] = []
+    bucket: tuple[int, ...] = ()
+    for b in reversed(blocks):
+        bucket = (*bucket, b)
+        if model.nbytes(bucket) >= bucket_bytes:
+            closed.append(bucket)
+            bucket = ()
+    return [*closed, bucket] if bucket else closed
+
+
+def _forward(blocks: Iterable[int]) -> Parts:
+    return (*(("forward", b) for b in blocks), ("loss", -1))
+
+
+def _backward(blocks: Iterable[int]) -> Parts:
+    return tuple(("backward", b) for b in blocks)
