@@ -1,7 +1,7 @@
 """Transfers against closed forms, and whole runs against SimGrid's numbers on the same workload.
 
 SimGrid 3.32, model CM02 with all factors 1 and no cross-traffic: hosts with one full-duplex 10 Gbit/s link of 5 us to a
-switch, 100 MB a message. `push_pull` and `barrier` are the programs of its S4U actors, operation for operation.
+switch, 100 MB a message. `SimGridServer` is the program of its S4U actors, operation for operation.
 """
 
 import math
@@ -15,6 +15,7 @@ from distsim.backends.simulated import SimulatedOptions
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.network import Network
 from distsim.interface import Batch, Straggler, Strategy, Switch, T, Work, Worker
+from distsim.numerics.sizes import Size
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS, SyncPS
 
@@ -145,6 +146,28 @@ def test_two_links_in_series_without_latency_are_one_link() -> None:
         return ended
 
     assert ends(split=True) == pytest.approx(ends(split=False), rel=1e-12)
+
+
+@dataclass(frozen=True)
+class Flows(Strategy):
+    """Messages of so many bytes from rank to rank, all at once."""
+
+    nbytes: tuple[tuple[int, int, int], ...]
+
+    async def run(self, worker: Worker[T]) -> None:
+        receives = [worker.receive(source) for source, to, _ in self.nbytes if to == worker.rank]
+        sends = [worker.send(Size(n), to) for source, to, n in self.nbytes if source == worker.rank]
+        for work in [*receives, *sends]:
+            await work
+
+
+def test_what_a_full_link_leaves_goes_to_other_flows() -> None:
+    # Links of 6 bytes a second. Three flows into rank 2 get 2 each, so 0 to 1 gets the 4 that 0's link has left. At 5 s two
+    # end; 0 to 1 and 4 to 2 have 20 and 10 bytes left and a link each.
+    strategy = Flows(((0, 1, 40), (0, 2, 10), (3, 2, 10), (4, 2, 20)))
+    run = done(job(strategy, 5, 1, STILL, Switch(6.0, 0.0)))
+    ends = {t.channel: t.ended for trace in run.traces for t in trace.transfers}
+    assert ends == pytest.approx({"message 0>1 ": 25 / 3, "message 0>2 ": 5.0, "message 3>2 ": 5.0, "message 4>2 ": 20 / 3})
 
 
 # ---- SimGrid
