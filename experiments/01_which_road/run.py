@@ -54,7 +54,7 @@ SWITCH_WORKERS = (4, 8, 16, 32, 64)
 SWITCH_DEPTH, SWITCH_STEPS = 64, 5
 """As many blocks as the longest pipeline has stages, for every strategy; steps of all workers that are modeled."""
 FRESH = timedelta(hours=24)
-EXPECTED = {"calibration": 24.0, "real": 2.6, "cosimulated": 2.0, "modeled": 0.6}
+EXPECTED = {"calibration": 24.0, "real": 2.6, "cosimulated": 2.0, "modeled": 0.4}
 """Seconds on two quiet cores, for the estimate only."""
 
 Settings = dict[str, Any]
@@ -221,7 +221,7 @@ def parts(progress: Progress) -> Iterator[tuple[str, list[Result]]]:
     progress.part(f"training for real: {len(roads)} strategies x 2 x {REPEATS} repeats, one after the other")
     yield "runs", in_turn(local_runs("real", roads, REPEATS), progress)
     progress.part("the same, cosimulated and modeled; and modeled from 4 to 64 workers on a switch")
-    predicted = [*local_runs("cosimulated", roads, REPEATS), *local_runs("modeled", roads, 1)]
+    predicted = [*local_runs("cosimulated", roads, REPEATS), *local_runs("modeled", roads, REPEATS)]
     yield "runs", side_by_side([*predicted, *switch_runs(list(rates.items()))], progress)
 
 
@@ -230,7 +230,7 @@ def estimate() -> float:
     n, cores = len(STRATEGIES) + 1, max(1, int(hardware()["cores"]))
     real = n * 2 * REPEATS * EXPECTED["real"]
     cosimulated = (len(tuning_runs()) + n * 2 * REPEATS) * EXPECTED["cosimulated"] / cores
-    modeled = n * 2 * (1 + len(SWITCH_WORKERS)) * EXPECTED["modeled"] / cores
+    modeled = n * 2 * (REPEATS + len(SWITCH_WORKERS)) * EXPECTED["modeled"] / cores
     return EXPECTED["calibration"] + real + cosimulated + modeled
 
 
