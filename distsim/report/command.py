@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from distsim.interface.straggler import Straggler
+
 _PACKAGE = Path(__file__).parent.parent
 _GROUPS = ("strategy", "backend", "workload", "cluster", "straggler")
+_DEFAULTS = {"straggler": asdict(Straggler())}
+"""What holds where a choice does not spell a key out."""
 
 
 def reproduce(configs: Sequence[Mapping[str, Any]]) -> str:
@@ -34,7 +39,7 @@ def _overrides(config: Mapping[str, Any]) -> Iterator[str]:
     for group in _GROUPS:
         section = config[group]
         yield f"{group}={section['name']}"
-        yield from _differing(group, section, _choice(group, str(section["name"])))
+        yield from _differing(group, section, {**_DEFAULTS.get(group, {}), **_choice(group, str(section["name"]))})
     run = _choice("", "run")
     for group in ("optimizer", "evaluation"):
         yield from _differing(group, config.get(group) or {}, run.get(group) or {})

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from distsim.report.markup import Html, element, join
-from distsim.report.page_data import Page, badge, badges, swatch
+from distsim.report.page_data import Page, badge, badges, dotted
+from distsim.report.tables import outcome
 from distsim.results.breakdown import dominating, in_words
 from distsim.results.explanation import (
     Statement,
@@ -71,7 +72,7 @@ def _race(page: Page, verdict: Verdict) -> Html | None:
 
 def _lane(page: Page, standing: Standing, longest: float) -> Html:
     color = page.colors[standing.label]
-    label = element("span", swatch(color), standing.label, class_="who")
+    label = element("span", dotted(standing.label, color), class_="who")
     if not math.isfinite(standing.seconds.value):
         return element("div", label, element("span", str(standing), class_="never"), class_="lane")
     times = [r.seconds for r in standing.repeats.values() if r.seconds is not None]
@@ -88,7 +89,7 @@ def _facts(page: Page) -> list[Html]:
     verdict = page.head
     assert verdict is not None
     facts = [
-        _fact("Why", [*why(verdict), *_dominating(verdict)]),
+        _fact("Why" if verdict.winner else "What differs", [*why(verdict), *_dominating(verdict)]),
         _fact("How far the model was", model_distance(page.agreement)),
         _fact("When it changes", changes(page.verdicts)),
         _fact("Did not get there", _not_reached(verdict)),
@@ -115,7 +116,7 @@ def _dominating(verdict: Verdict) -> list[Statement]:
 
 def _not_reached(verdict: Verdict) -> list[Statement]:
     return [
-        Statement(f"{standing.label}: {standing}.", (verdict.case.badge,))
+        Statement(f"{standing.label}: {outcome(standing)}.", (verdict.case.badge,))
         for standing in verdict.standings
-        if standing.has_losses and standing.times < len(standing.repeats)
+        if standing.times < len(standing.repeats) and outcome(standing) != "done"
     ]

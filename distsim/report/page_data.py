@@ -74,14 +74,14 @@ def badges(names: Iterable[str]) -> Html:
     return join([Html(f" {badge(name)}") for name in dict.fromkeys(names)])
 
 
-def swatch(color: int) -> Html:
-    """The color of a contender, as a dot."""
-    return element("i", class_="swatch", style=f"--c:var(--s{color % 8})")
+def dotted(label: str, color: int) -> Html:
+    """A contender's name beside its color."""
+    return element("span", element("i", class_="swatch", style=f"--c:var(--s{color % 8})"), label, class_="dotted")
 
 
 def legend(labels: Iterable[str], colors: Mapping[str, int]) -> Html:
     """Names and colors of contenders, below a figure: text that wraps and overlaps nothing."""
-    return element("p", *(element("span", swatch(colors[label]), label) for label in labels), class_="legend")
+    return element("p", *(dotted(label, colors[label]) for label in labels), class_="legend")
 
 
 def section(title: str, lead: object, *content: object, name: str) -> Html:

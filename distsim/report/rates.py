@@ -20,7 +20,7 @@ def rates(page: Page) -> Html | None:
     seeds = sorted({seed for case in page.tuning for c in case.contenders for seed, _ in c.runs})
     lead = (
         f"The same grid for every strategy, on seeds of its own ({', '.join(map(str, seeds[:6]))}): time to the target, "
-        "median. The rate that the comparison used is framed."
+        'median; "best" is the lowest loss of a rate that never got there. The rate that the comparison used is framed.'
     )
     return section("Learning rates", lead, *tables, name="rates")
 

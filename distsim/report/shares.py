@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from distsim.report.markup import Html, element
-from distsim.report.page_data import Page, badge, section, swatch
+from distsim.report.page_data import Page, badge, dotted, section
 from distsim.results.breakdown import KINDS
 from distsim.results.cases import Case
 
@@ -16,7 +16,7 @@ NAMES = {
     "waiting": "waiting for others",
     "other": "other",
 }
-READABLE = 9
+READABLE = 11
 """Smallest part, in percent, whose number is written into it."""
 
 
@@ -57,7 +57,7 @@ def _group(page: Page, found: list[Case]) -> Html | None:
             if divided:
                 bars.append(element("div", badge(case.badge), _bar(divided), class_="sharebar"))
         if bars:
-            who = element("div", swatch(page.colors[label]), label, class_="who")
+            who = element("div", dotted(label, page.colors[label]), class_="who")
             rows.append(element("div", who, element("div", *bars), class_="sharerow"))
     return element("div", element("h3", str(found[0])), *rows, class_="sharegroup") if rows else None
 

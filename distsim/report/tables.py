@@ -10,7 +10,7 @@ import pandas as pd
 
 from distsim.report.command import reproduce
 from distsim.report.markup import Html, element
-from distsim.report.page_data import Page, badge, section, swatch
+from distsim.report.page_data import Page, badge, dotted, section
 from distsim.results.agreement import Agreement, Comparison
 from distsim.results.explanation import duration, number
 from distsim.results.verdict import Standing, Verdict
@@ -105,7 +105,7 @@ def results(page: Page) -> Html | None:
 
 def _show(page: Page, row: dict[Any, Any], columns: Sequence[Column], index: int) -> Html:
     cells = [
-        element("td", swatch(page.colors[row["strategy"]]), row["strategy"], class_="who", data_sort=row["strategy"]),
+        element("td", dotted(row["strategy"], page.colors[row["strategy"]]), class_="who", data_sort=row["strategy"]),
         element("td", badge(row["mode"]), data_sort=row["mode"]),
         element("td", row["setting"], data_name="setting", data_sort=row["setting"]),
         element("td", row["ranks"], data_name="ranks", data_sort=row["ranks"].split()[0]),
@@ -114,10 +114,12 @@ def _show(page: Page, row: dict[Any, Any], columns: Sequence[Column], index: int
     for column in columns:
         value = row[column.key]
         known = not math.isnan(value)
-        shown = "-" if not known else "not reached" if math.isinf(value) else column.show(value)
+        shown = column.show(value) if known and math.isfinite(value) else "-"
         sort = value if known and math.isfinite(value) else 1e300
-        name = column.heading if known else None
-        cells.append(element("td", shown, class_="number" if known else "number none", data_name=name, data_sort=sort))
+        name = column.heading if shown != "-" else None
+        cells.append(
+            element("td", shown, class_="number" if shown != "-" else "number none", data_name=name, data_sort=sort)
+        )
     cells.append(element("td", row["outcome"], data_name="outcome", data_sort=row["outcome"], class_="outcome"))
     return element("tr", *cells, class_="extra" if index >= SHOWN else None)
 

@@ -24,7 +24,7 @@ _WORDS = {
     "compute": "computing",
     "communication": "communication that no computing hides",
     "waiting": "waiting for other ranks",
-    "other": "neither computing nor communication",
+    "other": "time outside of computing and communication",
 }
 
 

@@ -92,6 +92,8 @@ def throughput_leader(case: Case) -> tuple[str, float] | None:
 def why(verdict: Verdict) -> list[Statement]:
     """What makes the first of the ranking faster than the second, and what speaks against it.
 
+    Without a loss the ranking is that of throughput.
+
     The time to the target is the samples needed times the time a sample takes, so there are two reasons; the one that
     weighs most comes first.
     """

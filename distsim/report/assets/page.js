@@ -155,7 +155,7 @@
 
     function ticks(x, y) {
       const shown = (to - from) / UNITS * run.until;
-      const rough = shown / Math.max(2, Math.floor((width - gutter) / 110));
+      const rough = shown / Math.max(2, Math.floor((width - gutter) / 84));
       const decade = 10 ** Math.floor(Math.log10(rough));
       const step = [1, 2, 5, 10].map(n => n * decade).find(n => n >= rough);
       context.fillStyle = color("soft");
