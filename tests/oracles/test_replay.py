@@ -52,6 +52,7 @@ def test_recorded_order_of_a_real_run_gives_its_weights(
     real = launch(job(AsyncPS(weight)), RealOptions(device="cpu"), tmp_path)
     assert (real.status, real.message) == ("done", "")
     arrivals = [a for a in real.traces[workers].arrivals if a.applied]
+    assert sum(a.staleness for a in real.traces[workers].arrivals) == 80 * (workers - 1)  # applied and in flight
     order = tuple(a.source for a in arrivals)
     assert len(order) == 80
     assert len(set(order)) > 1
