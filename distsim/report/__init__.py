@@ -1,0 +1,1 @@
+"""The report: one self-contained page, the answer on top. plotly is imported here only."""

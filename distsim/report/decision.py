@@ -74,7 +74,7 @@ def _lane(page: Page, standing: Standing, longest: float) -> Html:
     color = page.colors[standing.label]
     label = element("span", dotted(standing.label, color), class_="who")
     if not math.isfinite(standing.seconds.value):
-        return element("div", label, element("span", str(standing), class_="never"), class_="lane")
+        return element("div", label, element("span", _never(standing), class_="never"), class_="lane")
     times = [r.seconds for r in standing.repeats.values() if r.seconds is not None]
     scale = 100.0 / (1.12 * longest)
     bar = element("b", style=f"width:{standing.seconds.value * scale:.2f}%;--c:var(--s{color % 8})")
@@ -83,6 +83,11 @@ def _lane(page: Page, standing: Standing, longest: float) -> Html:
     partly = None if standing.times == len(standing.repeats) else element("small", f" {standing}")
     value = element("span", duration(standing.seconds.value), partly, class_="value")
     return element("div", label, value, element("span", bar, whisker, class_="track"), class_="lane")
+
+
+def _never(standing: Standing) -> str:
+    """Why a lane has no bar; the facts below say more."""
+    return f"reached {standing.times} of {len(standing.repeats)}" if standing.times else "not reached"
 
 
 def _facts(page: Page) -> list[Html]:

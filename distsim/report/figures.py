@@ -20,6 +20,12 @@ Figure = dict[str, Any]
 SYMBOLS = {"modeled": "circle-open", "cosimulated": "diamond-open"}
 
 
+FAINT = 10
+"""Most single runs drawn beside the median."""
+POINTS = 200
+"""Most points of a line."""
+
+
 def loss(case: Case, colors: Mapping[str, int], target: float | None, against: str) -> Figure | None:
     """Validation loss against `seconds` or `samples`: each run faint, the median over the repeats strong."""
     traces: list[go.Scatter] = []
@@ -27,7 +33,7 @@ def loss(case: Case, colors: Mapping[str, int], target: float | None, against: s
         curves = [points for run in contender.runs.values() if (points := _points(run.summary["curve"]))]
         color = colors[contender.label]
         if len(curves) > 1:
-            traces += [_line(curve, against, contender.label, color, faint=True) for curve in curves]
+            traces += [_line(curve, against, contender.label, color, faint=True) for curve in curves[:FAINT]]
         if curves:
             traces.append(_line(_middle(curves), against, contender.label, color))
     if not traces:
@@ -60,6 +66,8 @@ def _middle(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, flo
 
 
 def _line(curve: Sequence[Mapping[str, Any]], against: str, label: str, color: int, faint: bool = False) -> go.Scatter:
+    step = max(1, len(curve) // POINTS)
+    curve = [*curve[:-1:step], curve[-1]]
     return go.Scatter(
         x=[point[against] for point in curve],
         y=[point["loss"] for point in curve],

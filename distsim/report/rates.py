@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, section
@@ -36,14 +35,19 @@ def _table(page: Page, case: Case) -> Html | None:
     if not columns:
         return None
     chosen = _chosen(page, case)
-    divided = _divided(page, case, chosen)
+    stale = _stale(page)
+    synchronous = {rate for strategy, values in chosen.items() if strategy not in stale for rate in values}
+
+    def divided(strategy: str, rate: float) -> bool:
+        return strategy in stale and any(math.isclose(rate * case.workers, other) for other in synchronous)
+
     heads = [element("th", "strategy", scope="col")]
     heads += [element("th", number(rate), class_="number", scope="col") for rate in columns]
     rows = [
         element(
             "tr",
             element("td", strategy, class_="who"),
-            *(_cell(row.get(rate), rate, chosen.get(strategy, ()), divided.get(strategy)) for rate in columns),
+            *(_cell(row.get(rate), rate, rate in chosen.get(strategy, ()), divided(strategy, rate)) for rate in columns),
         )
         for strategy, row in sorted(grid.items())
     ]
@@ -67,19 +71,17 @@ def _chosen(page: Page, case: Case) -> dict[str, tuple[float, ...]]:
     return {strategy: tuple(sorted(values)) for strategy, values in found.items()}
 
 
-def _divided(page: Page, case: Case, chosen: dict[str, tuple[float, ...]]) -> dict[str, float]:
-    """For strategies with stale gradients: the largest rate of those without, divided by P."""
-    stale = {
-        _strategy(s)
-        for v in page.verdicts
-        for s in v.standings
-        if any((run.summary.get("staleness") or {}).get("max") for run in s.contender.runs.values())
+def _stale(page: Page) -> set[str]:
+    """The strategies whose gradients may be stale."""
+    return {
+        _strategy(standing)
+        for verdict in page.verdicts
+        for standing in verdict.standings
+        if any((run.summary.get("staleness") or {}).get("max") for run in standing.contender.runs.values())
     }
-    synchronous = [rate for strategy, values in chosen.items() if strategy not in stale for rate in values]
-    return {strategy: max(synchronous) / case.workers for strategy in stale} if synchronous else {}
 
 
-def _cell(standing: Standing | None, rate: float, chosen: Sequence[float], divided: float | None) -> Html:
+def _cell(standing: Standing | None, rate: float, chosen: bool, divided: bool) -> Html:
     if standing is None:
         return element("td", "-", class_="number none")
     if math.isfinite(standing.seconds.value):
@@ -87,5 +89,5 @@ def _cell(standing: Standing | None, rate: float, chosen: Sequence[float], divid
     else:
         best = [r.best for r in standing.repeats.values() if r.best is not None]
         said = f"best {number(min(best))}" if best else str(standing)
-    mark = element("small", " rate/P") if divided is not None and math.isclose(rate, divided, rel_tol=1e-9) else None
-    return element("td", said, mark, class_="number chosen" if rate in chosen else "number", data_name=number(rate))
+    mark = element("small", " rate / P") if chosen and divided else None
+    return element("td", said, mark, class_="number chosen" if chosen else "number", data_name=number(rate))

@@ -11,12 +11,16 @@ from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, badges, legend, section
 from distsim.report.tables import predictions_table
 from distsim.report.timeline import timeline
-from distsim.results.cases import Case
+from distsim.results.cases import BADGES, Case
 from distsim.results.explanation import model_distance, number
 from distsim.results.verdict import PAIRS
 
-TIMELINES = 12
+TIMELINES = 18
 """Most runs whose timeline is kept."""
+
+
+NOTES = 12
+"""Most notes of runs that are shown."""
 
 
 class Canvas:
@@ -30,7 +34,8 @@ class Canvas:
         """A place for a plot, with its caption."""
         name = f"plot{len(self.plots)}"
         self.plots[name] = figure
-        place = element("div", class_=f"plot {ratio}", data_plot=name, role="img")
+        titles = [figure["layout"][axis]["title"]["text"] for axis in ("yaxis", "xaxis")]
+        place = element("div", class_=f"plot {ratio}", data_plot=name, role="img", aria_label=" by ".join(titles))
         return element("figure", element("figcaption", caption), place)
 
 
@@ -140,7 +145,7 @@ def staleness(page: Page, canvas: Canvas) -> Html | None:
 
 def predictions(page: Page, canvas: Canvas) -> Html | None:
     """Predicted against measured step times, with the noise floor."""
-    found = page.agreement
+    found = page.agreement.without_repetition()
     if not found.comparisons:
         return None
     band = ""
@@ -148,9 +153,11 @@ def predictions(page: Page, canvas: Canvas) -> Html | None:
         source = "two real runs of one strategy" if found.floor_pairs else "two halves of the calibration"
         band = f" The band is the noise floor: {source} differ by {number(100 * found.floor, 2)} %."
     plot = canvas.plot(figures.predicted(found, page.colors), "a mark a strategy, setting and model", "square")
-    said = [element("p", s.text, badges(s.badges), class_="note") for s in model_distance(found)]
+    said = [element("p", s.text, badges(s.badges), class_="note") for s in model_distance(page.agreement)]
     used = dict.fromkeys(c.label for c in found.comparisons)
-    marks = element("p", element("span", "circle: modeled"), element("span", "diamond: cosimulated"), class_="legend")
+    modes = dict.fromkeys(c.predicted_in.mode for c in found.comparisons)
+    names = [element("span", f"{'circle' if mode == 'modeled' else 'diamond'}: {mode}") for mode in modes]
+    marks = element("p", *names, class_="legend") if len(modes) > 1 else None
     lead = f"Seconds an update: predicted without running, against the same runs for real.{band}"
     left = element("div", plot, legend(used, page.colors), marks)
     right = element("div", predictions_table(found), *said)
@@ -176,8 +183,11 @@ def method(page: Page) -> Html:
             *(badge("modeled"), " byte counts under a simulated clock; nothing is trained."),
         ),
     ]
-    notes = dict.fromkeys(str(note) for run in page.runs for note in run.summary.get("notes") or ())
-    points += list(notes)[:12]
+    notes: dict[str, dict[str, None]] = {}
+    for run in page.runs:
+        for note in run.summary.get("notes") or ():
+            notes.setdefault(str(note), {})[BADGES[run.config["backend"]["name"]]] = None
+    points += [element("span", note, badges(marks)) for note, marks in list(notes.items())[:NOTES]]
     facts = [element("p", text, class_="note") for text in _hosts(page)]
     return section("How this was judged", None, element("ul", *(element("li", p) for p in points)), *facts, name="method")
 

@@ -15,7 +15,7 @@ from distsim.results.breakdown import Division, divide
 from distsim.results.cases import Case, Contender
 from distsim.results.intervals import Interval
 
-SPANS = 3_000
+SPANS = 2_500
 """Most spans of one run."""
 RANKS = 20
 """Most ranks of one run: the first workers, and the servers."""

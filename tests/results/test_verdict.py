@@ -246,3 +246,12 @@ def test_numbers_are_short(x: float, text: str) -> None:
 
 def test_durations_have_their_unit() -> None:
     assert [duration(t) for t in (2.5e-4, 0.0123, 1.31, 600.0)] == ["250 us", "12.3 ms", "1.31 s", "10 min"]
+
+
+def test_cosimulated_times_that_repeat_the_modeled_ones_are_told_once() -> None:
+    runs = [run("ring", 0, 1.0), run("ring", 0, None, mode="modeled", step=0.02)]
+    same = agreement(cases([*runs, run("ring", 0, 1.0, mode="cosimulated", step=0.02)]))
+    assert [c.predicted_in.mode for c in same.without_repetition().comparisons] == ["modeled"]
+    assert model_distance(same)[0].badges == ("measured", "modeled", "cosimulated")
+    other = agreement(cases([*runs, run("ring", 0, 1.0, mode="cosimulated", step=0.03)]))
+    assert len(other.without_repetition().comparisons) == 2

@@ -1,0 +1,51 @@
+"""The printed command makes the same run: parsed, composed and resolved again, it gives the same configuration."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from distsim.composition import compose, parse
+from distsim.configuration.run import resolve
+from distsim.report.command import reproduce
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    settings, unread = parse(overrides)
+    values, unknown = compose(settings)
+    resolved, problems = resolve(values)
+    assert [*unread, *unknown, *problems] == []
+    assert resolved is not None
+    return resolved.config
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=all_reduce"],
+        ["strategy=all_reduce", "strategy.bucket_bytes=1MB", "backend=real", "seed=3", "repeat=2"],
+        ["strategy=async_ps", "strategy.weight=inverse", "straggler=one_slow", "optimizer.learning_rate=0.025"],
+        ["strategy=sync_ps", "straggler=lognormal", "straggler.slow={1: 2.5, 3: 4}", "budget.updates=200", "label=tuning"],
+        ["strategy=one_f_one_b", "cluster=switch", "cluster.workers=8", "cluster.latency=2us", "workload.depth=16"],
+        ["backend=cosimulated", "backend.preemption=block", "budget.seconds=2", "evaluation.samples=0"],
+    ],
+)
+def test_the_command_makes_the_same_run(overrides: list[str]) -> None:
+    config = configuration(*overrides)
+    words = shlex.split(reproduce([config]))
+    assert words[:2] == ["distsim", "run"]
+    assert configuration(*words[2:]) == config
+
+
+def test_repeats_are_swept_over() -> None:
+    configs = [configuration("strategy=sync_ps", f"repeat={repeat}", "budget.samples=640") for repeat in (0, 1, 2)]
+    assert reproduce(configs) == (
+        "distsim run -m strategy=sync_ps backend=modeled workload=digits_mlp cluster=local4 straggler=none "
+        "budget.samples=640 repeat=0,1,2"
+    )
+
+
+def test_what_a_shell_would_read_is_quoted() -> None:
+    config = configuration("strategy=sync_ps")
+    command = reproduce([{**config, "label": "a; rm -rf / $(x) 'y'"}])
+    assert shlex.split(command)[-1] == "label=\"a; rm -rf / $(x) 'y'\""
