@@ -43,8 +43,8 @@ SINGLE = {
     "bugdet.updates=3": "bugdet={'updates': 3}: no such key; did you mean budget?",
     "worker=3": "worker=3: no such key; did you mean cluster.workers?",
     "cluster.batch=3": "cluster.batch=3: no such key; did you mean workload.batch?",
-    "strategy=model_parallel cluster.workers=9": "cluster.workers=9: a pipeline needs a block a stage, and this model has 8; "
-    "take at most 8 workers or a deeper model",
+    "strategy=model_parallel cluster.workers=9": "cluster.workers=9: a pipeline needs a block a stage, "
+    "and this model has 8; take at most 8 workers or a deeper model",
     "strategy=one_f_one_b strategy.microbatches=7": "strategy.microbatches=7: must divide the 64 samples of a step; "
     "nearest: 4 or 8",
     "straggler=lognormal straggler.sigma=nan": "straggler.sigma=nan: a number 0 or more",
@@ -79,7 +79,8 @@ SWEEP = {
     "repeat=0,0": f"repeat='0,0': {TWICE}; remove one 0",
     "seed=1,1.0": "-m='seed=1.0': every run once: this one is in the sweep twice; remove one of the equal values",
     "repeat=range(0,0)": "repeat='range(0,0)': an empty sweep: no value to run",
-    "seed=range(0,1000000)": "-m=1000000: more than 1,000 runs want --yes; 1,000,000 runs: about 83.3 hours if each takes 0.3 s",
+    "seed=range(0,1000000)": "-m=1000000: more than 1,000 runs want --yes; "
+    "1,000,000 runs: about 83.3 hours if each takes 0.3 s",
     "seed=interval(0,1)": "seed='interval(0,1)': a list of values, like 1,2,3 or range(0,5)",
     "strategy=glob(*_ps) cluster.workers=0": "cluster.workers=0: a whole number 1 or more",
     "strategy=all_reduce,sync cluster.workers=4,0": "cluster.workers=0: a whole number 1 or more\n"

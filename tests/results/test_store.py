@@ -202,4 +202,4 @@ def test_an_interrupted_writer_leaves_no_run(tmp_path: Path) -> None:
 
 def test_nothing_is_left_beside_the_runs(tmp_path: Path) -> None:
     write(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".distsim", ".locks", NAME]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".distsim", ".locks", NAME]
