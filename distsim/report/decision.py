@@ -72,7 +72,8 @@ def _race(page: Page, verdict: Verdict) -> Html | None:
 
 def _lane(page: Page, standing: Standing, longest: float) -> Html:
     color = page.colors[standing.label]
-    label = element("span", dotted(standing.label, color), class_="who")
+    control = element("small", " control, not ranked") if standing.contender.is_control else None
+    label = element("span", dotted(standing.label, color), control, class_="who")
     if not math.isfinite(standing.seconds.value):
         return element("div", label, element("span", _never(standing), class_="never"), class_="lane")
     times = [r.seconds for r in standing.repeats.values() if r.seconds is not None]

@@ -73,14 +73,15 @@ def _number(value: float | None) -> float:
 
 def outcome(standing: Standing) -> str:
     """How a contender's runs ended: what failed comes first, with its message."""
+    control = "control, " if standing.contender.is_control else ""
     failed = [run for run in standing.contender.runs.values() if run.summary["status"] != "done"]
     if failed:
         message = str(failed[0].summary.get("message") or "").splitlines()
         said = f"{failed[0].summary['status']} ({len(failed)} of {len(standing.contender.runs)})"
-        return f"{said}: {message[0][:160]}" if message else said
+        return f"{control}{said}: {message[0][:160]}" if message else f"{control}{said}"
     if not standing.has_losses:
-        return "done"
-    return f"reached {standing.times} of {len(standing.repeats)}" if standing.times else str(standing)
+        return f"{control}done"
+    return f"{control}reached {standing.times} of {len(standing.repeats)}" if standing.times else f"{control}{standing}"
 
 
 def results(page: Page) -> Html | None:

@@ -4,6 +4,9 @@
     contender   one strategy with its fields and its optimizer, and all its repeats in a case
     pair        two runs of two contenders with equal (seed, repeat): they saw the same data and the same stragglers
 
+A run whose label starts with "control" is shown and not ranked: a strategy at a learning rate that its tuning did not
+choose.
+
 Budgets and snapshots are no part of a case: the time until a loss does not depend on how long a run went on. If a contender
 has one (seed, repeat) twice, the run with more samples stands.
 """
@@ -23,6 +26,8 @@ BADGES = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"
 MODES = ("real", "cosimulated", "modeled")
 """Backends, the strongest evidence first."""
 
+
+CONTROL = "control"
 
 _Key = tuple[str, str, str, int, str, bool, str]
 
@@ -48,6 +53,11 @@ class Contender:
     def config(self) -> Mapping[str, Any]:
         """The configuration of its first run."""
         return next(iter(self.runs.values())).config
+
+    @property
+    def is_control(self) -> bool:
+        """True if it is shown for comparison and takes no place in the ranking."""
+        return all(str(run.config.get("label") or "").startswith(CONTROL) for run in self.runs.values())
 
     @property
     def done(self) -> list[Run]:

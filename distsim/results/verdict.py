@@ -11,6 +11,7 @@
 5.  Otherwise there is no winner, and why is said. Throughput makes none.
 6.  Case by case: measured and modeled numbers are never mixed in one ranking. The headline is the case with the strongest
     evidence (at least two contenders, losses, measured before cosimulated before modeled, no straggler, most runs).
+7.  Controls are shown and not ranked: a strategy competes with the learning rate that its own tuning chose.
 """
 
 from __future__ import annotations
@@ -82,14 +83,19 @@ class Verdict:
     """Why there is no winner; empty if there is one."""
 
     @property
+    def ranked(self) -> list[Standing]:
+        """The standings that compete: all but controls."""
+        return [standing for standing in self.standings if not standing.contender.is_control]
+
+    @property
     def first(self) -> Standing | None:
         """The head of the ranking, winner or not."""
-        return self.standings[0] if self.standings else None
+        return next(iter(self.ranked), None)
 
     @property
     def second(self) -> Standing | None:
         """The runner-up."""
-        return self.standings[1] if len(self.standings) > 1 else None
+        return next(iter(self.ranked[1:]), None)
 
 
 def verdicts(cases: Sequence[Case], target: float | None = None) -> list[Verdict]:
@@ -125,7 +131,7 @@ def common_target(cases: Sequence[Case]) -> float | None:
 
 def _best(case: Case) -> float | None:
     lowest = []
-    for contender in case.contenders:
+    for contender in (c for c in case.contenders if not c.is_control):
         losses = [r.best for run in contender.runs.values() if (r := reached(run.summary["curve"], 0.0)).best is not None]
         lowest += [median(losses)] if losses else []
     return min(lowest, default=None)
@@ -139,7 +145,7 @@ def judge(case: Case, target: float | None) -> Verdict:
     if first is None or second is None:
         return Verdict(case, target, standings, None, None, "one strategy alone has nothing to be compared with")
     ratio = _ratio(first, second)
-    reason = _reason(standings, ratio)
+    reason = _reason(verdict.ranked, ratio)
     return Verdict(case, target, standings, None if reason else first, ratio, reason)
 
 

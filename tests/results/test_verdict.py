@@ -38,6 +38,7 @@ def run(
     status: str = "done",
     waiting: float = 0.0,
     fields: Mapping[str, Any] | None = None,
+    label: str = "",
 ) -> MadeUp:
     """A run that is at loss `best` after `seconds`, and was at 1.0 before; None: it stayed at 1.0."""
     losses = [(10, samples // 2, 0.1, 1.0)]
@@ -52,6 +53,7 @@ def run(
         "optimizer": {"learning_rate": rate, "momentum": 0.0},
         "seed": 0,
         "repeat": repeat,
+        "label": label,
     }
     summary = {
         "status": status,
@@ -255,3 +257,17 @@ def test_cosimulated_times_that_repeat_the_modeled_ones_are_told_once() -> None:
     assert model_distance(same)[0].badges == ("measured", "modeled", "cosimulated")
     other = agreement(cases([*runs, run("ring", 0, 1.0, mode="cosimulated", step=0.03)]))
     assert len(other.without_repetition().comparisons) == 2
+
+
+def test_a_control_is_shown_and_does_not_compete() -> None:
+    quickest = [run("async_ps", i, 0.5 * s, rate=0.025, label="control") for i, s in enumerate(FAST)]
+    (verdict,) = verdicts(cases(race(FAST, SLOW) + quickest))
+    assert [s.label for s in verdict.standings] == [
+        "async_ps, learning rate 0.025",
+        "async_ps, learning rate 0.1",
+        "sync_ps",
+    ]
+    assert verdict.winner is not None
+    assert verdict.winner.label == "async_ps, learning rate 0.1"
+    assert verdict.ratio is not None
+    assert verdict.ratio.value == pytest.approx(2.0)
