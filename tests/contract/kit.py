@@ -92,7 +92,7 @@ class Bench:
     def run(self, main: Main, ranks: int = 2, status: str = "done", **changes: Any) -> Ran:
         """Run a program on `ranks` ranks, the last `servers` of them servers; it must end with `status`.
 
-        `changes`: workload, servers, gradients_an_update, budget, network, optimizer, options, and fields of the Job.
+        `changes`: workload, servers, gradients_an_update, budget, device, network, optimizer, options.
         """
         servers = changes.pop("servers", 0)
         program = Program(main, str(self.folder), servers, changes.pop("gradients_an_update", None))
@@ -102,7 +102,7 @@ class Bench:
         job = Job(
             strategy=program,
             model=workload.model(),
-            cluster=Cluster(ranks - servers, servers, DEVICE, changes.pop("network", SWITCH)),
+            cluster=Cluster(ranks - servers, servers, changes.pop("device", DEVICE), changes.pop("network", SWITCH)),
             budget=changes.pop("budget", Budget(updates=1)),
             numerics=numerics(self.mode.has_values, workload, ranks - servers, optimizer),
             **changes,

@@ -2,7 +2,8 @@
 
 A group's collectives run in call order, one at a time. Each runs as `flows` (a ring, chunk by chunk, over the same links
 as everything else) or at a `price` (its closed form from the last arrival, exact when nothing else uses its links). `auto`
-takes the price when nothing else is under way, and notes it if something starts meanwhile: then it was not exact.
+takes the price when no message and no collective of these ranks is under way, and notes it if one starts meanwhile: then it
+was not exact.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class _Round:
 
     collective: Collective
     nbytes: float
+    is_alone: bool = True
+    """Nothing else has used its links since it began."""
     payloads: dict[int, Any] = field(default_factory=dict)
     operations: dict[int, Operation[Any]] = field(default_factory=dict)
 
@@ -43,7 +46,7 @@ class Collectives:
         self._calls: defaultdict[tuple[Group, int], int] = defaultdict(int)
         self._rounds: dict[tuple[Group, int], _Round] = {}
         self._ready: defaultdict[Group, deque[tuple[_Round, Combine]]] = defaultdict(deque)
-        self._priced = 0  # collectives under way at a price
+        self._under_way: list[_Round] = []
         self.inexact = 0
         """Priced collectives during which something else used the network."""
 
@@ -95,27 +98,43 @@ class Collectives:
 
         if len(group) == 1:
             finished(0)
-        elif not self._price(group, round_, finished):
-            _Ring(self._hosts, group, round_.collective, round_.nbytes, finished).start()
+            return
+        rivals = [other for other in self._under_way if not other.payloads.keys().isdisjoint(group)]
+        if not self._hosts.price_contends:
+            round_.is_alone = not (rivals or self._messages.under_way)
+            for other in rivals:
+                other.is_alone = False
+        self._under_way.append(round_)
+        if not self._price(group, round_, finished):
+            self._flow(group, round_, finished)
 
     def _price(self, group: Group, round_: _Round, finished: Callable[[int], None]) -> bool:
         """Carry the collective at its price, unless the mode or what else is under way asks for flows."""
-        alone = self._hosts.price_contends or not (self._messages.under_way or self._priced)
-        if self._mode == "flows" or (self._mode == "auto" and not alone):
+        if self._mode == "flows" or (self._mode == "auto" and not round_.is_alone):
             return False
         messages = self._messages.started
 
         def over() -> None:
-            self._priced -= 1
-            if not alone or (self._messages.started > messages and not self._hosts.price_contends):
+            self._under_way.remove(round_)
+            if not round_.is_alone or (self._messages.started > messages and not self._hosts.price_contends):
                 self.inexact += 1
             for position in range(len(group)):
                 finished(position)
 
-        if not self._hosts.price(group, round_.collective, round_.nbytes, over):
-            return False
-        self._priced += 1
-        return True
+        return self._hosts.price(group, round_.collective, round_.nbytes, over)
+
+    def _flow(self, group: Group, round_: _Round, finished: Callable[[int], None]) -> None:
+        """Carry the collective as flows."""
+        left = len(group)
+
+        def over(position: int) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                self._under_way.remove(round_)
+            finished(position)
+
+        _Ring(self._hosts, group, round_.collective, round_.nbytes, over).start()
 
 
 class _Ring:

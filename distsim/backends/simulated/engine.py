@@ -6,6 +6,7 @@ by (time, order of creation); nothing iterates over a set.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
@@ -58,6 +59,7 @@ class Engine:
         self.env = simpy.Environment()
         self.failure: tuple[int, Exception] | None = None
         """What ended the run, and on which rank: SimPy raises copies."""
+        self._flows: dict[Coroutine[Any, Any, Any], None] = {}  # that have not returned
 
     @property
     def now(self) -> float:
@@ -97,6 +99,7 @@ class Engine:
         """Run a coroutine as a flow of control of `rank`; its operation is over when it returns."""
         done = self.operation()
         done.begin()
+        self._flows[coroutine] = None
         process = self.env.process(self._watched(rank, coroutine))
         process.callbacks.append(lambda event: done.finish(event.value) if event.ok else None)
         return done
@@ -107,6 +110,15 @@ class Engine:
         except Exception as error:
             self.failure = rank, error
             raise
+        finally:
+            self._flows.pop(coroutine, None)
+
+    def close(self) -> None:
+        """End the flows of control that a failed run has left where they are; what they raise at that is of no interest."""
+        for coroutine in list(self._flows):
+            with contextlib.suppress(Exception):
+                coroutine.close()
+        self._flows.clear()
 
 
 def _guarded(coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:

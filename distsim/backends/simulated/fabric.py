@@ -70,10 +70,11 @@ class SimulatedFabric:
     ) -> Operation[R | None]:
         simulation = self.simulation
         factor = simulation.job.factor(self.rank, None if batch is None else batch.step)
+        pieces = [simulation.seconds(cost)]
         if unless is not None and simulation.options.preemption == "block":
-            pieces = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]
-        else:
-            pieces = [simulation.seconds(cost)]
+            apart = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]
+            share = pieces[0] / sum(apart)  # run apart, each would pay the operation's overhead
+            pieces = [seconds * share for seconds in apart]
         return self.stream.submit(pieces, factor, action, cast("Operation[Any] | None", unless))
 
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Operation[None]:

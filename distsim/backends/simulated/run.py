@@ -33,6 +33,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
             _run(simulation, ranks)
     except Exception as error:
         status, message = _failure(simulation, error)
+    simulation.engine.close()
     return _outcome(simulation, ranks, status, message)
 
 

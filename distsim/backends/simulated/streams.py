@@ -27,6 +27,7 @@ class _Job:
     operation: Operation[Any]
     stop: Callable[[], None] = lambda: None
     """Takes the piece under way off the cores."""
+    is_started: bool = False
 
 
 class Stream:
@@ -36,6 +37,7 @@ class Stream:
         self._engine = engine
         self._rank = rank
         self._work = work
+        self._starting = False
         self._queue: deque[_Job] = deque()
 
     def submit(self, pieces: list[float], factor: float, action: Action, unless: Operation[Any] | None) -> Operation[Any]:
@@ -47,6 +49,7 @@ class Stream:
         return job.operation
 
     def _start(self, job: _Job) -> None:
+        job.is_started = True
         job.operation.begin()
         if job.unless is not None and job.unless.over():
             self._end(job, None)
@@ -86,16 +89,20 @@ class Stream:
         job.stop()
         job.operation.finish(result)
         self._queue.popleft()
-        if self._queue:
-            self._start_next()
+        if self._queue and not self._starting:
+            self._start_waiting()
 
-    def _start_next(self) -> None:
-        """Start what has waited: nobody is there to catch what it raises."""
+    def _start_waiting(self) -> None:
+        """Start what has waited, and what follows if that takes no time; nobody is there to catch what it raises."""
+        self._starting = True
         try:
-            self._start(self._queue[0])
+            while self._queue and not self._queue[0].is_started:
+                self._start(self._queue[0])
         except Exception as error:
             self._engine.failure = self._rank, error
             raise
+        finally:
+            self._starting = False
 
 
 def _never() -> bool:

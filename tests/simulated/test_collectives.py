@@ -1,0 +1,142 @@
+"""Collectives as flows and at their price, and when the price is noted as inexact."""
+
+import pytest
+from contract.kit import MODELED, Bench, block
+
+from distsim.backends.simulated.collectives import Collectives
+from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.hosts import SharedHost, SwitchedHosts
+from distsim.backends.simulated.messages import Messages
+from distsim.interface import Collective, Curve, Loopback, Switch
+
+KINDS = [
+    Collective("all_reduce", "mean"),
+    Collective("reduce_scatter", "sum"),
+    Collective("all_gather"),
+    Collective("broadcast"),
+]
+SKEWED = [0.0, 0.5, 0.1, 0.0, 0.45, 0.2, 0.3, 0.1]
+
+
+def ends(mode, hosts, joins, collective, nbytes):
+    """When each rank's collective is over, if rank i joins after joins[i] seconds; and how many were inexact."""
+    engine = Engine()
+    hosts = hosts(engine)
+    collectives = Collectives(engine, hosts, Messages(engine, hosts), mode)
+    group, operations = tuple(range(len(joins))), {}
+
+    def join(rank):
+        operations[rank] = collectives.join(rank, group, collective, None, nbytes, lambda collective, values: list(values))
+
+    for rank, seconds in enumerate(joins):
+        engine.after(seconds, lambda rank=rank: join(rank))
+    engine.env.run()
+    assert abs(hosts.unaccounted()) < 1e-9
+    return [operations[rank].ended for rank in group], collectives.inexact
+
+
+@pytest.mark.parametrize("collective", KINDS, ids=lambda collective: collective.kind)
+@pytest.mark.parametrize("joins", [[0.0, 0.0], [0.3, 0.0], [0.0] * 5, SKEWED[:4], SKEWED])
+def test_the_price_is_what_flows_take_when_nothing_else_is_under_way(collective, joins):
+    def hosts(engine):
+        return SwitchedHosts(engine, Switch(bandwidth=1e6, latency=1e-3), len(joins))
+
+    flows, _ = ends("flows", hosts, joins, collective, 123456.0)
+    for mode in ("price", "auto"):
+        priced, inexact = ends(mode, hosts, joins, collective, 123456.0)
+        assert priced == pytest.approx(flows, rel=1e-12)
+        assert inexact == 0
+
+
+@pytest.mark.parametrize(
+    ("collective", "expected"),
+    [
+        # n = 4, M = 4e6 bytes at 1e6 a second, 2 ms a path: rounds of a chunk.
+        (Collective("all_reduce", "sum"), 6 * (1.0 + 0.002)),
+        (Collective("reduce_scatter", "mean"), 3 * (1.0 + 0.002)),
+        (Collective("all_gather"), 3 * (4.0 + 0.002)),
+        (Collective("broadcast", root=2), 6 * (1.0 + 0.002)),
+    ],
+)
+def test_rounds_by_hand(collective, expected):
+    found, _ = ends("flows", lambda e: SwitchedHosts(e, Switch(1e6, 1e-3), 4), [0.0] * 4, collective, 4e6)
+    assert found == pytest.approx([expected] * 4, rel=1e-12)
+
+
+def test_on_a_shared_host_a_measured_collective_takes_what_was_measured():
+    network = Loopback(
+        cores=Curve(((1.0, 1.0), (2.0, 1.5))),
+        message=Curve(((0.0, 0.25),)),
+        all_reduce={2: Curve(((0.0, 1.0), (8.0, 3.0)))},
+    )
+    found, _ = ends("auto", lambda engine: SharedHost(engine, network), [0.0, 2.0], KINDS[0], 4.0)
+    assert found == [4.0, 4.0]
+    found, _ = ends("auto", lambda engine: SharedHost(engine, network), [0.0, 2.0], KINDS[2], 4.0)
+    assert found == pytest.approx([2.0 + 0.25 * 2 / 1.5] * 2)  # not measured: one round, a message each way
+
+
+async def message_meanwhile(worker, note):
+    if worker.rank == 0:
+        reduction = worker.all_reduce(worker.read())
+        await worker.compute("wait", lambda x: x, block(worker))
+        await worker.send(block(worker), 1)
+        await reduction
+    else:
+        message = worker.receive(0)
+        await worker.all_reduce(worker.read())
+        await message
+
+
+async def message_before(worker, note):
+    receive = worker.receive(1 - worker.rank)
+    send = worker.send(block(worker), 1 - worker.rank)
+    await worker.all_reduce(worker.read())
+    await send
+    await receive
+
+
+async def message_after(worker, note):
+    await worker.all_reduce(worker.read())
+    await (worker.receive(0) if worker.rank else worker.send(block(worker), 1))
+
+
+@pytest.mark.parametrize(
+    ("program", "collectives", "noted"),
+    [
+        (message_meanwhile, "auto", True),
+        (message_meanwhile, "price", True),
+        (message_meanwhile, "flows", False),
+        (message_before, "auto", False),  # as flows
+        (message_before, "price", True),
+        (message_after, "auto", False),
+        (message_after, "price", False),
+    ],
+)
+def test_a_price_that_something_disturbed_is_noted(tmp_path, program, collectives, noted):
+    notes = Bench(MODELED, tmp_path).run(program, options={"collectives": collectives}).outcome.notes
+    expected = (
+        "1 collectives were priced while other transfers used the network: "
+        "their times are approximate, backend.collectives=flows is exact"
+    )
+    assert notes == ([expected] if noted else [])
+
+
+async def two_groups(worker, note):
+    """Ranks 0 and 1, then 0 and 2 (which share rank 0's links) or 2 and 3 (which share none)."""
+    first = worker.within([0, 1]) if worker.rank < 2 else None
+    second = [0, 2] if worker.workers == 3 else [2, 3]
+    other = worker.within(second) if worker.rank in second else None
+    works = [group.all_reduce(worker.read()) for group in (first, other) if group is not None]
+    for work in works:
+        await work
+    note("now", worker.now)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "collectives", "noted"), [(3, "auto", 1), (3, "price", 2), (3, "flows", 0), (4, "auto", 0), (4, "price", 0)]
+)
+def test_collectives_that_share_links_disturb_each_other(tmp_path, ranks, collectives, noted):
+    ran = Bench(MODELED, tmp_path).run(two_groups, ranks=ranks, options={"collectives": collectives})
+    assert [int(note.split()[0]) for note in ran.outcome.notes] == ([noted] if noted else [])
+    if not noted:
+        assert ran.all("now") == [[4.0 if ranks == 3 else 2.0]] * ranks
