@@ -13,7 +13,6 @@ from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SyncPS
 from distsim.strategies.pipeline import ModelParallel, OneFOneB
 
-
 STRATEGIES = [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel()]
 
 

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.tiny import Tiny
 
-from distsim.interface import SGD, Budget
+from distsim.interface import SGD, Budget, Strategy, Worker
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
-from real.faults import Endless, Numerics, Reducing, Serving, job, living, run
+from real.faults import VICTIM, Endless, Numerics, Reducing, Serving, job, living, run
 
 WORDS = {
     "killed": ["rank 1 was killed by SIGKILL"],
@@ -64,7 +66,7 @@ def test_nan_ends_the_run_and_names_step_and_rank(tmp_path):
 LAUNCHER = """
 import sys
 from pathlib import Path
-from real.faults import Endless, job, run
+from real.faults import VICTIM, Endless, job, run
 run(job(Endless(), Path(sys.argv[1])), Path(sys.argv[1]))
 """
 
@@ -115,3 +117,48 @@ def test_a_run_over_its_limit_is_timed_out(tmp_path):
     outcome = run(job(Endless(), tmp_path, ranks=2), tmp_path, limit_seconds=2.0)
     assert outcome.status == "timed out"
     assert outcome.message.startswith("the run did not end within 2 s")
+
+
+@dataclass(frozen=True)
+class Slow(Strategy):
+    """The victim takes 2.5 s for one thing; the other waits for it."""
+
+    thing: str
+
+    async def run(self, worker: Worker[Any]) -> None:
+        if worker.rank == VICTIM:
+            if self.thing == "own code":
+                asleep(worker.read())
+            else:
+                await worker.compute("work", {"asleep": asleep, "busy": busy}[self.thing], worker.read())
+        await worker.all_reduce(worker.read())
+
+
+def asleep(x):
+    time.sleep(2.5)
+    return x
+
+
+def busy(x):
+    until = time.process_time() + 2.5
+    while time.process_time() < until:
+        x = x + 0.0
+    return x
+
+
+@pytest.mark.parametrize(("thing", "words"), [("own code", "runs its own code"), ("asleep", "computes payload arithmetic")])
+def test_a_rank_that_hangs_by_itself_is_named_with_its_stack(thing, words, tmp_path):
+    outcome = run(job(Slow(thing), tmp_path, ranks=2), tmp_path, hang_seconds=1.0)
+    assert outcome.status == "deadlocked"
+    for text in (
+        "hung: nothing completed for 1.",
+        "rank 0 waits for all_reduce of ranks 0,1",
+        f"rank 1 {words}",
+        "in asleep",
+    ):
+        assert text in outcome.message
+
+
+def test_a_rank_that_computes_is_not_hung(tmp_path):
+    outcome = run(job(Slow("busy"), tmp_path, ranks=2), tmp_path, hang_seconds=1.0)
+    assert (outcome.status, outcome.message) == ("done", "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 
 import pytest
+import torch
 from contract.kit import REAL, Bench, constant
 
 
@@ -13,22 +15,33 @@ def bench(tmp_path):
     return Bench(REAL, tmp_path)
 
 
-async def both_send_first(rounds, worker, note):
+SMALL, LARGE = 4, 20_000  # scalars of payloads that travel in a frame, and by themselves
+
+
+def filled(worker, value, scalars):
+    """That many times the value."""
+    return constant(worker, value)[:1].repeat(scalars)
+
+
+async def both_send_first(scalars, worker, note):
     other = 1 - worker.rank
-    for i in range(rounds):
+    for i in range(4):
         news = worker.receive(other, "x")
-        await worker.send(constant(worker, worker.rank + i), other, "x")  # the other has posted, though it awaits nothing
+        await worker.send(
+            filled(worker, worker.rank + i, scalars), other, "x"
+        )  # the other has posted, though it awaits nothing
         note("got", (await news).payload[0])
 
 
-def test_a_send_needs_the_receiver_to_post_and_not_to_await(bench):
-    assert bench.run(partial(both_send_first, 4)).all("got") == [[1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0]]
+@pytest.mark.parametrize("scalars", [SMALL, LARGE])
+def test_a_send_needs_the_receiver_to_post_and_not_to_await(bench, scalars):
+    assert bench.run(partial(both_send_first, scalars)).all("got") == [[1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0]]
 
 
-async def awaited_backwards(worker, note):
+async def awaited_backwards(scalars, worker, note):
     if worker.rank == 0:
         for i in range(12):
-            await worker.send(constant(worker, i) if i % 3 else None, 1, version=i)
+            await worker.send(filled(worker, i, scalars) if i % 3 else None, 1, version=i)
         await worker.send(None, 1, "end")
     else:
         for _ in range(2):
@@ -39,27 +52,47 @@ async def awaited_backwards(worker, note):
         await worker.receive(0, "end")
 
 
-def test_receives_awaited_backwards_still_match_in_call_order(bench):
+@pytest.mark.parametrize("scalars", [SMALL, LARGE])
+def test_receives_awaited_backwards_still_match_in_call_order(bench, scalars):
     expected = [[i, float(i) if i % 3 else None] for i in [*range(5, -1, -1), *range(11, 5, -1)]]
-    assert bench.run(awaited_backwards).notes[1]["got"] == expected
+    assert bench.run(partial(awaited_backwards, scalars)).notes[1]["got"] == expected
 
 
-async def all_posted_then_another_tag(worker, note):
-    sizes = [4, 8, 8, 4, 8, 4, 4]
+SIZES = [2 * LARGE, LARGE, 2 * LARGE, 2 * LARGE, SMALL, LARGE, 2 * LARGE, LARGE, LARGE]
+
+
+async def all_posted_then_another_tag(warm, worker, note):
     if worker.rank == 0:
-        await worker.send(worker.read(), 1, "warm")  # one layout is known on this channel: the next are not
-        for i, size in enumerate(sizes):
-            await worker.send(worker.read()[:size] * 0.0 + i, 1, "warm")
+        for i, size in enumerate([*SIZES[:warm], *SIZES]):
+            await worker.send(filled(worker, i, size), 1, "many")
         await worker.send(None, 1, "other")
     else:
-        works = [worker.receive(0, "warm") for _ in range(len(sizes) + 1)]
-        await worker.receive(0, "other")  # needs all sends above to be over
-        note("got", [[len(m.payload), float(m.payload[0])] for m in [await work for work in works]])
+        for _ in range(warm):
+            note("warm", len((await worker.receive(0, "many")).payload))
+        works = [worker.receive(0, "many") for _ in SIZES]
+        await worker.receive(0, "other")  # needs all sends before it to be over
+        note("got", [[len(m.payload), float(m.payload[-1])] for m in [await work for work in works]])
 
 
-def test_sends_of_any_size_end_before_the_first_receive_is_awaited(bench):
-    expected = [[8, 1.0], *([size, float(i)] for i, size in enumerate([4, 8, 8, 4, 8, 4, 4]))]
-    assert bench.run(all_posted_then_another_tag).notes[1]["got"] == [expected]
+@pytest.mark.parametrize("warm", [0, 2])
+def test_sends_of_any_size_end_before_the_first_receive_is_awaited(bench, warm):
+    expected = [[size, float(i + warm)] for i, size in enumerate(SIZES)]
+    assert bench.run(partial(all_posted_then_another_tag, warm)).notes[1]["got"] == [expected]
+
+
+async def of_all_kinds(worker, note):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool):
+        for shape in ((), (0,), (2, 3), (300, 400)):
+            x = torch.arange(prod(shape)).reshape(shape).to(dtype)
+            if worker.rank == 0:
+                await worker.send(x, 1)
+            else:
+                got = (await worker.receive(0)).payload
+                note("is equal", got.dtype == dtype and got.shape == shape and torch.equal(got, x))
+
+
+def test_payloads_keep_their_shape_and_type(bench):
+    assert bench.run(of_all_kinds).notes[1]["is equal"] == [True] * 20
 
 
 async def two_flows_on_one_channel(worker, note):
@@ -81,7 +114,7 @@ def test_two_flows_may_receive_on_one_channel(bench):
     assert sorted(bench.run(two_flows_on_one_channel).notes[1]["got"]) == [float(i) for i in range(40)]
 
 
-async def server_and_three(worker, note):
+async def server_and_three(scalars, worker, note):
     if worker.rank == 3:
         inbox = [worker.receive_any("g") for _ in range(30)]
         got = [await work for work in inbox]
@@ -89,12 +122,13 @@ async def server_and_three(worker, note):
             note("got", [float(m.payload[0]) for m in got if m.source == source])
     else:
         for i in range(10):
-            await worker.send(constant(worker, 10 * worker.rank + i), 3, "g")
+            await worker.send(filled(worker, 10 * worker.rank + i, scalars), 3, "g")
 
 
-def test_receives_from_any_posted_ahead_keep_each_sources_order(bench):
+@pytest.mark.parametrize("scalars", [SMALL, LARGE])
+def test_receives_from_any_posted_ahead_keep_each_sources_order(bench, scalars):
     expected = [[float(10 * source + i) for i in range(10)] for source in range(3)]
-    assert bench.run(server_and_three, ranks=4).notes[3]["got"] == expected
+    assert bench.run(partial(server_and_three, scalars), ranks=4).notes[3]["got"] == expected
 
 
 async def groups_cross(worker, note):

@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from distsim.backends.real import gloo
 from distsim.backends.real.board import Desk
-from distsim.backends.real.gloo import Request, checked
 from distsim.backends.real.handle import PeerLost, Pending, Ready, named
-from distsim.backends.real.ledger import Ledger
+from distsim.backends.real.ledger import Ledger, group_file
 from distsim.interface import Collective, Handle, StrategyError
-
-FOREVER = timedelta(days=7)
-"""Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
 
 
 class Post:
     """A collective that gloo knows of, or that waits for its group to be made."""
 
-    def __init__(self, call: Callable[[dist.ProcessGroup], Request]) -> None:
+    def __init__(self, call: Callable[[gloo.Group], gloo.Request]) -> None:
         self._call = call
         self._called = threading.Event()
-        self._request: Request | None = None
+        self._request: gloo.Request | None = None
         self._error: BaseException | None = None
 
-    def call(self, group: dist.ProcessGroup | None, error: BaseException | None = None) -> None:
+    def call(self, group: gloo.Group | None, error: BaseException | None = None) -> None:
         """Hand it to the group, or say why there is none."""
         self._error = error
         try:
@@ -58,37 +54,41 @@ class Post:
 class Group:
     """One group of ranks, ascending."""
 
-    def __init__(self, folder: Path, ranks: tuple[int, ...], rank: int, world_size: int) -> None:
+    def __init__(self, folder: Path, ranks: tuple[int, ...], rank: int, world_size: int, nccl: bool) -> None:
         self.ranks = ranks
+        self._rank = rank
+        self._nccl = nccl
+        self._store = group_file(folder, ranks).with_suffix(".store")
         self.ledger = Ledger(folder, ranks, rank)
         self._lock = threading.Lock()
         self._queue: list[Post] = []
-        self._group: dist.ProcessGroup | None = dist.group.WORLD if len(ranks) == world_size else None
+        self._error: BaseException | None = None
+        self._group: gloo.Group | None = dist.group.WORLD if len(ranks) == world_size else None
         if self._group is None:
             threading.Thread(target=self._make, daemon=True).start()
 
-    def post(self, call: Callable[[dist.ProcessGroup], Request]) -> Post:
+    def post(self, call: Callable[[gloo.Group], gloo.Request]) -> Post:
         """Start a collective, in call order."""
         post = Post(call)
         with self._lock:
-            if self._group is None:
+            if self._group is None and self._error is None:
                 self._queue.append(post)
             else:
-                post.call(self._group)
+                post.call(self._group, self._error)
         return post
 
     def _make(self) -> None:
         error: BaseException | None = None
-        made: dist.ProcessGroup | None = None
+        made: gloo.Group | None = None
         try:
-            made = dist.new_group(list(self.ranks), timeout=FOREVER, use_local_synchronization=True)
-        except RuntimeError as failure:
+            made = gloo.make_group(self._store, self.ranks.index(self._rank), len(self.ranks), self._nccl)
+        except Exception as failure:
             error = failure
         with self._lock:
             for post in self._queue:
                 post.call(made, error)
             self._queue.clear()
-            self._group = made
+            self._group, self._error = made, error
 
 
 class Collectives:
@@ -112,21 +112,19 @@ class Collectives:
         ascending = tuple(sorted(ranks))
         group = self._groups.get(ascending)
         if group is None:
-            group = self._groups[ascending] = Group(self._folder, ascending, self._rank, self._world_size)
+            group = self._groups[ascending] = Group(self._folder, ascending, self._rank, self._world_size, self._nccl)
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach() if self._nccl else payload.detach().cpu()
         x = x.contiguous().clone() if collective.kind != "all_gather" else x.contiguous()
         out = torch.empty((len(ranks), *x.shape), dtype=x.dtype, device=x.device) if collective.kind == "all_gather" else x
 
-        def call(group: dist.ProcessGroup) -> Request:
+        def call(group: gloo.Group) -> gloo.Request:
             if collective.kind == "all_gather":
                 places = [out[ranks.index(r)] for r in ascending]
-                started = dist.all_gather(places, x, group=group, async_op=True)
-            elif collective.kind == "broadcast":
-                started = dist.broadcast(x, ranks[collective.root], group=group, async_op=True)
-            else:
-                started = dist.all_reduce(x, group=group, async_op=True)
-            return checked(started)
+                return gloo.all_gather(group, places, x)
+            if collective.kind == "broadcast":
+                return gloo.broadcast(group, x, ascending.index(ranks[collective.root]))
+            return gloo.all_reduce(group, x)
 
         post = group.post(call)
 

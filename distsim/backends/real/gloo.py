@@ -1,11 +1,22 @@
-"""torch.distributed's calls with types that hold here: whoever calls is a member, so that a request always comes back."""
+"""What is used of torch.distributed, with types that hold here: whoever calls is a member, so a request always comes back.
+
+Groups are made without `dist.new_group`: with local synchronization it names a group by how many groups this process has
+made before, so that ranks which make theirs in another order, or other numbers of them, wait for each other for ever.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import AllgatherOptions, AllreduceOptions, BroadcastOptions, FileStore
+
+FOREVER = timedelta(days=7)
+"""Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
 
 
 class Request(Protocol):
@@ -22,17 +33,58 @@ class Store(Protocol):
         """Set `key` to `desired` if it has the value `expected` (or none); the value it has then."""
 
 
+class Group(Protocol):
+    """A process group or one backend of it. Collectives match in call order."""
+
+    def allreduce(self, tensors: list[torch.Tensor], options: AllreduceOptions, /) -> Request | None:
+        """Sum in place."""
+
+    def broadcast(self, tensors: list[torch.Tensor], options: BroadcastOptions, /) -> Request | None:
+        """Overwrite with the root's."""
+
+    def allgather(
+        self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], options: AllgatherOptions, /
+    ) -> Request | None:
+        """Gather into one output a member."""
+
+
+def make_group(path: Path, position: int, size: int, nccl: bool) -> Group:
+    """Connect to the other members, which meet in the file `path`; waits for all of them."""
+    store = FileStore(str(path), size)
+    if not nccl:
+        return cast(Group, dist.ProcessGroupGloo(store, position, size, timeout=FOREVER))
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = FOREVER
+    return cast(Group, dist.ProcessGroupNCCL(store, position, size, options))
+
+
+def all_reduce(group: Group, x: torch.Tensor) -> Request:
+    """Start to sum `x` over the group, in place."""
+    return _checked(group.allreduce([x], AllreduceOptions()))
+
+
+def broadcast(group: Group, x: torch.Tensor, root: int) -> Request:
+    """Start to overwrite `x` with that of the member at position `root`."""
+    options = BroadcastOptions()
+    options.rootRank = root
+    return _checked(group.broadcast([x], options))
+
+
+def all_gather(group: Group, outputs: Sequence[torch.Tensor], x: torch.Tensor) -> Request:
+    """Start to gather `x` of every member."""
+    return _checked(group.allgather([list(outputs)], [x], AllgatherOptions()))
+
+
 def isend(x: torch.Tensor, to: int, tag: int) -> Request:
     """Start to send."""
-    return checked(dist.isend(x, to, tag=tag))
+    return _checked(dist.isend(x, to, tag=tag))
 
 
 def irecv(x: torch.Tensor, source: int | None, tag: int) -> Request:
     """Post a receive, from any rank if `source` is None."""
-    return checked(dist.irecv(x, source, tag=tag))
+    return _checked(dist.irecv(x, source, tag=tag))
 
 
-def checked(request: Request | None) -> Request:
-    """The request, which only ranks that take no part are not given."""
+def _checked(request: Request | None) -> Request:
     assert request is not None
     return request

@@ -28,7 +28,7 @@ class Ledger:
         self._ranks = ranks
         self._mine = ranks.index(rank)
         self._called = 0
-        descriptor = os.open(_path(folder, ranks), os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(group_file(folder, ranks), os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(descriptor, len(ranks) * _DEPTH * _ENTRY.size)
         self._map = mmap.mmap(descriptor, 0)
         os.close(descriptor)
@@ -55,11 +55,12 @@ class Ledger:
 
 def not_joined(folder: Path, ranks: Sequence[int], number: int) -> list[int]:
     """The members of a group that have not called its collective of this number."""
-    data = _path(folder, ranks).read_bytes()
+    data = group_file(folder, ranks).read_bytes()
     return [rank for i, rank in enumerate(ranks) if _ENTRY.unpack_from(data, _place(i, number))[0] < number + 1]
 
 
-def _path(folder: Path, ranks: Sequence[int]) -> Path:
+def group_file(folder: Path, ranks: Sequence[int]) -> Path:
+    """Where the ledger of a group lies; a name for it."""
     return folder / f"group-{blake2b(repr(tuple(ranks)).encode(), digest_size=12).hexdigest()}"
 
 

@@ -1,15 +1,16 @@
 """Point-to-point messages on gloo, in call order per (peer, tag), from one source or from any.
 
-A message is a header of fixed size (version, label, layout) and, unless it is a signal, a payload. Both travel by
-rendez-vous: gloo moves bytes only once both sides have posted. Rules:
+A message is a frame: a header of fixed size (version, label, layout) and, behind it, a payload of up to 64 KiB (one more
+message of gloo costs as much as 64 KiB do). A larger payload follows by itself. Everything travels by rendez-vous: gloo
+moves bytes only once both sides have posted. Rules:
 
-- A receive posts its header at the call. What a send waits for must never depend on the receiver's *awaiting*, only on its
-  having posted; but a buffer for the payload can only be posted once its layout is known. So:
-- the payloads of one layout on one channel (peer, tag) use gloo tags of their own, which no other size can ever match;
-- a receive on a channel that has carried one layout posts a buffer of that layout at the call, too;
-- on any other channel a thread waits for the headers and posts the buffers;
-- the first message of a layout on a channel is copied and travels in the background: its send is over when the header has
-  arrived, for its receiver may have expected another layout.
+- A receive posts its frame at the call. What a send waits for must never depend on the receiver's *awaiting*, only on its
+  having posted; but a buffer for a large payload can only be posted once its layout is known. So:
+- the large payloads of one layout on one channel (peer, tag) use a gloo tag of their own, which no other size can match;
+- a receive on a channel that has carried one such layout posts a buffer of that layout at the call, too;
+- where several layouts are known, or none although several receives are posted, a thread waits and posts the buffers;
+- the first large payload of a layout on a channel is copied and travels in the background: its send is over when the header
+  has arrived, for its receiver could not expect it.
 - Receives of one channel complete in the order of their calls, in whichever order they are awaited.
 
 CUDA payloads travel through host memory: NCCL knows neither tags nor a receive from any.
@@ -17,11 +18,13 @@ CUDA payloads travel through host memory: NCCL knows neither tags nor a receive 
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import struct
 import threading
 from collections import deque
 from hashlib import blake2b
+from math import prod
 from typing import Any
 from zlib import crc32
 
@@ -48,6 +51,8 @@ _DTYPES = (
     torch.bool,
 )
 _SIGNAL = -1
+_AHEAD = 256  # bytes before the payload in a frame
+_INLINE = 65_536  # bytes of the largest payload in a frame
 
 
 class Channel:
@@ -64,6 +69,7 @@ class Channel:
         self._turn = threading.Condition()
         self._busy = False
         self._pumped = False
+        self._seen = False
 
     def add(self, receive: Receive) -> None:
         """Queue a receive whose header has been posted; make sure that its payload can come."""
@@ -75,7 +81,7 @@ class Channel:
                 for source, posted in list(self.posted.items()):
                     if len(posted) < wanted:
                         self.post(source[0], layout)
-            elif not self._pumped:
+            elif not self._pumped and (self.layouts or (len(self._queue) > 1 and not self._seen)):
                 self._pumped = True
                 threading.Thread(target=self._pump, daemon=True).start()
 
@@ -111,6 +117,7 @@ class Channel:
                     self._turn.acquire()
                     del self._queue[0]
                     self._busy = False
+                    self._seen = True
                     self._turn.notify_all()
 
     def _pump(self) -> None:
@@ -128,14 +135,14 @@ class Receive(Pending[Message[torch.Tensor]]):
 
     def __init__(self, desk: Desk, channel: Channel, device: str) -> None:
         peer = "any rank" if channel.source is None else f"rank {channel.source}"
-        header = bytearray(_HEADER.size)
+        frame = torch.empty(_AHEAD + _INLINE, dtype=torch.uint8)
         try:
-            request = irecv(torch.frombuffer(header, dtype=torch.uint8), channel.source, tag=channel.slot)
+            request = irecv(frame, channel.source, tag=channel.slot)
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
         what = named(f"receive {channel.tag!r} from {peer}")
         peers = () if channel.source is None else (channel.source,)
-        super().__init__(what, desk, lambda: _read(channel, header, request, device), peers)
+        super().__init__(what, desk, lambda: _read(channel, frame, request, device), peers)
         self._channel = channel
         channel.add(self)
 
@@ -160,11 +167,11 @@ class Messages:
     def send(self, to: int, tag: str, envelope: Envelope[torch.Tensor]) -> Pending[None]:
         """Start sending; over when the receiver has it (see the module's rules for the first of a layout)."""
         self._check_peer(to, "send to")
-        header, body = self._pack(tag, envelope)
+        frame, body = self._pack(tag, envelope)
         try:
             with self._lock:  # a header and its payload keep their order against other flows
-                requests = [isend(header, to, tag=_slot(tag, None))]
-                if body is not None and body.numel():
+                requests = [isend(frame, to, tag=_slot(tag, None))]
+                if body is not None:
                     layout = (body.dtype, tuple(body.shape))
                     known = (to, tag, layout) in self._sent
                     body = body if known else body.clone()
@@ -177,7 +184,7 @@ class Messages:
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
 
-        def finish(keep: Any = (header, body)) -> None:
+        def finish(keep: Any = (frame, body)) -> None:
             try:
                 for request in requests:
                     request.wait()
@@ -197,6 +204,7 @@ class Messages:
             return Receive(self._desk, channel, self._device)
 
     def _pack(self, tag: str, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The frame of a message, and its payload if that is too large for the frame."""
         label = envelope.label.encode()
         if len(label) > 128:
             raise StrategyError(f"a label has at most 128 bytes, this one {len(label)}: {envelope.label[:40]!r}...")
@@ -210,7 +218,10 @@ class Messages:
             dtype, shape = _DTYPES.index(body.dtype), tuple(body.shape)
         sizes = (*shape, *(0,) * (8 - len(shape)))
         raw = _HEADER.pack(envelope.version, self._rank, dtype, len(shape), len(label), *sizes, _digest(tag), label)
-        return torch.frombuffer(bytearray(raw), dtype=torch.uint8), body
+        header = torch.frombuffer(bytearray(raw.ljust(_AHEAD, b"\0")), dtype=torch.uint8)
+        if body is None or body.nbytes > _INLINE:
+            return header, body
+        return torch.cat([header, body.view(-1).view(torch.uint8)]), None
 
     def _check_peer(self, peer: int, what: str) -> None:
         if peer == self._rank or not 0 <= peer < self._world_size:
@@ -225,19 +236,23 @@ class Messages:
         self._background.put((request, body))
 
 
-def _read(channel: Channel, header: bytearray, request: Request, device: str) -> Message[torch.Tensor]:
-    """Wait for a header, then for the payload it announces."""
+def _read(channel: Channel, frame: torch.Tensor, request: Request, device: str) -> Message[torch.Tensor]:
+    """Wait for a frame, then for the payload if it comes by itself."""
     try:
         request.wait()
-        version, source, dtype, dimensions, length, *rest = _HEADER.unpack(header)
-        sizes, digest, label = rest[:8], rest[8], rest[9][:length].decode()
-        if digest != channel.digest:
+        header = ctypes.string_at(frame.data_ptr(), _HEADER.size)
+        version, source, code, dimensions, length, *rest = _HEADER.unpack(header)
+        if rest[8] != channel.digest:
             raise StrategyError(f"the tag {channel.tag!r} collides with another one of this run: rename it")
-        if dtype == _SIGNAL:
+        label = rest[9][:length].decode()
+        if code == _SIGNAL:
             return Message(source, version, label, None)
-        layout = (_DTYPES[dtype], tuple(sizes[:dimensions]))
-        empty = 0 in layout[1]
-        payload = torch.empty(layout[1], dtype=layout[0]) if empty else channel.take(source, layout)
+        dtype, shape = _DTYPES[code], tuple(rest[:dimensions])
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes > _INLINE:
+            payload = channel.take(source, (dtype, shape))
+        else:
+            payload = frame[_AHEAD : _AHEAD + nbytes].clone().view(dtype).view(shape)
     except RuntimeError as error:
         raise PeerLost(str(error)) from error
     return Message(source, version, label, payload if device == "cpu" else payload.to(device))
@@ -253,7 +268,7 @@ def _drain(waiting: queue.SimpleQueue[tuple[Request, torch.Tensor]]) -> None:
 
 
 def _slot(tag: str, layout: Layout | None) -> int:
-    """The gloo tag of the headers (no layout) or of the payloads of one layout."""
+    """The gloo tag of the frames (no layout) or of the large payloads of one layout."""
     return crc32(repr((tag, layout)).encode()) & 0x7FFFFFFF
 
 

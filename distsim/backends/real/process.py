@@ -85,6 +85,7 @@ def enter(order: Order, reports: Connection) -> None:
         from distsim.backends.real.rank import run
 
         run(order, desk, report)
+        sys.stdout.flush()
         desk.phase("done")
         reports.send(Report("done"))
     except BaseException as error:

@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, PrefixStore
 
-from distsim.backends.real.board import Desk
-from distsim.backends.real.collectives import FOREVER, Collectives
+from distsim.backends.real.board import RUNS, Desk
+from distsim.backends.real.collectives import Collectives
 from distsim.backends.real.fabric import Real
+from distsim.backends.real.gloo import FOREVER
 from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
 from distsim.interface import Job, Region, Worker, drive, finish
@@ -35,6 +36,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     desk.phase("rendezvous")
     _meet(order, desk, fabric)
     desk.phase("run")
+    desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
     desk.phase("end")
     snapshots = [s._replace(values={b: _on_cpu(x) for b, x in s.values.items()}) for s in state.snapshots]

@@ -67,7 +67,7 @@ class Watch:
         self._dead: dict[int, int] = {}
         self._lost_since: float | None = None
         self._stopped_since: dict[int, float] = {}
-        self._cpu: dict[int, int] = {}
+        self._cpu: dict[int, tuple[int, float]] = {}
         self._began = self._looked = self._quiet_since = time.monotonic()
 
     def run(self) -> End:
@@ -152,8 +152,9 @@ class Watch:
                     return End("failed", f"rank {rank} was stopped (SIGSTOP) {part.doing}; its log is {self._logs[rank]}")
             else:
                 self._stopped_since.pop(rank, None)
-            busy = busy or self._is_busy(part, cpu != self._cpu.get(rank), now)
-            self._cpu[rank] = cpu
+            if cpu != self._cpu.get(rank, (-1, now))[0]:
+                self._cpu[rank] = (cpu, now)
+            busy = busy or self._is_busy(part, now - self._cpu[rank][1] < self._options.hang_seconds, now)
         limit = self._options.limit_seconds
         if limit is not None and now - self._began > limit:
             return End("timed out", f"the run did not end within {limit:g} s:\n{describe(parts, self._private, now)}")
