@@ -90,8 +90,8 @@ def tuning_runs() -> list[Settings]:
 
 def local_runs(backend: str, roads: Sequence[tuple[str, float]], repeats: int) -> list[Settings]:
     """The strategies at their rates on this machine, with and without a slow worker. In a random order, a repeat after the
-    other: what disturbs the machine for a while disturbs all strategies alike. A strategy's second rate is the control, which
-    is shown and not ranked."""
+    other: what disturbs the machine for a while disturbs all strategies alike. A strategy's second rate is the control:
+    shown and not ranked."""
     tuned = dict(reversed(roads))
     labels = {(s, rate): {} if tuned[s] == rate else {"label": "control"} for s, rate in roads}
     runs = []
