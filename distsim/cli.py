@@ -83,6 +83,9 @@ def _run(options: argparse.Namespace) -> int:
         return _sweep(overrides, options.yes)
     prepared = api.prepare(*composition.parse(overrides))
     _warn([prepared])
+    if prepared.resolved.backend == "real" and not _is_finished(prepared):
+        folder = prepared.resolved.runs / prepared.name
+        print(f"{prepared.job.cluster.world_size} processes start; their logs: {folder / 'logs'}", file=sys.stderr)
     stored, result = _execute(prepared)
     print(_outcome(result) + (" (stored before)" if stored else ""))
     print(result.folder)

@@ -12,8 +12,8 @@ from distsim.configuration.reader import FAILED, Reader
 from distsim.configuration.sections import ClusterSection
 from distsim.interface import Budget, Model, Straggler, Strategy
 
-RANK_BYTES = {"real": 350e6, "modeled": 25e3, "cosimulated": 25e3}
-"""Memory that one rank takes: a process with torch, or a coroutine with its records."""
+RANK_BYTES = {"real": 350e6, "modeled": 90e3, "cosimulated": 90e3}
+"""Memory that one rank takes, measured: a process with torch, or a coroutine with its records at 2,000 of them."""
 COPIES = 3
 """Of the parameters a rank with tensors holds: weights, gradient, momentum."""
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -92,7 +92,7 @@ def warnings(
     ranks = cluster.workers + strategy.servers
     if backend == "real" and ranks > cores():
         yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
-    pieces, stages = getattr(strategy, "microbatches", None), cluster.workers
+    pieces, stages = vars(strategy).get("microbatches"), cluster.workers
     if isinstance(pieces, int) and stages > 1 and pieces < stages:
         bubble = (stages - 1) / (pieces + stages - 1)
         yield f"{pieces} micro-batches are fewer than {stages} stages: {bubble:.0%} of all time is bubble"

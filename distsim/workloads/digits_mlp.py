@@ -51,7 +51,8 @@ class DigitsMLP:
         return Model((first, *hidden, last), self.batch, digits.PIXELS, _ITEMSIZE[dtype])
 
     def fingerprint(self) -> str:
-        """The hash of the data's file, which `digits.load` insists on."""
+        """The hash of the data's file. Raises `BadInput` if that is missing or torn."""
+        digits.load()
         return digits.SHA256
 
     def task(self, seed: int) -> Task:

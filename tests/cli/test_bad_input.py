@@ -131,7 +131,7 @@ def test_all_problems_at_once(capsys: pytest.CaptureFixture[str], here: Path) ->
 
 def test_more_workers_than_memory(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     said = refused(["cluster.workers=1e9"], capsys, here)
-    assert said.startswith("cluster.workers=1000000000: would take about 25,000 GB of memory, and this machine has ")
+    assert said.startswith("cluster.workers=1000000000: would take about 90,000 GB of memory, and this machine has ")
 
 
 def test_cuda_without_a_gpu(capsys: pytest.CaptureFixture[str], here: Path) -> None:
