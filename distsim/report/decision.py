@@ -46,7 +46,8 @@ def _answer(verdict: Verdict) -> list[object]:
 
 def _lede(verdict: Verdict) -> list[object]:
     if verdict.winner is None:
-        text = verdict.reason[:1].upper() + verdict.reason[1:]
+        named = any(verdict.reason.startswith(standing.label) for standing in verdict.standings)
+        text = verdict.reason if named else verdict.reason[:1].upper() + verdict.reason[1:]
         ratio = verdict.ratio
         if ratio is not None and ratio.n > 1:
             text += f": {_interval(ratio)}"
@@ -73,7 +74,7 @@ def _race(page: Page, verdict: Verdict) -> Html | None:
 def _lane(page: Page, standing: Standing, longest: float) -> Html:
     color = page.colors[standing.label]
     control = element("small", " control, not ranked") if standing.contender.is_control else None
-    label = element("span", dotted(standing.label, color), control, class_="who")
+    label = element("span", dotted(standing.label, color, control), class_="who")
     if not math.isfinite(standing.seconds.value):
         return element("div", label, element("span", _never(standing), class_="never"), class_="lane")
     times = [r.seconds for r in standing.repeats.values() if r.seconds is not None]

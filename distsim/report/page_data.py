@@ -74,9 +74,9 @@ def badges(names: Iterable[str]) -> Html:
     return join([Html(f" {badge(name)}") for name in dict.fromkeys(names)])
 
 
-def dotted(label: str, color: int) -> Html:
+def dotted(label: str, color: int, more: object = None) -> Html:
     """A contender's name beside its color."""
-    return element("span", element("i", class_="swatch", style=f"--c:var(--s{color % 8})"), label, class_="dotted")
+    return element("span", element("i", class_="swatch", style=f"--c:var(--s{color % 8})"), label, more, class_="dotted")
 
 
 def legend(labels: Iterable[str], colors: Mapping[str, int]) -> Html:

@@ -57,7 +57,7 @@ class Contender:
     @property
     def is_control(self) -> bool:
         """True if it is shown for comparison and takes no place in the ranking."""
-        return all(str(run.config.get("label") or "").startswith(CONTROL) for run in self.runs.values())
+        return all(_is_control(run.config) for run in self.runs.values())
 
     @property
     def done(self) -> list[Run]:
@@ -164,10 +164,15 @@ def _contender(config: Mapping[str, Any]) -> str:
     return _canonical([config["strategy"], config["optimizer"]])
 
 
+def _is_control(config: Mapping[str, Any]) -> bool:
+    return str(config.get("label") or "").startswith(CONTROL)
+
+
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
     """A short name for every (strategy, optimizer): the strategy's, with the fields in which namesakes differ.
 
-    The learning rate is told only if one strategy ran with several in one case: tuned rates may differ between cases.
+    The learning rate is told of controls, and where a strategy competes with several rates in one case: tuned rates may
+    differ between cases.
     """
     namesakes: dict[str, list[Mapping[str, Any]]] = {}
     optimizers: dict[tuple[Any, ...], set[str]] = {}
@@ -176,17 +181,19 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
         known = namesakes.setdefault(strategy["name"], [])
         if strategy not in known:
             known.append(strategy)
-        optimizers.setdefault((_canonical(strategy), _case(run.config)), set()).add(_canonical(run.config["optimizer"]))
+        if not _is_control(run.config):
+            rates = optimizers.setdefault((_canonical(strategy), _case(run.config)), set())
+            rates.add(_canonical(run.config["optimizer"]))
     several = {strategy for (strategy, _), found in optimizers.items() if len(found) > 1}
     labels = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: not _is_control(run.config)):  # who also competes is named as that
         strategy, optimizer = run.config["strategy"], run.config["optimizer"]
         told = [
             f"{key.replace('_', ' ')} {value}"
             for key, value in strategy.items()
             if key != "name" and any(other.get(key) != value for other in namesakes[strategy["name"]])
         ]
-        if _canonical(strategy) in several:
+        if _canonical(strategy) in several or _is_control(run.config):
             told += [f"{key.replace('_', ' ')} {value:g}" for key, value in optimizer.items() if value]
         labels[_contender(run.config)] = ", ".join([strategy["name"], *told])
     return labels

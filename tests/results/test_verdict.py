@@ -268,6 +268,6 @@ def test_a_control_is_shown_and_does_not_compete() -> None:
         "sync_ps",
     ]
     assert verdict.winner is not None
-    assert verdict.winner.label == "async_ps, learning rate 0.1"
+    assert verdict.winner.label == "async_ps"
     assert verdict.ratio is not None
     assert verdict.ratio.value == pytest.approx(2.0)
