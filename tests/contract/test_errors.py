@@ -164,10 +164,16 @@ async def wrong_arithmetic(worker, note):
         (not_placed, "block 1 is not placed on this rank, which holds [0]"),
         (wrong_input, "takes 128 bytes, it was given 32"),
         (wrong_gradient, "update of blocks [0, 1] takes 64 bytes, it was given 32"),
+        (wrong_arithmetic, "size"),
     ],
 )
-def test_misused_blocks(mode, program, expected):
-    assert expected in mode.run(program, ranks=1, status="failed").outcome.message
+def test_misused_blocks_and_payloads(mode, program, expected):
+    message = mode.run(program, ranks=1, status="failed").outcome.message
+    assert expected in message
+    assert "rank 0" in message
+    number = program.__code__.co_firstlineno
+    lines = range(number + 1, number + 6)  # of the program
+    assert any(f"test_errors.py:{n}" in message or f'test_errors.py", line {n}' in message for n in lines), message
 
 
 async def different_kinds(worker, note):
