@@ -121,7 +121,7 @@ def test_a_run_over_its_limit_is_timed_out(tmp_path):
 
 @dataclass(frozen=True)
 class Slow(Strategy):
-    """The victim takes 2.5 s for one thing; the other waits for it."""
+    """The victim takes long for one thing; the other waits for it."""
 
     thing: str
 
@@ -135,7 +135,7 @@ class Slow(Strategy):
 
 
 def asleep(x):
-    time.sleep(2.5)
+    time.sleep(60.0)
     return x
 
 
@@ -151,7 +151,7 @@ def test_a_rank_that_hangs_by_itself_is_named_with_its_stack(thing, words, tmp_p
     outcome = run(job(Slow(thing), tmp_path, ranks=2), tmp_path, hang_seconds=1.0)
     assert outcome.status == "deadlocked"
     for text in (
-        "hung: nothing completed for 1.",
+        "hung: nothing completed for ",
         "rank 0 waits for all_reduce of ranks 0,1",
         f"rank 1 {words}",
         "in asleep",
