@@ -88,6 +88,7 @@ def _cell(standing: Standing | None, rate: float, chosen: bool, divided: bool) -
         said = duration(standing.seconds.value)
     else:
         best = [r.best for r in standing.repeats.values() if r.best is not None]
-        said = f"best {number(min(best))}" if best else str(standing)
+        failed = [run.summary["status"] for run in standing.contender.runs.values() if run.summary["status"] != "done"]
+        said = str(failed[0]) if failed else f"best {number(min(best))}" if best else str(standing)
     mark = element("small", " rate / P") if chosen and divided else None
     return element("td", said, mark, class_="number chosen" if chosen else "number", data_name=number(rate))

@@ -33,3 +33,10 @@ def test_the_grid_the_choice_and_the_control(tmp_path: Path) -> None:
 
 def test_without_tuning_there_is_no_such_section(tmp_path: Path) -> None:
     assert rates(gather([store(tmp_path, "all_reduce")], "rates")) is None
+
+
+def test_a_rate_that_diverged_says_so(tmp_path: Path) -> None:
+    tuning = [store(tmp_path, "all_reduce", "cosimulated", rate=0.4, seed=100, label="tuning", status="diverged")]
+    shown = rates(gather([store(tmp_path, "all_reduce"), *tuning], "rates"))
+    assert shown is not None
+    assert ">diverged</td>" in shown
