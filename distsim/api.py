@@ -8,13 +8,14 @@ result = distsim.load("runs/async_ps-modeled-0123456789ab")
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distsim import composition, execution
+from distsim import composition, execution, registry
 from distsim.composition import Setting
 from distsim.execution import Prepared
-from distsim.interface import BadInput, Problem
+from distsim.interface import BadInput, Problem, Strategy
 from distsim.results import store
 from distsim.results.store import Result
 
@@ -24,25 +25,26 @@ if TYPE_CHECKING:
 __all__ = ["Result", "load", "prepare", "prepare_all", "run", "sweep"]
 
 
-def run(strategy: str | None = None, **settings: Any) -> Result:
+def run(strategy: str | Strategy | None = None, **settings: Any) -> Result:
     """Run one configuration, or give the stored run if it is finished.
 
-    `settings` are those of the command line: `backend="modeled"`, `**{"budget.updates": 200}`. Raises `BadInput` with every
-    problem before anything runs; a run that goes wrong is a result with a status.
+    `strategy` is a name or an object (your own class, say; for real runs one that another process can import). `settings`
+    are those of the command line: `backend="modeled"`, `budget={"updates": 200}` or `**{"budget.updates": 200}`. Raises
+    `BadInput` with every problem before anything runs; a run that goes wrong is a result with a status.
     """
     chosen = {} if strategy is None else {"strategy": strategy}
     return execution.run(prepare([*chosen.items(), *settings.items()]))
 
 
-def sweep(grid: Mapping[str, Any], yes: bool = False) -> DataFrame:
+def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, **settings: Any) -> DataFrame:
     """Run every combination of a grid, one after the other; one row each, failed ones too.
 
-    A list is swept over, anything else is the same for all. Raises `BadInput`, before anything runs, with every problem of
-    every combination; `yes` allows more than 1,000 runs.
+    The grid is given as a mapping, as keywords, or both. A list is swept over, anything else is the same for all. Raises
+    `BadInput`, before anything runs, with every problem of every combination; `yes` allows more than 1,000 runs.
     """
     from distsim.results.table import table
 
-    prepared = prepare_all(composition.expand_grid(grid, yes))
+    prepared = prepare_all(composition.expand_grid({**(grid or {}), **settings}, yes))
     return table([execution.run(each) for each in prepared])
 
 
@@ -53,7 +55,7 @@ def load(folder: Path | str) -> Result:
 
 def prepare(settings: Iterable[Setting], problems: Iterable[Problem] = ()) -> Prepared:
     """The run that `settings` describe. Raises `BadInput` with what is wrong with it, `problems` included."""
-    values, bad_choices = composition.compose(settings)
+    values, bad_choices = composition.compose(named for setting in settings for named in _named(setting))
     prepared, bad_values = execution.prepare(values)
     found = [*problems, *bad_choices, *bad_values]
     if found or prepared is None:
@@ -80,3 +82,15 @@ def prepare_all(runs: Iterable[Iterable[Setting]]) -> list[Prepared]:
     if problems:
         raise BadInput(problems.values())
     return list(prepared.values())
+
+
+def _named(setting: Setting) -> list[Setting]:
+    """A strategy object as the settings of a configuration; any other setting as it is."""
+    key, value = setting
+    if not isinstance(value, Strategy):
+        return [setting]
+    if not is_dataclass(value):
+        allowed = "a strategy is a frozen dataclass: its fields are its configuration"
+        raise BadInput([Problem(key, type(value).__name__, allowed, "decorate it with @dataclass(frozen=True)")])
+    given = [(f"{key}.{field.name}", getattr(value, field.name)) for field in fields(value) if field.init]
+    return [(key, registry.offer(type(value))), *given]

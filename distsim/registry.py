@@ -2,6 +2,7 @@
 
 A name stands for `module:attribute`, imported when it is asked for: listing names imports nothing. Strategies of other
 packages register through entry points of the group `distsim.strategies` and are then chosen by name like the built-in ones.
+From Python a strategy object will do: `offer` gives its class a name for this process.
 """
 
 from __future__ import annotations
@@ -36,8 +37,22 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
 )
 
 
+_OFFERED: dict[str, type[Any]] = {}
+
+
+def offer(cls: type[Any]) -> str:
+    """Name a strategy's class for this process; its name from now on (that of a built-in or installed one stays)."""
+    for name in names("strategy"):
+        if name not in _OFFERED and target("strategy", name) == f"{cls.__module__}:{cls.__qualname__}":
+            return name
+    _OFFERED[cls.__name__] = cls
+    return cls.__name__
+
+
 def load(kind: Kind, name: str) -> Any:
     """The class that `name` stands for. Raises KeyError for an unknown name, ImportError for what is not there."""
+    if kind == "strategy" and name in _OFFERED:
+        return _OFFERED[name]
     module, _, attribute = target(kind, name).partition(":")
     try:
         return getattr(import_module(module), attribute)
@@ -53,7 +68,7 @@ def target(kind: Kind, name: str) -> str:
 
 def names(kind: Kind) -> list[str]:
     """All names of a kind, built-in ones first."""
-    return list(dict.fromkeys([*BUILT_IN[kind], *_third_party(kind)]))
+    return list(dict.fromkeys([*BUILT_IN[kind], *_third_party(kind), *(_OFFERED if kind == "strategy" else ())]))
 
 
 @cache
