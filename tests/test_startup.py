@@ -1,4 +1,4 @@
-"""What starting costs, in CPU time of a process of its own. The limits are the promised ones with room for a slow machine."""
+"""What starting costs, in CPU time of a process of its own. Limits are those promised, with room for a slow machine."""
 
 from __future__ import annotations
 

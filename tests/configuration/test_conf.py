@@ -13,7 +13,9 @@ from distsim import composition, registry
 from distsim.composition import compose
 from distsim.configuration import resolve
 
-CHOICES = [(group, path.stem) for group in composition.GROUPS for path in sorted((composition.conf() / group).glob("*.yaml"))]
+CHOICES = [
+    (group, path.stem) for group in composition.GROUPS for path in sorted((composition.conf() / group).glob("*.yaml"))
+]
 NEEDED = {"module": [("workload.module", "operator:add")]}
 
 
@@ -29,7 +31,9 @@ def test_every_choice_resolves(group: str, name: str, tmp_path: Path) -> None:
     assert resolved.config[group]["name"] == name
 
 
-@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] in ("strategy", "workload", "backend")])
+@pytest.mark.parametrize(
+    ("group", "name"), [choice for choice in CHOICES if choice[0] in ("strategy", "workload", "backend")]
+)
 def test_files_say_what_the_classes_say(group: registry.Kind, name: str) -> None:
     values, _ = compose([(group, name)])
     resolved, _ = resolve(values)

@@ -18,6 +18,10 @@ Action = Callable[[Callable[[], bool]], Any]
 Preemption = Literal["instant", "block"]
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass
 class _Job:
     pieces: list[float]
@@ -25,7 +29,7 @@ class _Job:
     action: Action
     unless: Operation[Any] | None
     operation: Operation[Any]
-    stop: Callable[[], None] = lambda: None
+    stop: Callable[[], None] = _nothing
     """Takes the piece under way off the cores."""
     is_started: bool = False
 
@@ -87,6 +91,7 @@ class Stream:
         if job.operation.over():
             return  # it was cancelled, or it ended before its cancellation
         job.stop()
+        job.stop = _nothing  # it refers to the job: a cycle, which would keep its tensors until the run's end
         job.operation.finish(result)
         self._queue.popleft()
         if self._queue and not self._starting:
