@@ -18,7 +18,7 @@ from contract.tiny import Tiny
 from distsim.interface import SGD, Budget, Strategy, Worker
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
-from real.faults import VICTIM, Endless, Numerics, Reducing, Serving, job, living, run
+from real.faults import VICTIM, Endless, Numerics, Reducing, Serving, job, living, note_pid, run
 
 WORDS = {
     "killed": ["rank 1 was killed by SIGKILL"],
@@ -162,3 +162,22 @@ def test_a_rank_that_hangs_by_itself_is_named_with_its_stack(thing, words, tmp_p
 def test_a_rank_that_computes_is_not_hung(tmp_path):
     outcome = run(job(Slow("busy"), tmp_path, ranks=2), tmp_path, hang_seconds=1.0)
     assert (outcome.status, outcome.message) == ("done", "")
+
+
+@dataclass(frozen=True)
+class Sleepy:
+    """A factory of numerics that never comes back on the victim."""
+
+    folder: str
+
+    def __call__(self, rank: int) -> Any:
+        note_pid(self.folder, rank)
+        return time.sleep(60.0) if rank == VICTIM else TensorsFactory(Tiny(), 2)(rank)
+
+
+def test_a_rank_that_does_not_come_up_is_named(tmp_path):
+    made = job(Endless(), tmp_path, ranks=2, numerics=Sleepy(str(tmp_path)))
+    outcome = run(made, tmp_path, start_seconds=2.0)
+    assert outcome.status == "failed"
+    assert outcome.message.startswith("the ranks did not meet within 2 s: ")
+    assert "rank 1 is in its phase 'numerics'" in outcome.message

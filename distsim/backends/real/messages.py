@@ -78,9 +78,9 @@ class Channel:
             if len(self.layouts) == 1:
                 (layout,) = self.layouts
                 wanted = 1 if self.source is None else len(self._queue)
-                for source, posted in list(self.posted.items()):
+                for (source, _), posted in list(self.posted.items()):
                     if len(posted) < wanted:
-                        self.post(source[0], layout)
+                        self.post(source, layout)
             elif not self._pumped and (self.layouts or (len(self._queue) > 1 and not self._seen)):
                 self._pumped = True
                 threading.Thread(target=self._pump, daemon=True).start()

@@ -14,6 +14,7 @@ from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Region, Worker, finish
+from distsim.interface.deadlock import find_cycle
 
 _MACHINERY = tuple(str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics"))
 _UNACCOUNTED = 1e-9
@@ -83,26 +84,8 @@ def _deadlock(simulation: Simulation, alive: list[Rank[Any]]) -> str:
         for group, missing in simulation.collectives.missing(rank.rank):
             edges[rank.rank] += missing
             lines[-1] += f"; ranks {', '.join(map(str, missing))} have not joined that of {group}"
-    cycle = _cycle(edges)
+    cycle = find_cycle(edges)
     return "deadlock: " + "; ".join(lines) + (f"; cycle: {' -> '.join(map(str, cycle))}" if cycle else "")
-
-
-def _cycle(edges: dict[int, list[int]]) -> list[int]:
-    """A cycle of the graph, its first rank again at the end; empty if there is none."""
-    done = set[int]()
-    for start in edges:
-        path, walks = [start], [iter(edges[start])]
-        while walks and start not in done:
-            peer = next(walks[-1], None)
-            if peer is None:
-                done.add(path.pop())
-                walks.pop()
-            elif peer in path:
-                return [*path[path.index(peer) :], peer]
-            elif peer in edges and peer not in done:
-                path.append(peer)
-                walks.append(iter(edges[peer]))
-    return []
 
 
 def _outcome(simulation: Simulation, ranks: list[Rank[Any]], status: str, message: str) -> Outcome:
