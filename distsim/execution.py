@@ -34,6 +34,7 @@ from distsim.interface import (
     Switch,
 )
 from distsim.results import identity, store
+from distsim.results.conservation import NotConserved, check_conservation
 from distsim.results.store import Draft, Result
 from distsim.results.summary import Curve, metrics, summarize
 
@@ -98,7 +99,7 @@ def run(prepared: Prepared) -> Result:
 
 def _run(prepared: Prepared, draft: Draft) -> Result:
     started, clock = datetime.now(UTC), time.perf_counter()
-    outcome = _backend(prepared, draft.folder)
+    outcome = _conserved(_backend(prepared, draft.folder))
     notes = [*prepared.notes, *outcome.notes]
     wall = time.perf_counter() - clock
     try:
@@ -133,6 +134,16 @@ def _backend(prepared: Prepared, folder: Path) -> Outcome:
     except Exception as error:  # a failure is a row
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Outcome("failed", f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})", 0.0)
+
+
+def _conserved(outcome: Outcome) -> Outcome:
+    """The same outcome, or a failed one if its records lost bytes, gradients or time: no number of it can be trusted."""
+    if outcome.status == "done":
+        try:
+            check_conservation(outcome.traces)
+        except NotConserved as error:
+            outcome.status, outcome.message = "failed", f"not conserved, a mistake of distsim: {error}"
+    return outcome
 
 
 def _one_thread(backend: str) -> AbstractContextManager[None]:
