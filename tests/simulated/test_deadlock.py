@@ -7,7 +7,7 @@ from contract.kit import MODELED, Bench, block
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsim.backends.simulated.run import _cycle
+from distsim.interface.deadlock import find_cycle
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from distsim.backends.simulated.run import _cycle
     ],
 )
 def test_a_cycle_is_found(edges, expected):
-    assert _cycle(edges) == expected
+    assert find_cycle(edges) == expected
 
 
 def is_acyclic(edges):
@@ -38,7 +38,7 @@ def is_acyclic(edges):
 
 @given(st.dictionaries(st.integers(0, 7), st.lists(st.integers(0, 9), max_size=4), max_size=8))
 def test_a_cycle_is_one_and_is_found_if_there_is_one(edges):
-    cycle = _cycle(edges)
+    cycle = find_cycle(edges)
     assert bool(cycle) != is_acyclic(edges)
     if cycle:
         assert cycle[0] == cycle[-1]
