@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def window(self) -> float:
-        """Seconds within which completions are one instant: more than rounding loses, or late in a run none would ever end."""
+        """Seconds within which completions are one instant: more than rounding loses, or late in a run none would end."""
         return max(_WINDOW, 4.0 * math.ulp(self.env.now))
 
     def operation(self) -> Operation[Any]:
