@@ -45,20 +45,28 @@ class ParameterServer(Strategy):
     async def serve(self, server: Worker[T]) -> None:
         """The server: hand out models, collect gradients, update."""
         idle = list(range(server.workers))
+        sends = dict[int, Work[None]]()  # the model under way to, or in use by, each worker
         inbox = deque[Work[Message[T]]]()  # one receive posted for each model handed out
         for _ in server.steps():
+            model = server.read()
             for w in idle:
-                server.post(server.read(), w, "model", server.version)
+                sends[w] = server.send(model, w, "model", server.version)
                 inbox.append(server.receive_any("gradient"))
-            batch = [await inbox.popleft() for _ in range(self.collect(server.workers))]
+            batch = [await self.answer(inbox, sends) for _ in range(self.collect(server.workers))]
             batch.sort(key=lambda message: message.source)  # sums do not depend on who was first
             await server.apply(await self.mean(server, batch), of=batch)
             server.publish()
             idle = [message.source for message in batch]
         while inbox:
-            server.discard(await inbox.popleft())
+            server.discard(await self.answer(inbox, sends))
         for w in range(server.workers):
             server.post(None, w, "model", label="stop")
+
+    async def answer(self, inbox: deque[Work[Message[T]]], sends: dict[int, Work[None]]) -> Message[T]:
+        """The next gradient; its worker has its model, so that send is over."""
+        message = await inbox.popleft()
+        await sends.pop(message.source)
+        return message
 
     async def mean(self, server: Worker[T], batch: list[Message[T]]) -> T:
         """The weighted mean of the gradients; averaging several costs time."""
