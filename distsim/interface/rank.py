@@ -44,6 +44,8 @@ class Rank(Generic[T]):
     trace: Trace = field(init=False)
     placed: tuple[int, ...] = field(init=False)
     snapshots: list[Snapshot] = field(default_factory=list)
+    shown: Region | None = None
+    """What this rank publishes, once it has."""
     version: int = 0
     updates: int = 0
     drawn: int = 0
@@ -91,10 +93,20 @@ class Rank(Generic[T]):
         """Keep the parameters for the evaluation, if a snapshot is due after the update under way."""
         number = self.updates + 1
         last = number >= self.budget.updates_allowed(self.samples_an_update)
+        self.shown = region
         if self.publish_every and (number % self.publish_every == 0 or last):
-            with self.lock:
-                values = {b: self.numerics.read(Region((b,))) for b in self.blocks_of(region)}
-            self.snapshots.append(Snapshot(number, number * self.samples_an_update, self.fabric.now(), values))
+            self._snapshot(number, region, self.fabric.now())
+
+    def publish_last(self) -> None:
+        """Keep the model of the last update, if this rank shows any: a budget of seconds says too late which it is."""
+        known = self.snapshots[-1].number if self.snapshots else 0
+        if self.publish_every and self.shown is not None and known < self.updates:
+            self._snapshot(self.updates, self.shown, self.trace.updates[-1].time)
+
+    def _snapshot(self, number: int, region: Region, time: float) -> None:
+        with self.lock:
+            values = {b: self.numerics.read(Region((b,))) for b in self.blocks_of(region)}
+        self.snapshots.append(Snapshot(number, number * self.samples_an_update, time, values))
 
     # ---- values
 

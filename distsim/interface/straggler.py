@@ -28,8 +28,9 @@ class Straggler:
 
     jitter: `none` is 1; `exponential` has mean 1; `shifted_exponential` is 1 + an exponential of mean `scale`; `lognormal`
     has median 1 and the `sigma` of its logarithm. Jitter falls on operations that belong to a batch, the persistent factor
-    on every compute operation of its worker. Independent draws are what papers calculate with; real slow workers are mostly
-    persistent (Lin et al., OSDI 2025).
+    on every compute operation of its worker. On one shared machine, real or modeled (`network: loopback`), a factor below 1
+    counts as 1: a run there can be made to wait, not to compute faster. Independent draws are what papers calculate with;
+    real slow workers are mostly persistent (Lin et al., OSDI 2025).
     """
 
     jitter: Jitter = "none"

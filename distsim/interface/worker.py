@@ -284,6 +284,7 @@ class Worker(Generic[T]):
     async def settle(self) -> None:
         """Wait for what was posted, then check the rules that can only be checked at the end. Backends call it."""
         self._state.trace.ended = self.now
+        self._state.publish_last()
         for work in self._state.posted:
             await work
         self._state.check_settled()

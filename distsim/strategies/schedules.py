@@ -6,6 +6,7 @@ A schedule can be printed, drawn and tested without running; `distsim.strategies
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Literal
 
 Action = tuple[Literal["F", "B"], int]
@@ -34,6 +35,12 @@ def cut(costs: Sequence[float], stages: int) -> list[range]:
 
     Among equally good cuts the earlier stages get fewer blocks. Needs at least as many blocks as stages.
     """
+    return list(_cut(tuple(costs), stages))
+
+
+@cache
+def _cut(costs: tuple[float, ...], stages: int) -> tuple[range, ...]:
+    """By dynamic programming over (stages, end of the last one); every rank of a run asks for the same."""
     n = len(costs)
     total = [0.0]
     for cost in costs:
@@ -51,4 +58,4 @@ def cut(costs: Sequence[float], stages: int) -> list[range]:
     for s in range(stages, 0, -1):
         ranges.append(range(start[s][end], end))
         end = start[s][end]
-    return ranges[::-1]
+    return tuple(ranges[::-1])

@@ -94,6 +94,23 @@ def test_a_model_is_published_when_enough_samples_have_gone_by_and_at_the_end(mo
         assert plain(snapshot.values[0]) == mode.payload([value + snapshot.number for value in (1.0, 2.0, 3.0, 4.0)])
 
 
+async def publishes_until_time_is_up(worker, note):
+    for _ in worker.steps():
+        worker.change(lambda x: x + 1.0)
+        await worker.gradient(Batch(0, worker.rank, 2))
+        worker.publish()
+
+
+def test_the_last_model_is_published_when_time_is_up(mode):
+    # Every 1,000 updates would be due; only the end of the budget shows one.
+    ran = mode.run(publishes_until_time_is_up, budget=Budget(seconds=0.05), samples_between_snapshots=8000)
+    last = [trace.updates[-1] for trace in ran.outcome.traces]
+    assert [(s.number, s.samples, s.time) for s in ran.outcome.snapshots] == [(u.number, u.samples, u.time) for u in last]
+    assert [plain(s.values[0]) for s in ran.outcome.snapshots] == [
+        mode.payload([value + update.number for value in (1.0, 2.0, 3.0, 4.0)]) for update in last
+    ]
+
+
 def test_nothing_is_published_unless_asked_for(mode):
     assert mode.run(publishes, budget=Budget(updates=2)).outcome.snapshots == []
 

@@ -114,3 +114,9 @@ def test_a_slow_worker_leaves_the_cores_of_a_shared_host_to_the_others(tmp_path)
     host = Loopback(cores=Curve(((1.0, 1.0),)), message=Curve(((0.0, 0.0),)), all_reduce={})
     ran = Bench(MODELED, tmp_path).run(two_slow, network=host, straggler=Straggler(slow={0: 3.0}))
     assert ran.all("now") == [[4.0], [2.0]]  # both at half speed, then one idles for 2 s
+
+
+def test_on_a_shared_host_nobody_computes_faster_than_he_does(tmp_path):
+    host = Loopback(cores=Curve(((1.0, 1.0), (2.0, 2.0))), message=Curve(((0.0, 0.0),)), all_reduce={})
+    ran = Bench(MODELED, tmp_path).run(two_slow, network=host, straggler=Straggler(slow={0: 0.5}))
+    assert ran.all("now") == [[1.0], [1.0]]  # on a host of its own rank 0 would take 0.5 s

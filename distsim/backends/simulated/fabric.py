@@ -70,6 +70,7 @@ class SimulatedFabric:
     ) -> Operation[R | None]:
         simulation = self.simulation
         factor = simulation.job.factor(self.rank, None if batch is None else batch.step)
+        factor = max(simulation.hosts.least_factor, factor)
         pieces = [simulation.seconds(cost)]
         if unless is not None and simulation.options.preemption == "block":
             apart = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]

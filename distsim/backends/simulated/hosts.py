@@ -20,6 +20,8 @@ Done = Callable[[], None]
 class Hosts(Protocol):
     """What the simulated fabric needs to know of a cluster."""
 
+    least_factor: float
+    """The smallest factor that a straggler's draw can have on a compute operation."""
     price_contends: bool
     """True if a priced collective competes with whatever else is under way; else its price is that of running alone."""
 
@@ -39,6 +41,7 @@ class Hosts(Protocol):
 class SwitchedHosts:
     """A host a rank, each with one full-duplex link to a switch that never blocks."""
 
+    least_factor = 0.0
     price_contends = False
 
     def __init__(self, engine: Engine, network: Switch, world_size: int) -> None:
@@ -71,17 +74,31 @@ class SwitchedHosts:
 class SharedHost:
     """All ranks on one machine: computing and moving bytes share its cores."""
 
+    least_factor = 1.0  # as in a real run here, which can wait but not compute faster than it does
     price_contends = True
 
     def __init__(self, engine: Engine, network: Loopback) -> None:
         self._costs = network
         self._processors = Processors(engine, network.cores)
+        self._engine = engine
+        self._waiting = 0  # messages that wait for their turn on the cores
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         return self._processors.run(seconds, done)
 
     def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
-        self._processors.run(self._costs.message(nbytes), done)
+        """A message that finds other work under way waits for its turn first: its threads have to be scheduled."""
+        work = self._costs.message(nbytes)
+        if not self._costs.delay or not (self._waiting or self._processors.jobs):
+            self._processors.run(work, done)
+            return
+
+        def turn() -> None:
+            self._waiting -= 1
+            self._processors.run(work, done)
+
+        self._waiting += 1
+        self._engine.after(self._costs.delay, turn)
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Every member works; alone on the machine that takes the measured time of the collective."""

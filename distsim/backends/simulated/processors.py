@@ -25,6 +25,11 @@ class Processors:
         self._created = 0
         self._alarm = 0
 
+    @property
+    def jobs(self) -> int:
+        """Jobs under way."""
+        return len(self._jobs)
+
     def run(self, work: float, done: Callable[[], None]) -> Callable[[], None]:
         """Do `work` seconds of uncontended work, then call `done`; calling the result stops it without `done`."""
         self._advance()
