@@ -115,6 +115,8 @@ class Loopback:
     """Bytes -> seconds of a point-to-point message between two ranks, alone on the machine."""
     all_reduce: Mapping[int, Curve]
     """Group size -> bytes -> seconds of an all-reduce by that many ranks, nothing else running."""
+    delay: float = 0.0
+    """Seconds that a message waits for its turn on the cores if other work is under way; not CPU work."""
 
 
 @dataclass(frozen=True)
