@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from statistics import median
+from statistics import fmean, median
 
 from distsim.calibration.bench import COPY, MATMUL, Bench
 from distsim.interface.cluster import Curve, Roofline
@@ -161,19 +161,37 @@ class Record:
 
     def message(self) -> Curve:
         """Bytes -> seconds of a message: half of there and back."""
-        found = {}
-        for block in self.bench.payloads:
-            times = [_per_repetition(s, "receive") / 2 for s in self.of(f"message {block}")]
-            found[self._bytes(block)] = times
-        return _ascending(found)
+        return _ascending({self._bytes(block): self._messages(block, 1) for block in self.bench.payloads})
+
+    def delay(self) -> float:
+        """How much longer a message takes while other pairs talk, too: the median over sizes; 0 if there is one pair."""
+        pairs = self.bench.pairs
+        if pairs == 1:
+            return 0.0
+        more = [median(self._messages(b, pairs)) - median(self._messages(b, 1)) for b in self.bench.payloads]
+        return max(0.0, median(more))
 
     def all_reduce(self, size: int) -> Curve:
-        """Bytes -> seconds of an all-reduce by `size` ranks."""
-        found = {}
-        for block in self.bench.payloads:
-            times = [_per_repetition(s, "all_reduce") for s in self.of(f"all_reduce {size} {block}")]
-            found[self._bytes(block)] = times
-        return _ascending(found)
+        """Bytes -> seconds of an all-reduce by `size` ranks, from the last rank's call until all have the result."""
+        return _ascending({self._bytes(b): self._reductions(f"all_reduce {size} {b}", size) for b in self.bench.payloads})
+
+    def _messages(self, block: int, pairs: int) -> list[float]:
+        """Seconds of a message, a round each; the mean over the pairs."""
+        name, found = f"message {block} {pairs}", []
+        for i in self.rounds:
+            callers = [self.ranks[rank].get((name, i)) for rank in range(0, 2 * pairs, 2)]
+            found += [fmean(_per_repetition(s, "receive") / 2 for s in callers if s)] if all(callers) else []
+        return found
+
+    def _reductions(self, name: str, size: int) -> list[float]:
+        """Seconds of an all-reduce, a round each: its ranks share a clock."""
+        found = []
+        for i in self.rounds:
+            ranks = [self.ranks[rank].get((name, i)) for rank in range(size)]
+            calls = zip(*([t for t in s.transfers if t.kind == "all_reduce"] for s in ranks if s), strict=True)
+            took = [max(t.ended for t in call) - max(t.posted for t in call) for call in calls]
+            found += [median(took)] if took else []
+        return found
 
     def _bytes(self, block: int) -> float:
         return float(self.bench.model.nbytes([block]))

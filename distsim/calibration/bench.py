@@ -52,6 +52,11 @@ class Bench:
         kinds = [b.kind for b in self.model.blocks]
         return kinds.index("matmul"), kinds.index("copy")
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of ranks that can talk at once."""
+        return max(1, (self.workers + 1) // 2)
+
     def samples(self, parts: int) -> float:
         """Samples in one of `parts` shares of a step."""
         return self.model.batch * self.workers / parts
@@ -64,8 +69,8 @@ class Bench:
         if not communication:
             return tuple(alone)
         together: list[Probe] = [Gradients(self.share, n) for n in range(2, self.workers + 2)]
-        together += [PingPong(block) for block in self.payloads]
-        together += [Reduce(block, n) for n in self.groups for block in self.payloads]
+        together += [PingPong(block, pairs) for block in self.payloads for pairs in {1, self.pairs}]
+        together += [Reduce(block, n, self.share) for n in self.groups for block in self.payloads]
         together += [Steps(self.share, self.workers), *map(Machine, self.machine)]
         return (*alone, *together)
 

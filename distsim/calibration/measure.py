@@ -118,6 +118,7 @@ def _profile(record: Record, details: dict[str, str | int | float]) -> Profile:
         blocks=record.blocks(),
         overhead=record.overhead(),
         message=record.message(),
+        delay=record.delay(),
         all_reduce={size: record.all_reduce(size) for size in record.bench.groups},
         cores=record.cores(),
         fallback=record.fallback(),

@@ -121,36 +121,42 @@ class Gradients(Probe):
 
 @dataclass(frozen=True)
 class PingPong(Probe):
-    """A payload as large as the parameters of `block`, there and back."""
+    """A payload as large as the parameters of `block`, there and back, between `pairs` pairs of neighbours at once."""
 
     block: int
+    pairs: int = 1
 
     @property
     def name(self) -> str:
-        return f"message {self.block}"
+        return f"message {self.block} {self.pairs}"
 
     @property
     def size(self) -> int:
-        return 2
+        return 2 * self.pairs
 
     async def run(self, worker: Worker[T], times: int) -> None:
         x = worker.read(Region((self.block,)))
+        other = worker.rank ^ 1
         for _ in range(times):
-            if worker.rank == 0:
-                back = worker.receive(1, "ball")
-                await worker.send(x, 1, "ball")
+            if worker.rank < other:
+                back = worker.receive(other, "ball")
+                await worker.send(x, other, "ball")
                 x = (await back).payload
             else:
-                x = (await worker.receive(0, "ball")).payload
-                await worker.send(x, 0, "ball")
+                x = (await worker.receive(other, "ball")).payload
+                await worker.send(x, other, "ball")
 
 
 @dataclass(frozen=True)
 class Reduce(Probe):
-    """An all-reduce as large as the parameters of `block`, by the first `size` ranks."""
+    """An all-reduce as large as the parameters of `block` by `members` ranks, each time after they computed a gradient.
 
+    As in a step: caches hold something else, and the ranks do not come at the same instant."""
+
+    slices: ClassVar[float] = 2.0
     block: int
     members: int
+    parts: int
 
     @property
     def name(self) -> str:
@@ -162,8 +168,10 @@ class Reduce(Probe):
 
     async def run(self, worker: Worker[T], times: int) -> None:
         group = worker.within(range(self.size))
+        batch = Batch(0, worker.rank, self.parts)
         x = worker.read(Region((self.block,)))
         for _ in range(times):
+            await worker.gradient(batch)
             await group.all_reduce(x)
 
 
@@ -233,7 +241,7 @@ class Calibration(Strategy):
         meter()
         pace: dict[str, float] = {}
         for round_ in worker.steps():
-            for index in self._order(round_):
+            for index in Random(round_).sample(range(len(self.probes)), len(self.probes)):
                 probe = self.probes[index]
                 times = self._times(probe, pace.get(probe.name))
                 for rank in range(1, probe.size):
@@ -246,13 +254,6 @@ class Calibration(Strategy):
             await worker.compute(f"others {meter():.4f}", _nothing)
             for rank in range(1, worker.world_size):
                 await worker.send(None, rank, "go", label="end")
-
-    def _order(self, round_: int) -> list[int]:
-        """At random. The first round makes the groups, the largest first: then no rank has made one that others lack."""
-        indices = list(range(len(self.probes)))
-        if round_ == 0:
-            return sorted(indices, key=lambda i: -self.probes[i].size)
-        return Random(round_).sample(indices, len(indices))
 
     def _times(self, probe: Probe, seconds: float | None) -> int:
         """How often to repeat a probe that took `seconds` a time in the round before."""

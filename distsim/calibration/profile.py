@@ -22,7 +22,7 @@ from distsim.interface.errors import BadInput, Problem
 
 X = TypeVar("X")
 
-SCHEMA = 1
+SCHEMA = 2
 DEFAULT = Path(".distsim/profile.json")
 """Where `distsim calibrate` writes and modeled runs look first."""
 REFERENCE = Path(__file__).with_name("reference.json")
@@ -45,6 +45,8 @@ class Profile:
     """Bytes -> seconds of a message between two ranks."""
     all_reduce: Mapping[int, Curve]
     """Group size -> bytes -> seconds."""
+    delay: float
+    """Seconds that a message takes longer while others talk."""
     cores: Curve
     """Ranks that compute at once -> how many ranks' worth of work they get done together."""
     fallback: Roofline
@@ -60,7 +62,7 @@ class Profile:
 
     def loopback(self) -> Loopback:
         """This machine as the network between the ranks that it hosts."""
-        return Loopback(self.cores, self.message, self.all_reduce)
+        return Loopback(self.cores, self.message, self.all_reduce, self.delay)
 
     @property
     def machine(self) -> str:
@@ -88,6 +90,7 @@ class Profile:
             },
             "cores": self.cores.points,
             "message": self.message.points,
+            "delay": self.delay,
             "all_reduce": {str(n): curve.points for n, curve in sorted(self.all_reduce.items())},
             "blocks": [
                 {"operation": operation, "kind": kind, "points": curve.points}
@@ -126,6 +129,7 @@ class Profile:
             ),
             cores=reader.curve("cores"),
             message=reader.curve("message"),
+            delay=reader.number("delay"),
             all_reduce={groups.size(key): groups.curve(key) for key in groups.document},
             blocks=blocks,
         )

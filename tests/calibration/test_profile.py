@@ -20,6 +20,7 @@ PROFILE = Profile(
     blocks={("forward", "linear(4,8)"): Curve(((1.0, 1e-5), (9.0, 5e-5))), ("apply", "linear(4,8)"): Curve(((0.0, 2e-6),))},
     overhead=4e-6,
     message=Curve(((0.0, 5e-5), (1e6, 1.05e-3))),
+    delay=2e-3,
     all_reduce={2: Curve(((0.0, 5e-4),)), 4: Curve(((0.0, 4e-3), (1e6, 6e-3)))},
     cores=Curve(((1.0, 1.0), (2.0, 1.8), (4.0, 1.6))),
     fallback=Roofline(1e10, 1e9, 1e-5),
@@ -53,7 +54,7 @@ def test_a_torn_file_is_refused_wherever_it_is_torn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("schema", 0, "has schema 0, this version reads 1"),
+        ("schema", 0, "has schema 0, this version reads 2"),
         ("noise", None, "noise is None, not a finite number"),
         ("noise", -0.1, "noise is -0.1, not a finite number of at least 0"),
         ("overhead", float("nan"), "overhead is nan"),
@@ -100,6 +101,7 @@ def test_the_loopback_network_is_what_was_measured() -> None:
     assert network.message(5e5) == pytest.approx(5.5e-4)
     assert network.all_reduce[4](5e5) == pytest.approx(5e-3)
     assert network.cores(3) == pytest.approx(1.7)
+    assert network.delay == 2e-3
 
 
 def test_without_a_profile_the_reference_is_taken_and_said_so(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ NETWORK = Loopback(
     cores=Curve(((1.0, 1.0), (2.0, 1.75), (3.0, 1.75), (5.0, 1.5), (1000.0, 1.5))),
     message=affine(1e-4, 1e-9, 0, 1e6),
     all_reduce={2: affine(5e-4, 2e-9, 0, 1e6), 4: affine(4e-3, 6e-9, 0, 1e6)},
+    delay=2e-3,
 )
 
 
@@ -98,6 +99,11 @@ def test_messages_and_all_reduces_are_recovered(record: Record) -> None:
     assert same(record.message(), [(s, 1e-4 + 1e-9 * s) for s in SIZES])
     assert same(record.all_reduce(2), [(s, 5e-4 + 2e-9 * s) for s in SIZES])
     assert same(record.all_reduce(4), [(s, 4e-3 + 6e-9 * s) for s in SIZES])
+
+
+def test_the_delay_of_a_message_among_others_is_recovered(record: Record) -> None:
+    # with two pairs, each finds the other's message waiting or travelling; now and then both travel and share the cores
+    assert record.delay() == pytest.approx(2e-3, rel=0.05)
 
 
 def test_effective_cores_are_recovered(record: Record) -> None:
