@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from distsim.foreign import source_of
 
 _PACKAGE = Path(__file__).parent.parent
 _READERS = ("report",)
@@ -41,12 +42,8 @@ def source() -> str:
 
 
 def foreign_source(component: object) -> str:
-    """A hash of the file that defines a component of another package; empty for our own."""
-    name = type(component).__module__
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if name.partition(".")[0] == "distsim" or file is None:
-        return ""
-    return sha256(Path(file).read_bytes()).hexdigest()
+    """A hash of the code of a component of others, its bases and all that they import; empty for our own."""
+    return source_of(component)
 
 
 def host() -> str:

@@ -49,7 +49,7 @@ class UserModule:
         return _model(self)
 
     def fingerprint(self) -> str:
-        """A hash of the data and of the source file of the function."""
+        """A hash of the data and of the code of the function, what it imports included."""
         from distsim.workloads.user_task import fingerprint
 
         return fingerprint(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distsim.foreign import source_of
 from distsim.interface.errors import BadInput, Problem
 from distsim.workloads.task import Data, Task
 from distsim.workloads.user_module import UserModule
@@ -43,12 +43,9 @@ def user_task(workload: UserModule, seed: int) -> Task:
 
 
 def fingerprint(workload: UserModule) -> str:
-    """A hash of the data that the function returns under seed 0, and of its source file."""
+    """A hash of the data that the function returns under seed 0, and of its code with all that it imports."""
     task = user_task(workload, 0)
-    digest = sha256()
-    source = inspect.getsourcefile(_function(workload))
-    if source is not None:
-        digest.update(Path(source).read_bytes())
+    digest = sha256(source_of(_function(workload)).encode())
     for tensor in task.data:
         if tensor is not None:
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
