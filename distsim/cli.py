@@ -185,6 +185,8 @@ def _outcome(result: Result) -> str:
     text = f"done: {row['updates']} updates in {row['seconds']:.4g} s {clock}"
     if row["final_loss"] is not None:
         text += f", validation loss {row['final_loss']:.4g}"
+    elif known := [point for point in row["curve"] if point["loss"] is not None]:
+        text += f"; last evaluated at update {known[-1]['update']}: validation loss {known[-1]['loss']:.4g}"
     if row["final_accuracy"] is not None:
         text += f", accuracy {row['final_accuracy']:.1%}"
     return text

@@ -1,7 +1,7 @@
 """One run, from its configuration to its folder.
 
 `prepare` finds everything that is wrong before anything runs, reading what the run depends on (profile, data, source) for
-its name; `execute` runs it, or gives the stored run where there is one. What a run needs is imported when it is needed: a
+its name; `run` runs it, or gives the stored run where there is one. What a run needs is imported when it is needed: a
 modeled run imports neither torch nor numpy, and no table.
 """
 
@@ -81,14 +81,6 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         return None, problems
     job = _job(resolved, cluster)
     return Prepared(resolved, job, identity.run_name(resolved.config, inputs), tuple(notes)), []
-
-
-def execute(config: Mapping[str, Any]) -> Result:
-    """Run a configuration and store the run; a finished one is not run again. Raises `BadInput` with every problem."""
-    prepared, problems = prepare(config)
-    if prepared is None:
-        raise BadInput(problems)
-    return run(prepared)
 
 
 def run(prepared: Prepared) -> Result:
@@ -222,7 +214,7 @@ def _profile(path: Path, default: bool, age: int) -> tuple[Any, str, str]:
 
 def _curve(prepared: Prepared, snapshots: Iterable[Snapshot]) -> Curve:
     """The evaluated snapshots, the initial model first. The model of an update is the union of what was published for it,
-    and the mean where regions overlap; snapshots that lack a block are left out."""
+    and the mean where regions overlap; snapshots that lack a block are left out. A loss that is not finite is None."""
     resolved = prepared.resolved
     if resolved.backend == "modeled" or not resolved.evaluation_samples:
         return []
@@ -248,8 +240,13 @@ def _evaluated(resolved: Resolved, snapshots: Iterable[Snapshot]) -> Curve:
         loss, accuracy = task.evaluate(
             {block: sum(several[1:], several[0]) / len(several) for block, several in values.items()}
         )
-        if isfinite(loss):
-            seconds = max(snapshot.time for snapshot in published)
-            samples = published[0].samples
-            curve.append({"update": number, "samples": samples, "seconds": seconds, "loss": loss, "accuracy": accuracy})
+        curve.append(
+            {
+                "update": number,
+                "samples": published[0].samples,
+                "seconds": max(snapshot.time for snapshot in published),
+                "loss": loss if isfinite(loss) else None,
+                "accuracy": accuracy if isfinite(loss) else None,
+            }
+        )
     return curve

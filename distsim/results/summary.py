@@ -1,7 +1,9 @@
 """The row and the metrics of a run, from what its backend gave back.
 
 seconds, updates, samples    until the last update, on the run's clock
-curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null where unknown)
+curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null where not finite or unknown)
+status                       the backend's; diverged too if the last snapshot's loss is not finite
+final_loss, final_accuracy   of the model after the last update; null if that was not evaluated
 staleness                    of the gradients that were applied; null where no gradient travelled
 breakdown                    the workers' mean fractions of time, see `distsim.results.breakdown`
 """
@@ -24,10 +26,12 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     a_step = (job.strategy.gradients_an_update or job.cluster.workers) * job.model.batch
     seconds = outcome.seconds
     timed = updates > 0 and seconds > 0.0
+    status, message = _ended(outcome, curve)
+    last = curve[-1] if curve and curve[-1]["update"] == updates else {}
     complete = len(outcome.traces) == job.cluster.world_size and outcome.status == "done"
     return {
-        "status": outcome.status,
-        "message": outcome.message,
+        "status": status,
+        "message": message,
         "workers": job.cluster.workers,
         "servers": job.cluster.servers,
         "world_size": job.cluster.world_size,
@@ -39,9 +43,16 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
         "staleness": _staleness(outcome.traces),
         "breakdown": breakdown(outcome.traces, job.cluster.workers, seconds) if complete else None,
         "curve": curve,
-        "final_loss": curve[-1]["loss"] if curve else None,
-        "final_accuracy": curve[-1]["accuracy"] if curve else None,
+        "final_loss": last.get("loss"),
+        "final_accuracy": last.get("accuracy"),
     }
+
+
+def _ended(outcome: Outcome, curve: Curve) -> tuple[str, str]:
+    """Status and message: a run whose last evaluated model is no model any more has diverged, whatever its backend saw."""
+    if outcome.status == "done" and curve and curve[-1]["loss"] is None:
+        return "diverged", f"validation loss is not finite at update {curve[-1]['update']}"
+    return outcome.status, outcome.message
 
 
 def metrics(outcome: Outcome, curve: Curve) -> dict[str, Any]:
