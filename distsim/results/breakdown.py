@@ -20,6 +20,9 @@ from distsim.results.matching import Key, begins
 
 KINDS = ("compute", "communication", "waiting", "other")
 
+ROUNDING = 1e-9
+"""By which the parts may exceed the whole."""
+
 _WORDS = {
     "compute": "computing",
     "communication": "communication that no computing hides",
@@ -42,7 +45,9 @@ class Division:
         if seconds <= 0.0:
             return {"compute": 0.0, "communication": 0.0, "waiting": 0.0, "other": 1.0}
         shares = [length(spans) / seconds for spans in (self.compute, self.communication, self.waiting)]
-        return dict(zip(KINDS, [*shares, max(0.0, 1.0 - sum(shares))], strict=True))
+        other = 1.0 - sum(shares)
+        assert other > -ROUNDING, f"rank {self.rank}: {dict(zip(KINDS, shares, strict=False))} are more than all its time"
+        return dict(zip(KINDS, [*shares, max(0.0, other)], strict=True))
 
 
 def divide(traces: Sequence[Trace], seconds: float) -> list[Division]:

@@ -3,7 +3,7 @@
 import pytest
 
 from distsim.interface.trace import Compute, Trace, Transfer
-from distsim.results.breakdown import breakdown, by_rank, divide, dominating
+from distsim.results.breakdown import Division, breakdown, by_rank, divide, dominating
 
 
 def compute(begun: float, ended: float) -> Compute:
@@ -93,3 +93,9 @@ def test_intervals_are_what_a_timeline_draws() -> None:
 def test_the_dominating_kind() -> None:
     assert dominating({"compute": 0.4, "communication": 0.1, "waiting": 0.5, "other": 0.0}) == "waiting"
     assert dominating({"compute": 0.5, "communication": 0.0, "waiting": 0.5, "other": 0.0}) == "compute"
+
+
+def test_parts_that_are_more_than_the_whole_are_our_mistake() -> None:
+    assert Division(0, [(0, 2)], [], []).fractions(2.0)["other"] == 0.0
+    with pytest.raises(AssertionError, match="rank 0: .* are more than all its time"):
+        Division(0, [(0, 2)], [(1, 2)], []).fractions(2.0)
