@@ -1,4 +1,4 @@
-"""Ranks that go wrong on purpose, at three places: while the others meet, reduce, or serve any source."""
+"""Ranks that go wrong on purpose: before and in the rendezvous, in an all-reduce, as a server and as its client."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed
 from contract.kit import SWITCH, numerics
 from contract.tiny import DEVICE, Tiny
 
@@ -36,18 +37,25 @@ def go_wrong(folder: str, fault: str) -> None:
 
 @dataclass(frozen=True)
 class Numerics:
-    """A factory whose victim goes wrong while the others wait at the rendezvous."""
+    """A factory whose victim goes wrong in `at`: here, or when it calls that function of torch.distributed afterwards."""
 
     inner: Callable[[int], Any]
     folder: str
-    fault: str
+    fault: str = ""
+    at: str = "numerics"
 
     def __call__(self, rank: int) -> Any:
         note_pid(self.folder, rank)
         if rank == VICTIM and self.fault:
-            time.sleep(0.3)
-            go_wrong(self.folder, self.fault)
+            if self.at == "numerics":
+                self.go_wrong()
+            setattr(torch.distributed, self.at, self.go_wrong)
         return self.inner(rank)
+
+    def go_wrong(self, *arguments: Any, **named: Any) -> None:
+        """In place of what the other ranks are in by now."""
+        time.sleep(0.3)
+        go_wrong(self.folder, self.fault)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,25 @@ class Serving(Strategy):
 
 
 @dataclass(frozen=True)
+class Served(Strategy):
+    """The server itself goes wrong, inside its receive from any; the workers wait for its answer."""
+
+    folder: str
+    fault: str
+
+    async def run(self, worker: Worker[Any]) -> None:
+        if worker.rank == RANKS - 1:
+            worker.task(self.later())
+            await worker.receive_any("gradient")
+        await worker.receive(RANKS - 1, "answer")
+
+    async def later(self) -> None:
+        """A second flow of the server's."""
+        time.sleep(0.3)
+        go_wrong(self.folder, self.fault)
+
+
+@dataclass(frozen=True)
 class Endless(Strategy):
     """All-reduce until the end of time."""
 
@@ -99,14 +126,14 @@ class Endless(Strategy):
             await worker.all_reduce(worker.read())
 
 
-def job(strategy: Strategy, folder: Path, ranks: int = RANKS, at_rendezvous: str = "", **changes: Any) -> Job:
+def job(strategy: Strategy, folder: Path, ranks: int = RANKS, fault: str = "", at: str = "numerics", **changes: Any) -> Job:
     """A job whose ranks leave their process ids in `folder`."""
     made = Job(
         strategy=strategy,
         model=Tiny().model(),
         cluster=Cluster(ranks, 0, DEVICE, SWITCH),
         budget=Budget(updates=1),
-        numerics=Numerics(numerics(True, Tiny(), ranks), str(folder), at_rendezvous),
+        numerics=Numerics(numerics(True, Tiny(), ranks), str(folder), fault, at),
     )
     return replace(made, **changes)
 

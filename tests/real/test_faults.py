@@ -18,31 +18,36 @@ from contract.tiny import Tiny
 from distsim.interface import SGD, Budget, Strategy, Worker
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
-from real.faults import VICTIM, Endless, Numerics, Reducing, Serving, job, living, note_pid, run
+from real.faults import RANKS, VICTIM, Endless, Numerics, Reducing, Served, Serving, job, living, note_pid, run
 
 WORDS = {
-    "killed": ["rank 1 was killed by SIGKILL"],
-    "stopped": ["rank 1 was stopped (SIGSTOP)"],
-    "raised": ["rank 1 failed", "ValueError: the victim's own words", "Traceback", "in go_wrong"],
+    "killed": ["rank {} was killed by SIGKILL"],
+    "stopped": ["rank {} was stopped (SIGSTOP)"],
+    "raised": ["rank {} failed", "ValueError: the victim's own words", "Traceback", "in go_wrong"],
 }
 PLACES = {
-    "rendezvous": "in its phase 'numerics'",
+    "numerics": "in its phase 'numerics'",
+    "init_process_group": "in its phase 'rendezvous'",  # nobody has met
+    "broadcast": "in its phase 'rendezvous'",  # all are connected
     "all_reduce": "all_reduce of ranks 0,1,2 (faults.py:",
-    "receive any": "while it ran its own code after receive 'answer' from rank 2 (faults.py:",
+    "client": "while it ran its own code after receive 'answer' from rank 2 (faults.py:",
+    "receive any": "receive 'gradient' from any rank (faults.py:",
 }
 
 
 @pytest.mark.parametrize("fault", WORDS)
 @pytest.mark.parametrize("place", PLACES)
 def test_the_run_ends_and_says_which_rank_and_where(place, fault, tmp_path, record_property):
-    strategy = Serving(str(tmp_path), fault) if place == "receive any" else Reducing(str(tmp_path), fault)
-    outcome = run(job(strategy, tmp_path, at_rendezvous=fault if place == "rendezvous" else ""), tmp_path)
+    strategy = {"client": Serving, "receive any": Served}.get(place, Reducing)(str(tmp_path), fault)
+    before = {"fault": fault, "at": place} if place in ("numerics", "init_process_group", "broadcast") else {}
+    outcome = run(job(strategy, tmp_path, **before), tmp_path)
     took = time.monotonic() - float((tmp_path / "fault").read_text())
     print(f"\n{fault} during {place}: ended {took:.2f} s later, with {outcome.message.splitlines()[0]}")
     record_property("seconds", took)
     assert outcome.status == "failed"
+    victim = RANKS - 1 if place == "receive any" else VICTIM
     for words in (*WORDS[fault], PLACES[place]):
-        assert words in outcome.message
+        assert words.format(victim) in outcome.message
     assert took < 10.0  # promised
 
 
@@ -56,7 +61,7 @@ class NaN(Tiny):
 
 
 def test_nan_ends_the_run_and_names_step_and_rank(tmp_path):
-    numerics = Numerics(TensorsFactory(NaN(), 2, SGD(), 0), str(tmp_path), "")
+    numerics = Numerics(TensorsFactory(NaN(), 2, SGD(), 0), str(tmp_path))
     outcome = run(job(AllReduce(), tmp_path, ranks=2, numerics=numerics, budget=Budget(updates=50)), tmp_path)
     assert outcome.status == "diverged"
     assert "step 3" in outcome.message

@@ -16,6 +16,7 @@ from distsim.backends.real.board import RUNS, Desk
 from distsim.backends.real.collectives import Collectives
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.gloo import FOREVER
+from distsim.backends.real.handle import PeerLost
 from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
 from distsim.interface import Job, Region, Worker, drive, finish
@@ -34,7 +35,10 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     state = job.rank(order.rank, fabric)
     _warm_up()
     desk.phase("rendezvous")
-    _meet(order, desk, fabric)
+    try:
+        _meet(order, desk, fabric)
+    except RuntimeError as error:  # of gloo: another rank is gone
+        raise PeerLost(str(error)) from error
     desk.phase("run")
     desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
