@@ -46,6 +46,8 @@ class Prepared:
     resolved: Resolved
     job: Job
     name: str
+    inputs: Mapping[str, str]
+    """What it reads, by hash or version: runs with other inputs are other runs."""
     notes: tuple[str, ...]
 
     @property
@@ -60,7 +62,11 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     if resolved is None:
         return None, problems
     problems += store.check(resolved.runs)
-    inputs = {"source": identity.source(), "strategy": identity.foreign_source(resolved.strategy)}
+    inputs = {
+        "source": identity.source(),
+        "strategy": identity.foreign_source(resolved.strategy),
+        **identity.versions(resolved.backend),
+    }
     notes = list(resolved.warnings)
     cluster = None
     try:
@@ -73,14 +79,19 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     except BadInput as error:
         problems += error.problems
     if resolved.backend == "real":
+        from distsim.backends.real.options import device_of
         from distsim.backends.real.options import problems as real_problems
 
         problems += real_problems(resolved.options)
         inputs["host"] = identity.host()
+        if cluster and not problems:
+            inputs["device"] = device_of(resolved.options, cluster.world_size)
+        if resolved.straggler.is_off:  # only the sleep of an injected straggler follows from the profile
+            inputs.pop("profile", None)
     if problems or cluster is None:
         return None, problems
     job = _job(resolved, cluster)
-    return Prepared(resolved, job, identity.run_name(resolved.config, inputs), tuple(notes)), []
+    return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes)), []
 
 
 def run(prepared: Prepared) -> Result:
@@ -101,11 +112,12 @@ def _run(prepared: Prepared, draft: Draft) -> Result:
         notes.append(f"not evaluated: {type(error).__name__}: {error}")
     row = {
         "config": prepared.config,
+        "inputs": prepared.inputs,
         **summarize(prepared.job, outcome, curve),
         "notes": list(dict.fromkeys(notes)),
         "versions": identity.versions(),
         "host": identity.host(),
-        "started": started.isoformat(timespec="seconds"),
+        "started": started.isoformat(timespec="milliseconds"),
         "wall_seconds": wall,
     }
     return draft.commit(row, metrics(outcome, curve), outcome.traces)

@@ -70,8 +70,10 @@ class Profile:
         return f"{self.hardware.get('cpu', 'unknown')}, {self.hardware.get('cores', '?')} cores, {self.created[:10]}"
 
     def fingerprint(self) -> str:
-        """A hash of everything in it: runs modeled on another profile are other runs."""
-        return blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+        """A hash of its costs: runs modeled on others are other runs. When and where they were measured changes none."""
+        told = {"created", "hardware", "versions", "details", "noise"}
+        costs = {key: value for key, value in json.loads(self.to_json()).items() if key not in told}
+        return blake2b(json.dumps(costs).encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> str:
         """The same profile as text; `from_json` gives an equal one."""

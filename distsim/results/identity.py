@@ -19,8 +19,13 @@ from typing import Any
 from distsim.foreign import source_of
 
 _PACKAGE = Path(__file__).parent.parent
-_READERS = ("report",)
-"""Parts of the package that only read runs."""
+_READERS = frozenset(
+    ["report", "cli.py", "api.py", "composition.py"]
+    + [f"calibration/{name}.py" for name in ("analysis", "bench", "measure", "probes")]
+    + [f"results/{name}.py" for name in ("agreement", "cases", "explanation", "statistics", "table", "verdict")]
+)
+"""Folders and files of the package that a run's records do not depend on: they read runs, or write what is an input."""
+_COMPUTES_WITH = {"modeled": ("simpy",), "cosimulated": ("simpy", "torch"), "real": ("torch",)}
 
 
 def run_name(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -32,11 +37,11 @@ def run_name(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 
 @cache
 def source() -> str:
-    """A hash of the package's source: runs of another version are other runs."""
+    """A hash of the package's source as far as runs depend on it: runs of another version are other runs."""
     digest = sha256()
     for file in sorted(_PACKAGE.rglob("*.py")):
         path = file.relative_to(_PACKAGE)
-        if path.parts[0] not in _READERS:
+        if not _READERS & {path.parts[0], path.as_posix()}:
             digest.update(f"{path.as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -48,15 +53,17 @@ def foreign_source(component: object) -> str:
 
 def host() -> str:
     """This machine, as far as times measured on it depend on it."""
-    return f"{platform.node()} {platform.machine()} {os.cpu_count()}"
+    count = os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
+    return f"{platform.node()} {platform.machine()}, {usable} of {count} cores"
 
 
-def versions(packages: tuple[str, ...] = ("simpy", "torch")) -> dict[str, str]:
-    """Versions of Python, distsim and what it computes with."""
+def versions(backend: str | None = None) -> dict[str, str]:
+    """Versions of Python, distsim and what `backend` computes with; without one, of all that is installed."""
     from distsim import __version__
 
     found = {"python": platform.python_version(), "distsim": __version__}
-    for package in packages:
+    for package in _COMPUTES_WITH[backend] if backend else ("simpy", "torch"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

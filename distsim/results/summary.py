@@ -1,7 +1,7 @@
 """The row and the metrics of a run, from what its backend gave back.
 
 seconds, updates, samples    until the last update, on the run's clock
-curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null where not finite or unknown)
+curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null if not finite)
 status                       the backend's; diverged too if the last snapshot's loss is not finite
 final_loss, final_accuracy   of the model after the last update; null if that was not evaluated
 staleness                    of the gradients that were applied; null where no gradient travelled

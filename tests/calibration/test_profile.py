@@ -38,8 +38,11 @@ def test_it_is_read_back_equal(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["profile.json"]
 
 
-def test_another_number_is_another_fingerprint() -> None:
-    assert replace(PROFILE, overhead=5e-6).fingerprint() != PROFILE.fingerprint()
+def test_another_cost_is_another_fingerprint_and_another_day_is_not() -> None:
+    others = [replace(PROFILE, overhead=5e-6), replace(PROFILE, delay=3e-3), replace(PROFILE, message=Curve(((0.0, 1.0),)))]
+    assert len({profile.fingerprint() for profile in (PROFILE, *others)}) == 4
+    told = replace(PROFILE, created="2026-02-04T00:00:00+00:00", hardware={"cpu": "B"}, versions={}, noise=0.1, details={})
+    assert told.fingerprint() == PROFILE.fingerprint()
 
 
 def test_a_torn_file_is_refused_wherever_it_is_torn(tmp_path: Path) -> None:

@@ -97,5 +97,5 @@ def test_the_dominating_kind() -> None:
 
 def test_parts_that_are_more_than_the_whole_are_our_mistake() -> None:
     assert Division(0, [(0, 2)], [], []).fractions(2.0)["other"] == 0.0
-    with pytest.raises(AssertionError, match="rank 0: .* are more than all its time"):
+    with pytest.raises(AssertionError, match=r"rank 0: .* are more than all its time"):
         Division(0, [(0, 2)], [(1, 2)], []).fractions(2.0)
