@@ -91,6 +91,13 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     if problems or cluster is None:
         return None, problems
     job = _job(resolved, cluster)
+    if resolved.backend == "real":
+        from distsim.backends.real import pack
+
+        try:
+            pack(job)
+        except BadInput as error:
+            return None, error.problems
     return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes)), []
 
 

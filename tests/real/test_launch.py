@@ -154,3 +154,56 @@ def test_a_script_needs_no_guard(tmp_path):
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.stderr) == ("script\ndone\n", "")
+
+
+UNGUARDED = """
+from dataclasses import dataclass
+import distsim
+from distsim.interface import BadInput, Strategy
+
+@dataclass(frozen=True)
+class Mine(Strategy):
+    async def run(self, worker):
+        await worker.all_reduce(worker.read())
+
+print("script")
+try:
+    result = distsim.run(strategy=Mine(), backend="real", budget={"updates": 1}, **{"cluster.workers": 2})
+    print(result.status, result.summary["message"])
+except BadInput as error:
+    print(error)
+"""
+
+
+def said(script, folder):
+    """What a script prints that is run in `folder`."""
+    (folder / "script.py").write_text(script)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60.0
+    )
+    return [*ended.stdout.splitlines(), *ended.stderr.splitlines()]
+
+
+def test_a_script_that_would_launch_in_every_rank_is_refused(tmp_path):
+    assert said(UNGUARDED, tmp_path) == [
+        "script",
+        "job='script.py': would be run again in every rank, to import what the job is made of; "
+        'put the call under `if __name__ == "__main__":`, or the strategy into a module of its own',
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_with_a_guard_may_hold_its_strategy(tmp_path):
+    top, _, call = UNGUARDED.partition('print("script")')
+    guarded = top + 'if __name__ == "__main__":' + call.replace("\n", "\n    ")
+    assert said(guarded, tmp_path) == ["done "]
+
+
+def test_a_rank_launches_nothing(tmp_path):
+    """Should a script without a guard be started all the same, from a thread say, it ends."""
+    hidden = UNGUARDED.replace('print("script")\n', "import threading\ndef call():\n    ")
+    head, _, body = hidden.partition("def call():\n    ")
+    threaded = f"{head}def call():\n    " + body.replace("\n", "\n    ")
+    lines = said(threaded + "\nthread = threading.Thread(target=call)\nthread.start()\nthread.join()\n", tmp_path)
+    assert sum("launches again in every rank, which runs it to import the job" in line for line in lines) >= 2

@@ -2,5 +2,6 @@
 
 from distsim.backends.real.launch import launch
 from distsim.backends.real.options import RealOptions, device_of
+from distsim.backends.real.parcel import pack
 
-__all__ = ["RealOptions", "device_of", "launch"]
+__all__ = ["RealOptions", "device_of", "launch", "pack"]

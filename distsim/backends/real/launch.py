@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
-import sys
 import tempfile
-import types
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -20,9 +17,10 @@ from pathlib import Path
 
 from distsim.backends.real.board import Board
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
+from distsim.backends.real.parcel import main_module, pack
 from distsim.backends.real.process import Order, board_of, enter
 from distsim.backends.real.watch import End, Watch
-from distsim.interface import BadInput, Job, Outcome, Problem
+from distsim.interface import Job, Outcome
 
 _PRELOAD = ["torch", "torch.distributed", "torch.fx.experimental.symbolic_shapes", "distsim.backends.real.rank"]
 
@@ -34,7 +32,7 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
     No process of a rank is left when this returns or raises, nor when the calling process is killed.
     """
     check(options)
-    pickled = _pickled(job)
+    pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     size = job.cluster.world_size
@@ -46,7 +44,7 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
         processes: list[ForkServerProcess] = []
         reports: list[Connection] = []
         try:
-            with _main_module(pickled):
+            with main_module(pickled):
                 for order in orders:
                     process, connection = _start(order)
                     processes.append(process)
@@ -106,29 +104,6 @@ def _notes(options: RealOptions, device: str, size: int) -> list[str]:
         shared = f"contended: {size} ranks on {found} GPUs, collectives through host memory" if found < size else ""
         notes += [note for note in (shared, "messages travel through host memory") if note]
     return notes
-
-
-def _pickled(job: Job) -> bytes:
-    allowed = "must be importable by name: ranks are other processes"
-    try:
-        pickled = pickle.dumps(job)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BadInput([Problem("job", str(error), allowed, "define it at the top level of a module")]) from error
-    if b"__main__" in pickled and not hasattr(sys.modules["__main__"], "__file__"):
-        raise BadInput([Problem("job", "defined in a notebook or prompt", allowed, "move it to a module")])
-    return pickled
-
-
-@contextlib.contextmanager
-def _main_module(pickled: bytes) -> Iterator[None]:
-    """Hide the main module from multiprocessing, which would run it again in every rank, unless the job needs it."""
-    main = sys.modules["__main__"]
-    if b"__main__" not in pickled:
-        sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
