@@ -80,7 +80,8 @@ class Worker(Generic[T]):
     # ---- groups
 
     def within(self, ranks: Sequence[int]) -> Worker[T]:
-        """The group of these ranks of this view, in this order. Its members call it, and they alone.
+        """The group of these ranks of this view, in this order. Its members call it, and they alone; the same ranks in
+        another order are another group.
 
         Raises `StrategyError` if this rank is not one of them, or a rank is named twice or does not exist.
         """
@@ -237,9 +238,9 @@ class Worker(Generic[T]):
     def send(self, x: T | None, to: int, tag: str = "", version: int = 0, label: str = "") -> Work[None]:
         """Send to a rank of this view; over when it has arrived. None makes it a signal.
 
-        The label `gradient` obliges the receiver to apply or discard it.
+        The label (at most 128 bytes) `gradient` obliges the receiver to apply or discard it.
         """
-        return self._state.start_send(self._ranks[to], tag, Envelope(version, label, x))
+        return self._state.start_send(self._peer(to, "send to"), tag, Envelope(version, label, x))
 
     def post(self, x: T | None, to: int, tag: str = "", version: int = 0, label: str = "") -> None:
         """Send a copy that nobody waits for; the end of the run does."""
@@ -248,7 +249,7 @@ class Worker(Generic[T]):
 
     def receive(self, source: int, tag: str = "") -> Work[Message[T]]:
         """Receive the next message with this tag from a rank of this view."""
-        return self._state.start_receive(self._ranks[source], tag, self._arrived)
+        return self._state.start_receive(self._peer(source, "receive from"), tag, self._arrived)
 
     def receive_any(self, tag: str = "") -> Work[Message[T]]:
         """Receive the next message with this tag from any rank. Do not mix it with `receive` on one tag."""
@@ -288,6 +289,12 @@ class Worker(Generic[T]):
         for work in self._state.posted:
             await work
         self._state.check_settled()
+
+    def _peer(self, rank: int, what: str) -> int:
+        if rank == self.rank or not 0 <= rank < self.world_size:
+            peers = f"its peers are the other {self.world_size - 1} ranks of its group"
+            raise StrategyError(f"rank {self.rank} cannot {what} rank {rank}: {peers}")
+        return self._ranks[rank]
 
     def _arrived(self, message: Message[T]) -> Message[T]:
         if message.source not in self._ranks:

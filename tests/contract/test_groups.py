@@ -79,6 +79,31 @@ def test_ranks_of_a_view_are_its_positions(mode):
     assert ran.all("payload") == [[], [mode.payload([3.0] * 4)], [], [mode.payload([1.0] * 4)]]
 
 
+async def other_order(worker, note):
+    group = worker.within([worker.rank, 1 - worker.rank])
+    await group.all_reduce(constant(worker, 1.0))
+
+
+def test_the_same_ranks_in_another_order_are_another_group(mode):
+    ran = mode.run(other_order, status="deadlocked", options={"hang_seconds": 1.0})
+    for rank in range(2):
+        assert f"rank {rank} waits for all_reduce of ranks {rank},{1 - rank} (test_groups.py:" in ran.outcome.message
+    assert "cycle: 0 -> 1 -> 0" in ran.outcome.message
+
+
+async def both_orders(worker, note):
+    views = [worker.within([0, 1]), worker.within([1, 0])]
+    order = views if worker.rank else views[::-1]
+    works = {view.rank: view.all_gather(constant(worker, worker.rank)) for view in order}
+    for position in (0, 1):
+        note("gathered", await works[position])
+
+
+def test_groups_of_both_orders_do_not_mix(mode):
+    up, down = mode.payload([0.0] * 4 + [1.0] * 4), mode.payload([1.0] * 4 + [0.0] * 4)
+    assert mode.run(both_orders).all("gathered") == [[up, down], [down, up]]
+
+
 async def not_within(worker, note):
     for ranks in ([1 - worker.rank], [0, 1, 1], [0, 1, 2], [worker.rank - 2, worker.rank]):
         try:

@@ -1,5 +1,7 @@
 """Messages: what meets what, and what a message carries."""
 
+from functools import partial
+
 from contract.kit import FIRST, block, constant
 from contract.tiny import BLOCK_BYTES
 from distsim.interface import StrategyError, Switch
@@ -165,3 +167,39 @@ async def both_ways(worker, note):
 
 def test_links_are_full_duplex_and_a_path_has_two_latencies(exact):
     assert exact.run(both_ways, network=Switch(BLOCK_BYTES, latency=0.25)).all("now") == [[1.5], [1.5]]
+
+
+async def wrong_peers(worker, note):
+    group = worker.within([1, 2]) if worker.rank else worker
+    for peer in (group.rank, -1, group.world_size):
+        for call in (partial(group.send, None), group.receive, partial(group.post, None)):
+            try:
+                call(peer)
+            except StrategyError as error:
+                note("error", str(error))
+
+
+def test_peers_are_the_other_ranks_of_the_view(mode):
+    ran = mode.run(wrong_peers, ranks=3)
+    for rank, (own, size) in enumerate([(0, 3), (0, 2), (1, 2)]):
+        assert ran.notes[rank]["error"] == [
+            f"rank {own} cannot {what} rank {peer}: its peers are the other {size - 1} ranks of its group"
+            for peer in (own, -1, size)
+            for what in ("send to", "receive from", "send to")
+        ]
+
+
+async def long_label(worker, note):
+    if worker.rank == 0:
+        await worker.send(None, 1, label="é" * 64)
+        await worker.send(None, 1, label="é" * 65)
+    else:
+        note("label", (await worker.receive(0)).label)
+        await worker.receive(0)
+
+
+def test_a_label_has_at_most_128_bytes(mode):
+    ran = mode.run(long_label, status="failed")
+    assert f"a label has at most 128 bytes, this one 130: '{'é' * 40}'..." in ran.outcome.message
+    if mode.is_exact:  # a real rank that waits is ended before it leaves its notes
+        assert ran.notes[1]["label"] == ["é" * 64]

@@ -1,6 +1,9 @@
 """Tasks: a second flow of control on a rank."""
 
+from functools import partial
 from itertools import pairwise
+
+import pytest
 
 from contract.kit import FIRST, block, constant
 from contract.tiny import Tiny
@@ -118,3 +121,32 @@ async def forgotten_task(worker, note):
 def test_a_task_that_nobody_awaits_is_an_error(mode):
     ran = mode.run(forgotten_task, ranks=1, status="failed")
     assert "rank 0 never awaited: task (test_tasks.py:" in ran.outcome.message
+
+
+def leave(x):
+    raise SystemExit(0)
+
+
+async def leaves_later():
+    leave(None)
+
+
+async def exits(where, worker, note):
+    await worker.all_reduce(block(worker))
+    if worker.rank == 1:
+        if where == "run":
+            leave(None)
+        if where == "task":
+            await worker.task(leaves_later())
+        first = worker.compute("wait", lambda x: x, block(worker))
+        await worker.compute("exit", leave, block(worker))  # queued: nobody is there to catch what it raises
+        await first
+    await worker.receive(1 - worker.rank)
+
+
+@pytest.mark.parametrize("where", ["run", "task", "compute"])
+def test_a_strategy_ends_its_run_and_not_the_process(mode, where):
+    message = mode.run(partial(exits, where), status="failed").outcome.message
+    assert "SystemExit: 0" in message
+    assert "rank 1" in message
+    assert "test_tasks.py" in message

@@ -52,7 +52,7 @@ class Post:
 
 
 class Group:
-    """One group of ranks, ascending."""
+    """One group of ranks, in the order that its members give; in another order it is another group, as in the simulator."""
 
     def __init__(self, folder: Path, ranks: tuple[int, ...], rank: int, world_size: int, nccl: bool) -> None:
         self.ranks = ranks
@@ -63,7 +63,7 @@ class Group:
         self._lock = threading.Lock()
         self._queue: list[Post] = []
         self._error: BaseException | None = None
-        self._group: gloo.Group | None = dist.group.WORLD if len(ranks) == world_size else None
+        self._group: gloo.Group | None = dist.group.WORLD if ranks == tuple(range(world_size)) else None
         if self._group is None:
             threading.Thread(target=self._make, daemon=True).start()
 
@@ -103,16 +103,15 @@ class Collectives:
         self._groups: dict[tuple[int, ...], Group] = {}
 
     def start(self, ranks: tuple[int, ...], collective: Collective, payload: torch.Tensor) -> Handle[torch.Tensor]:
-        """Join the next collective of these ranks; the result is in the order in which they are given."""
+        """Join the next collective of these ranks, in this order."""
         if collective.kind == "reduce_scatter" and payload.numel() % len(ranks):
             raise StrategyError(f"reduce_scatter of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
         if len(ranks) == 1:
             now = self._desk.now()
             return Ready(payload.clone(), now, now)
-        ascending = tuple(sorted(ranks))
-        group = self._groups.get(ascending)
+        group = self._groups.get(ranks)
         if group is None:
-            group = self._groups[ascending] = Group(self._folder, ascending, self._rank, self._world_size, self._nccl)
+            group = self._groups[ranks] = Group(self._folder, ranks, self._rank, self._world_size, self._nccl)
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach() if self._nccl else payload.detach().cpu()
         x = x.contiguous().clone() if collective.kind != "all_gather" else x.contiguous()
@@ -120,10 +119,9 @@ class Collectives:
 
         def call(group: gloo.Group) -> gloo.Request:
             if collective.kind == "all_gather":
-                places = [out[ranks.index(r)] for r in ascending]
-                return gloo.all_gather(group, places, x)
+                return gloo.all_gather(group, list(out), x)
             if collective.kind == "broadcast":
-                return gloo.broadcast(group, x, ascending.index(ranks[collective.root]))
+                return gloo.broadcast(group, x, collective.root)
             return gloo.all_reduce(group, x)
 
         post = group.post(call)
@@ -137,7 +135,7 @@ class Collectives:
             return result
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
-        return Pending(named(name), self._desk, finish, ascending, number)
+        return Pending(named(name), self._desk, finish, ranks, number)
 
 
 def _result(collective: Collective, out: torch.Tensor, members: int, position: int) -> torch.Tensor:

@@ -64,7 +64,7 @@ def _meet(order: Order, desk: Desk, fabric: Real) -> None:
     own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.world_size
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=order.rank, world_size=order.world_size, timeout=FOREVER)
-    messages = Messages(desk, order.rank, order.world_size, order.device)
+    messages = Messages(desk, order.rank, order.device)
     collectives = Collectives(desk, order.private, order.rank, order.world_size, own_gpu)
     fabric.connect(messages, collectives, PrefixStore("decide", store))
     ready = torch.zeros(1)

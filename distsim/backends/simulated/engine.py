@@ -18,6 +18,8 @@ from distsim.interface import StrategyError
 from distsim.interface.program import foreign_await
 
 R = TypeVar("R")
+ENDS = (Exception, SystemExit)
+"""What a strategy may raise: it ends the run, not this process."""
 _LAST = EventPriority(NORMAL + 1)
 _WINDOW = 1e-12
 """Completions that lie this many seconds apart are one instant."""
@@ -57,7 +59,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.env = simpy.Environment()
-        self.failure: tuple[int, Exception] | None = None
+        self.failure: tuple[int, BaseException] | None = None
         """What ended the run, and on which rank: SimPy raises copies."""
         self._flows: dict[Coroutine[Any, Any, Any], None] = {}  # that have not returned
 
@@ -107,7 +109,7 @@ class Engine:
     def _watched(self, rank: int, coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:
         try:
             return (yield from _guarded(coroutine))
-        except Exception as error:
+        except ENDS as error:
             self.failure = rank, error
             raise
         finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 from simpy.core import EmptySchedule
 
+from distsim.backends.simulated.engine import ENDS
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Region, Worker, finish
 from distsim.interface.deadlock import find_cycle
@@ -32,7 +33,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     try:
         with _no_garbage_collection():
             _run(simulation, ranks)
-    except Exception as error:
+    except ENDS as error:
         status, message = _failure(simulation, error)
     simulation.engine.close()
     return _outcome(simulation, ranks, status, message)
@@ -59,7 +60,7 @@ def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
         raise Deadlock(_deadlock(simulation, alive)) from None
 
 
-def _failure(simulation: Simulation, raised: Exception) -> tuple[str, str]:
+def _failure(simulation: Simulation, raised: BaseException) -> tuple[str, str]:
     """Status and message of a run that an exception ended: the rank, what was raised, and the strategy's line."""
     if isinstance(raised, Deadlock):
         return raised.status, str(raised)

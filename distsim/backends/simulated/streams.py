@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distsim.backends.simulated.engine import Engine, Operation
+from distsim.backends.simulated.engine import ENDS, Engine, Operation
 
 Action = Callable[[Callable[[], bool]], Any]
 Preemption = Literal["instant", "block"]
@@ -60,7 +60,7 @@ class Stream:
             return
         try:
             result = job.action(_never)
-        except Exception:
+        except ENDS:
             self._queue.popleft()
             raise
         if job.unless is not None and len(job.pieces) == 1:
@@ -103,7 +103,7 @@ class Stream:
         try:
             while self._queue and not self._queue[0].is_started:
                 self._start(self._queue[0])
-        except Exception as error:
+        except ENDS as error:
             self._engine.failure = self._rank, error
             raise
         finally:
