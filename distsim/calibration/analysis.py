@@ -1,8 +1,7 @@
 """From the traces of a calibration to a profile. Pure: reads what the ranks recorded, and nothing else.
 
-A probe's record lies between two marks. Within one round its repetitions give a median; rounds in which other processes
-used the machine are rejected; the median over the rest is the point of a curve. Medians, because what disturbs a
-measurement here only ever adds to it.
+A probe's record lies between two marks. Within one round its repetitions give a mean, for a run pays for the slow ones
+too; rounds in which other processes used the machine are rejected, and the median over the rest is the point of a curve.
 
 How blocks are told apart: an operation costs `overhead` plus its blocks, in the trace the time from the end of the one
 before to its own end. What a whole gradient takes beyond its blocks (drawing the input, reading the gradient out) is
@@ -94,7 +93,7 @@ class Record:
 
     def overhead(self) -> float:
         """Seconds of an operation that computes nothing."""
-        return median(median(s.steps()) for s in self.of("nothing"))
+        return median(fmean(s.steps()) for s in self.of("nothing"))
 
     def chain(self, parts: int) -> dict[tuple[str, int], float]:
         """(operation, block) -> seconds beyond the overhead, by one share of `parts`."""
@@ -111,7 +110,7 @@ class Record:
 
     def gradient(self, parts: int) -> float:
         """Seconds of the whole gradient of one share of `parts` beyond the overhead of its one operation."""
-        seconds = median(median(s.steps()) for s in self.of(f"gradients {parts} 1"))
+        seconds = median(fmean(s.steps()) for s in self.of(f"gradients {parts} 1"))
         return max(0.0, seconds - self.overhead())
 
     def _per_operation(self, name: str, order: Sequence[tuple[str, int]]) -> dict[tuple[str, int], float]:
@@ -120,7 +119,7 @@ class Record:
         for segment in self.of(name):
             steps, length = segment.steps(), len(order) + 1  # each repetition begins with a mark
             for i, key in enumerate(order):
-                collected[key].append(median(steps[i + 1 :: length]))
+                collected[key].append(fmean(steps[i + 1 :: length]))
         return {key: max(0.0, median(values) - overhead) for key, values in collected.items()}
 
     def blocks(self) -> dict[tuple[str, str], Curve]:
@@ -151,7 +150,7 @@ class Record:
                 spans = [s.compute for s in together if s is not None]
                 if alone is None or len(spans) < n:
                     continue
-                done = _throughput(spans) * median(alone.steps())
+                done = _throughput(spans) * fmean(alone.steps())
                 points.setdefault(float(n), []).append(min(float(n), done))
         last = workers + 1.0
         measured = _ascending(points)
@@ -161,26 +160,43 @@ class Record:
 
     def message(self) -> Curve:
         """Bytes -> seconds of a message: half of there and back."""
-        return _ascending({self._bytes(block): self._messages(block, 1) for block in self.bench.payloads})
+        if self.bench.workers == 1:  # nobody to talk to: the machine's memory moves it
+            return Curve(((0.0, 0.0), (1e9, 2e9 / self.fallback().bytes_per_second)))
+        return _ascending({self._bytes(b): self._messages(b) for b in self.bench.payloads})
 
     def delay(self) -> float:
-        """How much longer a message takes while other pairs talk, too: the median over sizes; 0 if there is one pair."""
-        pairs = self.bench.pairs
-        if pairs == 1:
+        """How much longer a message takes while all other ranks compute than its share of the cores explains; the median
+        over all sizes."""
+        others = self.bench.workers - 1
+        if not others:
             return 0.0
-        more = [median(self._messages(b, pairs)) - median(self._messages(b, 1)) for b in self.bench.payloads]
-        return max(0.0, median(more))
+        cores = self.cores()
+        stretch = max(1.0, (1 + others) / cores(1 + others))
+        found = []
+        for block in self.bench.payloads:
+            crowded = self._crowded(f"message {block} {others}", 2 + others)
+            found += [median(crowded) - stretch * median(self._messages(block))] if crowded else []
+        return max(0.0, median(found)) if found else 0.0
 
     def all_reduce(self, size: int) -> Curve:
         """Bytes -> seconds of an all-reduce by `size` ranks, from the last rank's call until all have the result."""
         return _ascending({self._bytes(b): self._reductions(f"all_reduce {size} {b}", size) for b in self.bench.payloads})
 
-    def _messages(self, block: int, pairs: int) -> list[float]:
-        """Seconds of a message, a round each; the mean over the pairs."""
-        name, found = f"message {block} {pairs}", []
+    def _messages(self, block: int) -> list[float]:
+        """Seconds of a message, a round each, nothing else running."""
+        return [_per_repetition(s, "receive") / 2 for s in self.of(f"message {block} 0")]
+
+    def _crowded(self, name: str, size: int) -> list[float]:
+        """Seconds of a message, a round each, while all ranks from 2 on compute."""
+        found = []
         for i in self.rounds:
-            callers = [self.ranks[rank].get((name, i)) for rank in range(0, 2 * pairs, 2)]
-            found += [fmean(_per_repetition(s, "receive") / 2 for s in callers if s)] if all(callers) else []
+            ranks = [s for rank in range(size) if (s := self.ranks[rank].get((name, i)))]
+            if len(ranks) < size:
+                continue
+            begun = max([ranks[0].begun, *(s.compute[0].begun for s in ranks[2:])])
+            ended = min(s.compute[-1].ended for s in ranks[2:])
+            ends = [t.ended for t in ranks[0].transfers if t.kind == "receive" and begun <= t.ended <= ended]
+            found += [(ends[-1] - ends[0]) / (len(ends) - 1) / 2] if len(ends) > 1 else []
         return found
 
     def _reductions(self, name: str, size: int) -> list[float]:
@@ -190,7 +206,7 @@ class Record:
             ranks = [self.ranks[rank].get((name, i)) for rank in range(size)]
             calls = zip(*([t for t in s.transfers if t.kind == "all_reduce"] for s in ranks if s), strict=True)
             took = [max(t.ended for t in call) - max(t.posted for t in call) for call in calls]
-            found += [median(took)] if took else []
+            found += [fmean(took)] if took else []
         return found
 
     def _bytes(self, block: int) -> float:
@@ -230,10 +246,10 @@ def halves_apart(times: Sequence[float]) -> float:
 
 
 def _per_repetition(segment: Segment, kind: str) -> float:
-    """The median time from the end of one transfer of `kind` to the end of the next, the first counted from its start."""
-    mine = [t for t in segment.transfers if t.kind == kind]
-    ends = [segment.begun, *(t.ended for t in mine)]
-    return median(b - a for a, b in pairwise(ends))
+    """The mean time from the end of one transfer of `kind` to the end of the next; of a single one, from the start."""
+    ends = [t.ended for t in segment.transfers if t.kind == kind]
+    ends = ends if len(ends) > 1 else [segment.begun, *ends]
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def _throughput(ranks: Sequence[Sequence[Compute]]) -> float:

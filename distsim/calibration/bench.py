@@ -52,11 +52,6 @@ class Bench:
         kinds = [b.kind for b in self.model.blocks]
         return kinds.index("matmul"), kinds.index("copy")
 
-    @property
-    def pairs(self) -> int:
-        """Pairs of ranks that can talk at once."""
-        return max(1, (self.workers + 1) // 2)
-
     def samples(self, parts: int) -> float:
         """Samples in one of `parts` shares of a step."""
         return self.model.batch * self.workers / parts
@@ -69,7 +64,9 @@ class Bench:
         if not communication:
             return tuple(alone)
         together: list[Probe] = [Gradients(self.share, n) for n in range(2, self.workers + 2)]
-        together += [PingPong(block, pairs) for block in self.payloads for pairs in {1, self.pairs}]
+        if self.workers > 1:
+            others = self.workers - 1  # the server's rank computes, too
+            together += [PingPong(block, self.share, n) for block in self.payloads for n in (0, others)]
         together += [Reduce(block, n, self.share) for n in self.groups for block in self.payloads]
         together += [Steps(self.share, self.workers), *map(Machine, self.machine)]
         return (*alone, *together)
@@ -111,6 +108,7 @@ class BenchNumerics(Generic[T]):
         self._first = first
         self._make = make
         self._work = work
+        self._payloads: dict[int, T] = {}
 
     def _shift(self, region: Region) -> Region:
         return region if region.blocks is None else Region(tuple(b - self._first for b in region.blocks))
@@ -133,12 +131,18 @@ class BenchNumerics(Generic[T]):
         return self._inner.backward(block - self._first, g, batch, part)
 
     def read(self, region: Region) -> T:
-        if region.blocks is not None and region.blocks[0] < self._first:
-            return self._make(region.blocks[0])
-        return self._inner.read(self._shift(region))
+        if region.blocks is None or region.blocks[0] >= self._first:
+            return self._inner.read(self._shift(region))
+        (block,) = region.blocks
+        if block not in self._payloads:
+            self._payloads[block] = self._make(block)
+        return self._inner.copy(self._payloads[block])
 
     def load(self, region: Region, x: T) -> None:
-        self._inner.load(self._shift(region), x)
+        if region.blocks is None or region.blocks[0] >= self._first:
+            self._inner.load(self._shift(region), x)
+        else:
+            self._payloads[region.blocks[0]] = self._inner.copy(x)
 
     def accumulated(self, region: Region) -> T:
         return self._inner.accumulated(self._shift(region))

@@ -22,8 +22,10 @@ from distsim.interface.worker import Worker
 class Probe:
     """One thing to measure, by the first `size` ranks."""
 
-    slices: ClassVar[float] = 1.0
-    """How many slices of time it gets in a round."""
+    @property
+    def slices(self) -> float:
+        """How many slices of time it gets in a round."""
+        return 1.0
 
     @property
     def name(self) -> str:
@@ -101,9 +103,12 @@ class Apply(Probe):
 class Gradients(Probe):
     """The whole gradient as one operation, by `computing` ranks at once."""
 
-    slices: ClassVar[float] = 3.0  # ranks beyond the cores take turns of some ms: many turns must fit
     parts: int
     computing: int = 1
+
+    @property
+    def slices(self) -> float:
+        return 3.0  # ranks beyond the cores take turns of some ms: many turns must fit
 
     @property
     def name(self) -> str:
@@ -121,30 +126,43 @@ class Gradients(Probe):
 
 @dataclass(frozen=True)
 class PingPong(Probe):
-    """A payload as large as the parameters of `block`, there and back, between `pairs` pairs of neighbours at once."""
+    """A payload as large as the parameters of `block`, there and back between two ranks, while `computing` others compute.
+
+    Each side reads what it sends and loads what it receives, as parameter servers and their workers do: the model gives
+    these copies no time of their own.
+    """
 
     block: int
-    pairs: int = 1
+    parts: int
+    computing: int = 0
 
     @property
     def name(self) -> str:
-        return f"message {self.block} {self.pairs}"
+        return f"message {self.block} {self.computing}"
+
+    @property
+    def slices(self) -> float:
+        return 4.0 if self.computing else 1.0
 
     @property
     def size(self) -> int:
-        return 2 * self.pairs
+        return 2 + self.computing
 
     async def run(self, worker: Worker[T], times: int) -> None:
-        x = worker.read(Region((self.block,)))
-        other = worker.rank ^ 1
+        region = Region((self.block,))
+        if worker.rank > 1:
+            batch = Batch(0, worker.rank % self.parts, self.parts)
+            for _ in range(times):
+                await worker.gradient(batch)
+            return
         for _ in range(times):
-            if worker.rank < other:
-                back = worker.receive(other, "ball")
-                await worker.send(x, other, "ball")
-                x = (await back).payload
+            if worker.rank == 0:
+                back = worker.receive(1, "ball")
+                await worker.send(worker.read(region), 1, "ball")
+                worker.load((await back).payload, region)
             else:
-                x = (await worker.receive(other, "ball")).payload
-                await worker.send(x, other, "ball")
+                worker.load((await worker.receive(0, "ball")).payload, region)
+                await worker.send(worker.read(region), 0, "ball")
 
 
 @dataclass(frozen=True)
@@ -153,10 +171,13 @@ class Reduce(Probe):
 
     As in a step: caches hold something else, and the ranks do not come at the same instant."""
 
-    slices: ClassVar[float] = 2.0
     block: int
     members: int
     parts: int
+
+    @property
+    def slices(self) -> float:
+        return 2.0
 
     @property
     def name(self) -> str:
@@ -179,9 +200,12 @@ class Reduce(Probe):
 class Steps(Probe):
     """Whole synchronous steps of all workers: the measurement that is repeated for the noise floor."""
 
-    slices: ClassVar[float] = 5.0
     parts: int
     workers: int
+
+    @property
+    def slices(self) -> float:
+        return 5.0
 
     @property
     def name(self) -> str:

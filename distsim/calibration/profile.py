@@ -46,7 +46,7 @@ class Profile:
     all_reduce: Mapping[int, Curve]
     """Group size -> bytes -> seconds."""
     delay: float
-    """Seconds that a message takes longer while others talk."""
+    """Seconds that a message waits for its turn on the cores while some rank computes."""
     cores: Curve
     """Ranks that compute at once -> how many ranks' worth of work they get done together."""
     fallback: Roofline

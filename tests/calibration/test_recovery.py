@@ -59,7 +59,7 @@ def same(found: Curve, expected: list[tuple[float, float]]) -> bool:
 def calibrated(workers: int) -> tuple[Record, Bench]:
     on_bench = bench(MODEL, workers, largest=16, sizes=SIZES)
     job = Job(
-        strategy=Calibration(on_bench.probes(), on_bench.blocks, slice_seconds=0.01),
+        strategy=Calibration(on_bench.probes(), on_bench.blocks),
         model=on_bench.model,
         cluster=Cluster(workers, 1, Measured(TABLE, FALLBACK, overhead=1e-5), NETWORK),
         budget=Budget(updates=3),
@@ -101,9 +101,9 @@ def test_messages_and_all_reduces_are_recovered(record: Record) -> None:
     assert same(record.all_reduce(4), [(s, 4e-3 + 6e-9 * s) for s in SIZES])
 
 
-def test_the_delay_of_a_message_among_others_is_recovered(record: Record) -> None:
-    # with two pairs, each finds the other's message waiting or travelling; now and then both travel and share the cores
-    assert record.delay() == pytest.approx(2e-3, rel=0.05)
+def test_the_delay_of_a_message_while_others_compute_is_recovered(record: Record) -> None:
+    # the three that compute share the cores with a message only while it travels: the stretch is overestimated a little
+    assert record.delay() == pytest.approx(2e-3, rel=0.1)
 
 
 def test_effective_cores_are_recovered(record: Record) -> None:

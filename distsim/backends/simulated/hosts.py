@@ -81,24 +81,53 @@ class SharedHost:
         self._costs = network
         self._processors = Processors(engine, network.cores)
         self._engine = engine
-        self._waiting = 0  # messages that wait for their turn on the cores
+        self._computing = 0  # ranks that compute
+        self._queue: list[tuple[int, int, float, Done]] = []  # messages that wait for a transport, the oldest first
+        self._busy: set[int] = set()  # ranks whose transport carries a message; only membership is asked
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
-        return self._processors.run(seconds, done)
+        self._computing += 1
+
+        def worked() -> None:
+            self._computing -= 1
+            done()
+
+        stop = self._processors.run(seconds, worked)
+
+        def stopped() -> None:
+            if stop():
+                self._computing -= 1
+
+        return stopped
 
     def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
-        """A message that finds other work under way waits for its turn first: its threads have to be scheduled."""
-        work = self._costs.message(nbytes)
-        if not self._costs.delay or not (self._waiting or self._processors.jobs):
-            self._processors.run(work, done)
-            return
+        """A rank's transport is one thread: it carries a message at a time. While others compute, the message waits for its
+        turn on the cores first, for its threads have to be scheduled."""
+        self._queue.append((source, to, nbytes, done))
+        self._carry()
 
+    def _carry(self) -> None:
+        """Start every message, the oldest first, whose two transports are free."""
+        for message in list(self._queue):
+            source, to, nbytes, done = message
+            if not self._busy & {source, to}:
+                self._queue.remove(message)
+                self._busy |= {source, to}
+                self._start(source, to, nbytes, done)
+
+    def _start(self, source: int, to: int, nbytes: float, done: Done) -> None:
         def turn() -> None:
-            self._waiting -= 1
-            self._processors.run(work, done)
+            self._processors.run(self._costs.message(nbytes), arrived)
 
-        self._waiting += 1
-        self._engine.after(self._costs.delay, turn)
+        def arrived() -> None:
+            self._busy -= {source, to}
+            done()
+            self._carry()
+
+        if self._costs.delay and self._computing:
+            self._engine.after(self._costs.delay, turn)
+        else:
+            turn()
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Every member works; alone on the machine that takes the measured time of the collective."""

@@ -25,13 +25,9 @@ class Processors:
         self._created = 0
         self._alarm = 0
 
-    @property
-    def jobs(self) -> int:
-        """Jobs under way."""
-        return len(self._jobs)
-
-    def run(self, work: float, done: Callable[[], None]) -> Callable[[], None]:
-        """Do `work` seconds of uncontended work, then call `done`; calling the result stops it without `done`."""
+    def run(self, work: float, done: Callable[[], None]) -> Callable[[], bool]:
+        """Do `work` seconds of uncontended work, then call `done`; calling the result stops it, if it is not over, and says
+        whether it did."""
         self._advance()
         self._created += 1
         job = (self._virtual + work, self._created, done)
@@ -39,12 +35,14 @@ class Processors:
         self._set_alarm()
         return lambda: self._stop(job)
 
-    def _stop(self, job: tuple[float, int, Callable[[], None]]) -> None:
-        if job in self._jobs:
-            self._advance()
-            self._jobs.remove(job)
-            heapq.heapify(self._jobs)
-            self._set_alarm()
+    def _stop(self, job: tuple[float, int, Callable[[], None]]) -> bool:
+        if job not in self._jobs:
+            return False
+        self._advance()
+        self._jobs.remove(job)
+        heapq.heapify(self._jobs)
+        self._set_alarm()
+        return True
 
     def _rate(self) -> float:
         jobs = len(self._jobs)
