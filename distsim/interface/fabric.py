@@ -29,7 +29,10 @@ class Handle(Protocol[R_co]):
     def __await__(self) -> Generator[Any, Any, R_co]: ...
 
     def over(self) -> bool:
-        """True once the result is here. Only `compute(unless=)` asks."""
+        """True once the result is here. `compute(unless=)` asks, and whoever has called `detach`."""
+
+    def detach(self) -> None:
+        """Nobody will wait for it: let it end, and let go of its payload, by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ its record to the trace once it is over. Backends make a Rank (see `Job.rank`) a
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -52,7 +53,8 @@ class Rank(Generic[T]):
     saved: dict[tuple[int, Batch], float] = field(default_factory=dict)
     saved_bytes: float = 0.0
     open_work: dict[Work[Any], None] = field(default_factory=dict)
-    posted: list[Work[None]] = field(default_factory=list)
+    posted: dict[int, deque[Work[None]]] = field(default_factory=dict)
+    """By destination, what nobody awaits and was not over when last looked at."""
     owed: list[Message[T]] = field(default_factory=list)
     sequences: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -196,6 +198,14 @@ class Rank(Generic[T]):
 
         return self._work(handle, f"send {tag!r} to rank {to}", record, peers=(to,))
 
+    def post(self, to: int, tag: str, envelope: Envelope[T]) -> None:
+        """Send to a rank of the world what nobody awaits; record and let go of what went there before and is over."""
+        posted = self.posted.setdefault(to, deque())
+        while posted and posted[0].collect():
+            del posted[0]
+        posted.append(self.start_send(to, tag, envelope))
+        posted[-1].handle.detach()
+
     def start_receive(self, source: int | None, tag: str, then: Callable[[Message[T]], Message[T]]) -> Work[Message[T]]:
         """Receive from a rank of the world, or from any."""
         posted = self.fabric.now()
@@ -228,8 +238,12 @@ class Rank(Generic[T]):
         """Run a second flow of control."""
         return self._work(self.fabric.task(coroutine), "task", lambda handle, awaited, value: None)
 
-    def check_settled(self) -> None:
-        """Raise `StrategyError` for Work never awaited and for gradients neither applied nor discarded."""
+    async def settle(self) -> None:
+        """Wait for what was posted. Raises `StrategyError` for Work never awaited, and for gradients neither applied nor
+        discarded."""
+        for posted in self.posted.values():
+            for work in posted:
+                await work
         forgotten = [work for work in self.open_work if not work.is_awaited]
         if forgotten:
             raise StrategyError(f"rank {self.rank} never awaited: " + ", ".join(map(repr, forgotten)))

@@ -61,6 +61,15 @@ class Work(Generic[R]):
                 self._open.pop(self, None)
         return self._result
 
+    def collect(self) -> bool:
+        """True if it is over; then it is recorded, though nobody has waited for it."""
+        if self.handle.over():
+            try:
+                self.__await__().send(None)
+            except StopIteration:
+                return True
+        return False  # of the same instant, and its event still to come
+
     @property
     def is_awaited(self) -> bool:
         """True once somebody waits or has waited for it."""

@@ -80,8 +80,7 @@ class Worker(Generic[T]):
     # ---- groups
 
     def within(self, ranks: Sequence[int]) -> Worker[T]:
-        """The group of these ranks of this view, in this order. Its members call it, and they alone; the same ranks in
-        another order are another group.
+        """The group of these ranks of this view, in this order (another is another group). Its members alone call it.
 
         Raises `StrategyError` if this rank is not one of them, or a rank is named twice or does not exist.
         """
@@ -245,7 +244,7 @@ class Worker(Generic[T]):
     def post(self, x: T | None, to: int, tag: str = "", version: int = 0, label: str = "") -> None:
         """Send a copy that nobody waits for; the end of the run does."""
         copy = None if x is None else self._state.numerics.copy(x)
-        self._state.posted.append(self.send(copy, to, tag, version, label))
+        self._state.post(self._peer(to, "send to"), tag, Envelope(version, label, copy))
 
     def receive(self, source: int, tag: str = "") -> Work[Message[T]]:
         """Receive the next message with this tag from a rank of this view."""
@@ -286,9 +285,7 @@ class Worker(Generic[T]):
         """Wait for what was posted, then check the rules that can only be checked at the end. Backends call it."""
         self._state.trace.ended = self.now
         self._state.publish_last()
-        for work in self._state.posted:
-            await work
-        self._state.check_settled()
+        await self._state.settle()
 
     def _peer(self, rank: int, what: str) -> int:
         if rank == self.rank or not 0 <= rank < self.world_size:

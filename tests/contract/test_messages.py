@@ -203,3 +203,24 @@ def test_a_label_has_at_most_128_bytes(mode):
     assert f"a label has at most 128 bytes, this one 130: '{'é' * 40}'..." in ran.outcome.message
     if mode.is_exact:  # a real rank that waits is ended before it leaves its notes
         assert ran.notes[1]["label"] == ["é" * 64]
+
+
+async def many_posts(worker, note):
+    for i in range(500):
+        if worker.rank == 0:
+            worker.post(worker.read(), 1, "tag", version=i)
+            await worker.receive(1, "answer")
+            note("open", len(worker._state.open_work))
+        else:
+            await worker.receive(0, "tag")
+            await worker.send(None, 0, "answer")
+
+
+def test_what_was_posted_and_is_over_is_let_go(mode):
+    ran = mode.run(many_posts)
+    assert max(ran.notes[0]["open"]) <= 5
+    sends = [t for t in ran.outcome.traces[0].transfers if t.kind == "send"]
+    assert [t.sequence for t in sends] == list(range(500))
+    assert all(t.posted <= t.ended == t.awaited for t in sends[:-1])  # nobody waited
+    answers = [t.ended for t in ran.outcome.traces[0].transfers if t.kind == "receive"]
+    assert all(send.ended <= answer + (0.0 if mode.is_exact else 0.5) for send, answer in zip(sends, answers, strict=True))

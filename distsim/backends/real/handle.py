@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from distsim.backends.real.board import WAITS, Desk
@@ -45,6 +46,9 @@ class Ready(Generic[R]):
     def over(self) -> bool:
         """Always."""
         return True
+
+    def detach(self) -> None:
+        """It has ended."""
 
 
 class Pending(Generic[R]):
@@ -105,3 +109,22 @@ class Pending(Generic[R]):
             threading.Thread(target=self.complete, daemon=True).start()
             self._over.wait(2e-4)  # what is here already should be seen at the first look
         return self._over.is_set()
+
+    def detach(self) -> None:
+        """Have a thread wait for it, one for each peer."""
+        self._watched = True
+        with _draining:
+            waiting = _drains.get(self.peers)
+            if waiting is None:
+                waiting = _drains[self.peers] = SimpleQueue()
+                threading.Thread(target=_drain, args=(waiting,), daemon=True).start()
+        waiting.put(self)
+
+
+_drains: dict[tuple[int, ...], SimpleQueue[Pending[Any]]] = {}
+_draining = threading.Lock()
+
+
+def _drain(waiting: SimpleQueue[Pending[Any]]) -> None:
+    while True:
+        waiting.get().complete()

@@ -42,6 +42,9 @@ class Operation(Event, Generic[R]):
         """True once the result is here."""
         return bool(self.triggered)
 
+    def detach(self) -> None:
+        """It ends by itself."""
+
     def begin(self) -> None:
         """Note that it left its queue."""
         self.begun = self.env.now
