@@ -9,19 +9,10 @@ from distsim.report.markup import Html, element, join
 from distsim.report.page_data import Page, badge, badges, dotted
 from distsim.report.tables import outcome
 from distsim.results.breakdown import dominating, in_words
-from distsim.results.explanation import (
-    Statement,
-    advantage,
-    changes,
-    duration,
-    factor,
-    model_distance,
-    number,
-    sentence,
-    why,
-)
+from distsim.results.explanation import Statement, advantage, changes, model_distance, sentence, why
 from distsim.results.statistics import Estimate
 from distsim.results.verdict import Standing, Verdict
+from distsim.results.wording import duration, factor, number
 
 
 def decision(page: Page) -> Html:

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from distsim.report.markup import plain
 from distsim.results.agreement import Agreement
 from distsim.results.cases import Case, Contender
-from distsim.results.explanation import number
+from distsim.results.wording import number
 
 Figure = dict[str, Any]
 SYMBOLS = {"modeled": "circle-open", "cosimulated": "diamond-open"}
@@ -171,7 +171,7 @@ def predicted(found: Agreement, colors: Mapping[str, int]) -> Figure:
             x=[1e3 * c.measured],
             y=[1e3 * c.predicted],
             mode="markers",
-            name=plain(f"{c.label}, {c.measured_in.straggler or 'no straggler'}, {c.predicted_in.badge}"),
+            name=plain(f"{c.label}, {c.measured_in.slowness}, {c.predicted_in.badge}"),
             marker={"size": 11, "symbol": SYMBOLS[c.predicted_in.mode], "line": {"width": 2.5}},
             meta={"color": colors[c.label]},
         )

@@ -58,7 +58,8 @@ def render(page: Page) -> str:
         rates.rates(page),
         sections.method(page),
     ]
-    header = element("header", element("p", page.title), element("p", f"{len(page.runs)} runs", class_="note"))
+    said = ". ".join([f"{len(page.runs)} runs", *(note[:1].upper() + note[1:] for note in page.left_out)])
+    header = element("header", element("p", page.title), element("p", said, class_="note"))
     document = element("main", header, *body)
     data = {"plots": canvas.plots, "timelines": canvas.timelines}
     scripts = [

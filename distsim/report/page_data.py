@@ -9,10 +9,9 @@ from functools import cached_property
 from distsim.report.markup import Html, element, join
 from distsim.results.agreement import Agreement, agreement
 from distsim.results.cases import Case, Run, cases
+from distsim.results.keys import is_tuning
+from distsim.results.selection import select
 from distsim.results.verdict import Verdict, verdicts
-
-TUNING = "tuning"
-"""Runs with a label that starts with this chose a learning rate; they take no part in the comparison."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Page:
     agreement: Agreement
     tuning: Sequence[Case]
     runs: Sequence[Run]
+    left_out: Sequence[str]
+    """Which of the given runs are not on the page, and why."""
     target_given: bool
 
     @property
@@ -50,18 +51,15 @@ def gather(
 ) -> Page:
     """Sort and judge runs. `floor` is the machine's noise floor, used where no run was repeated."""
     runs = list(runs)
-    compared = [run for run in runs if not _label(run).startswith(TUNING)]
-    tuned = [run for run in runs if _label(run).startswith(TUNING)] + list(tuning)
+    compared, left_out = select(run for run in runs if not is_tuning(run.config))
+    tuned, more_left_out = select([*(run for run in runs if is_tuning(run.config)), *tuning])
+    left_out += [f"of those that chose learning rates, {note}" for note in more_left_out]
     found = cases(compared)
     judged = verdicts(found, target)
     distance = agreement(found)
     if distance.floor is None and floor is not None:
         distance = Agreement(distance.comparisons, floor, 0)
-    return Page(title, judged, distance, cases(tuned), [*compared, *tuned], target is not None)
-
-
-def _label(run: Run) -> str:
-    return str(run.config.get("label") or "")
+    return Page(title, judged, distance, cases(tuned), [*compared, *tuned], left_out, target is not None)
 
 
 def badge(name: str) -> Html:

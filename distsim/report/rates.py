@@ -7,8 +7,8 @@ import math
 from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, section
 from distsim.results.cases import Case
-from distsim.results.explanation import duration, number
 from distsim.results.verdict import Standing, judge
+from distsim.results.wording import duration, number
 
 
 def rates(page: Page) -> Html | None:
@@ -25,8 +25,7 @@ def rates(page: Page) -> Html | None:
 
 
 def _table(page: Page, case: Case) -> Html | None:
-    head = page.head
-    target = head.target if head else None
+    target = next((verdict.target for verdict in page.verdicts if verdict.case.workload == case.workload), None)
     grid: dict[str, dict[float, Standing]] = {}
     for standing in judge(case, target).standings:
         rate = float(standing.contender.config["optimizer"]["learning_rate"])

@@ -12,8 +12,9 @@ from distsim.report.page_data import Page, badge, badges, legend, section
 from distsim.report.tables import predictions_table
 from distsim.report.timeline import timeline
 from distsim.results.cases import BADGES, Case
-from distsim.results.explanation import model_distance, number
+from distsim.results.explanation import model_distance
 from distsim.results.verdict import PAIRS
+from distsim.results.wording import duration, number
 
 TIMELINES = 18
 """Most runs whose timeline is kept."""
@@ -54,8 +55,8 @@ def tabs(name: str, cases: Sequence[tuple[Case, Html]]) -> Html:
 
 def _captions(cases: Sequence[Case]) -> list[Html]:
     """A name for each case: its straggler, and where it ran if not all ran in one place."""
-    places = {(case.identity, case.workers) for case in cases}
-    names = [str(case) if len(places) > 1 else case.straggler or "no straggler" for case in cases]
+    places = {(case.where, case.workers) for case in cases}
+    names = [str(case) if len(places) > 1 else case.slowness for case in cases]
     return [element("span", f"{name} ", badge(case.badge)) for name, case in zip(names, cases, strict=True)]
 
 
@@ -74,28 +75,32 @@ def losses(page: Page, canvas: Canvas) -> Html | None:
             shown.append((case, element("div", element("div", *pair, class_="pair"), names)))
     if not shown:
         return None
-    target = page.head.target if page.head else None
-    dashed = f" The dashed line is the target, {number(target)}." if target else ""
+    targets = [v.target for v in page.verdicts if v.case in [case for case, _ in shown] and v.target]
+    dashed = f" The dashed line is the target, {', '.join(map(number, dict.fromkeys(targets)))}." if targets else ""
     lead = f"Strong lines are medians over the repeats, faint ones single runs.{dashed}"
     return section("Loss against time, and against samples", lead, tabs("loss", shown), name="loss")
 
 
 def scaling(page: Page, canvas: Canvas) -> Html | None:
     """Throughput by number of workers, for settings that were run with several."""
-    groups: dict[tuple[str, str, str], list[Case]] = {}
+    groups: dict[tuple[object, ...], list[Case]] = {}
     for case in page.cases:
         if any(contender.typical("samples_per_second") for contender in case.contenders):
-            groups.setdefault((case.mode, case.identity, case.straggler), []).append(case)
-    plots, labels = [], dict.fromkeys(page.colors)
+            groups.setdefault((case.mode, case.site, case.options, case.straggler), []).append(case)
+    plots, labels, models = [], dict.fromkeys(page.colors), {}
     for found in groups.values():
         if len({case.workers for case in found}) > 1:
             case = found[0]
-            caption = element("span", f"{case.cluster}, {case.straggler or 'no straggler'} ", badge(case.badge))
+            models[case.workload] = case.model
+            caption = element("span", f"{case.where}, {case.slowness} ", badge(case.badge))
             plots.append(canvas.plot(figures.scaling(found, page.colors), caption))
     if not plots:
         return None
     shown = [label for label in labels if any(case.contender(label) for found in groups.values() for case in found)]
     lead = "Training samples a second by number of workers; the dotted line is linear. Throughput alone makes no winner."
+    head = page.cases[0]
+    if others := [model for workload, model in models.items() if workload != head.workload]:
+        lead += f" The model here ({'; '.join(others)}) is not the one of the answer ({head.model})."
     return section(
         "Throughput and scaling", lead, element("div", *plots, class_="pair"), legend(shown, page.colors), name="scaling"
     )
@@ -171,11 +176,14 @@ def method(page: Page) -> Html:
     target = page.head.target if page.head else None
     rule = "was given before the runs" if page.target_given else "is 1.25 times the best strategy's lowest loss, rounded up"
     points: list[object] = [
-        f"The target, validation loss {number(target)}, {rule}; it counts from the first snapshot at or under it."
+        f"The target, validation loss {number(target)}, {rule}; it counts from the first snapshot at or under it. "
+        f"{_resolution(page)}A lead within the interval between two snapshots makes no winner, unless both runs follow one "
+        "path."
         if target
         else "No run has a validation loss, so nothing is ranked by time to a target.",
         f"A winner needs {PAIRS} runs paired by seed and repeat, and a 95 % interval (Student's t on the logarithms of the "
-        "paired ratios) that excludes equality. Otherwise there is none.",
+        "paired ratios) that excludes equality, equal budgets and evaluations, and as many repeats at the target as any "
+        "rival. Otherwise there is none.",
         element(
             "span",
             *(badge("measured"), " real processes and the wall clock. "),
@@ -187,9 +195,19 @@ def method(page: Page) -> Html:
     for run in page.runs:
         for note in run.summary.get("notes") or ():
             notes.setdefault(str(note), {})[BADGES[run.config["backend"]["name"]]] = None
+    points += [f"{note[:1].upper()}{note[1:]}." for note in page.left_out]
     points += [element("span", note, badges(marks)) for note, marks in list(notes.items())[:NOTES]]
     facts = [element("p", text, class_="note") for text in _hosts(page)]
     return section("How this was judged", None, element("ul", *(element("li", p) for p in points)), *facts, name="method")
+
+
+def _resolution(page: Page) -> str:
+    """How far apart the snapshots lie in which the contenders of the answer met the target."""
+    standings = page.head.standings if page.head else ()
+    found = [r.interval for standing in standings for r in standing.repeats.values() if r.seconds is not None]
+    if not found:
+        return ""
+    return f"In the answer's runs the snapshot before was {duration(min(found))} to {duration(max(found))} earlier. "
 
 
 def _hosts(page: Page) -> list[str]:

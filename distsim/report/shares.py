@@ -28,7 +28,7 @@ def shares(page: Page) -> Html | None:
     head = page.head
     if head is None:
         return None
-    settings: dict[tuple[str, int, str], list[Case]] = {}
+    settings: dict[tuple[object, ...], list[Case]] = {}
     for case in page.cases:
         if case.setting[:2] == head.case.setting[:2]:
             settings.setdefault(case.setting, []).append(case)

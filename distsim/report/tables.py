@@ -12,8 +12,8 @@ from distsim.report.command import reproduce
 from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, dotted, section
 from distsim.results.agreement import Agreement, Comparison
-from distsim.results.explanation import duration, number
 from distsim.results.verdict import Standing, Verdict
+from distsim.results.wording import duration, number
 
 SHOWN = 12
 """Rows that are shown before the reader asks for all."""
@@ -54,7 +54,7 @@ def _row(verdict: Verdict, standing: Standing) -> dict[str, Any]:
     return {
         "strategy": standing.label,
         "mode": case.badge,
-        "setting": f"{case.cluster}, {case.straggler or 'no straggler'}",
+        "setting": f"{case.where}, {case.slowness}",
         "ranks": f"{case.workers} + {servers}" if servers else f"{case.workers}",
         "runs": len(contender.runs),
         "outcome": outcome(standing),
@@ -141,9 +141,11 @@ def predictions_table(found: Agreement) -> Html:
     """A row a contender and setting: the measured step, and each prediction with its error."""
     modes = [mode for mode in ("modeled", "cosimulated") if found.typical(mode) is not None]
     rows: dict[tuple[str, str], dict[str, Comparison]] = {}
-    for comparison in found.comparisons:
-        key = comparison.label, comparison.measured_in.straggler or "no straggler"
-        rows.setdefault(key, {})[comparison.predicted_in.mode] = comparison
+    places = {(c.measured_in.where, c.measured_in.workers) for c in found.comparisons}
+    for one in found.comparisons:
+        where = str(one.measured_in) if len(places) > 1 else one.measured_in.slowness
+        setting = ", ".join(filter(None, (where, one.predicted_in.options)))
+        rows.setdefault((one.label, setting), {})[one.predicted_in.mode] = one
     heads = [element("th", "strategy", scope="col"), element("th", badge("measured"), class_="number", scope="col")]
     for mode in modes:
         heads += [
@@ -151,15 +153,16 @@ def predictions_table(found: Agreement) -> Html:
             element("th", "off by", class_="number", scope="col"),
         ]
     body = []
-    for (label, straggler), predictions in rows.items():
+    for (label, setting), predictions in rows.items():
         measured = duration(next(iter(predictions.values())).measured)
         cells = [
-            element("td", label, element("small", f" {straggler}"), class_="who"),
+            element("td", label, element("small", f" {setting}"), class_="who"),
             element("td", measured, class_="number", data_name="measured"),
         ]
         for mode in modes:
-            one = predictions.get(mode)
-            said = ("-", "-") if one is None else (duration(one.predicted), f"{100 * one.error:+.1f} %")
+            said = "-", "-"
+            if mode in predictions:
+                said = duration(predictions[mode].predicted), f"{100 * predictions[mode].error:+.1f} %"
             cells += [
                 element("td", said[0], class_="number", data_name=mode),
                 element("td", said[1], class_="number", data_name="off by"),

@@ -44,9 +44,13 @@ class Agreement:
 
     def without_repetition(self) -> Agreement:
         """The same without cosimulated times where modeled ones say the same to three digits, as they should."""
-        modeled = {(id(c.measured_in), c.label): c.error for c in self.comparisons if c.predicted_in.mode == "modeled"}
+
+        def key(c: Comparison) -> tuple[object, ...]:
+            return id(c.measured_in), c.label, c.predicted_in.key.options, c.predicted_in.key.label
+
+        modeled = {key(c): c.error for c in self.comparisons if c.predicted_in.mode == "modeled"}
         again = [c for c in self.comparisons if c.predicted_in.mode == "cosimulated"]
-        if all(abs(modeled.get((id(c.measured_in), c.label), math.inf) - c.error) < 5e-4 for c in again):
+        if all(abs(modeled.get(key(c), math.inf) - c.error) < 5e-4 for c in again):
             return replace(self, comparisons=[c for c in self.comparisons if c not in again])
         return self
 

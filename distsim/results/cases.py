@@ -1,35 +1,20 @@
-"""Which runs may be compared with which.
-
-    case        one setting in which strategies compete: workload, cluster, P, stragglers, and the mode it was run in
-    contender   one strategy with its fields and its optimizer, and all its repeats in a case
-    pair        two runs of two contenders with equal (seed, repeat): they saw the same data and the same stragglers
-
-A run whose label starts with "control" is shown and not ranked: a strategy at a learning rate that its tuning did not
-choose.
-
-Budgets and snapshots are no part of a case: the time until a loss does not depend on how long a run went on. If a contender
-has one (seed, repeat) twice, the run with more samples stands.
-"""
+"""Sorts runs into cases, in which contenders compete; `distsim.results.keys` says what makes them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
 from distsim.interface.trace import Trace
+from distsim.results.keys import CaseKey, Config, case_key, contender_key, is_control, pair_key
+from distsim.results.naming import Places, labels
 
 BADGES = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"}
 """Backend -> what its numbers are called."""
 MODES = ("real", "cosimulated", "modeled")
 """Backends, the strongest evidence first."""
-
-
-CONTROL = "control"
-
-_Key = tuple[str, str, str, int, str, bool, str]
 
 
 class Run(Protocol):
@@ -57,7 +42,7 @@ class Contender:
     @property
     def is_control(self) -> bool:
         """True if it is shown for comparison and takes no place in the ranking."""
-        return all(_is_control(run.config) for run in self.runs.values())
+        return all(is_control(run.config) for run in self.runs.values())
 
     @property
     def done(self) -> list[Run]:
@@ -79,17 +64,36 @@ class Contender:
 class Case:
     """One setting and its contenders, in order of their labels."""
 
-    mode: str
-    workload: str
+    key: CaseKey
     cluster: str
-    workers: int
-    straggler: str
-    """In words; empty without any."""
+    """In words, like those below."""
+    model: str
+    """What tells its model from others on the page; empty if there is one only."""
+    options: str
+    """The options and the label that tell it from other cases of its mode; empty without any."""
     jitters: bool
     """True if compute times are drawn at random."""
-    identity: str
-    """Every field of workload and network: two switches of different bandwidth are two clusters."""
     contenders: tuple[Contender, ...]
+
+    @property
+    def mode(self) -> str:
+        """The backend."""
+        return self.key.mode
+
+    @property
+    def workload(self) -> str:
+        """Every field of the workload: what makes losses comparable."""
+        return self.key.workload
+
+    @property
+    def workers(self) -> int:
+        """How many train."""
+        return self.key.workers
+
+    @property
+    def straggler(self) -> str:
+        """In words; empty without any."""
+        return self.key.straggler
 
     @property
     def badge(self) -> str:
@@ -97,12 +101,27 @@ class Case:
         return BADGES[self.mode]
 
     @property
-    def setting(self) -> tuple[str, int, str]:
+    def site(self) -> tuple[str, str]:
+        """Every field of workload and network: two switches of different bandwidth are two clusters."""
+        return self.key.workload, self.key.cluster
+
+    @property
+    def setting(self) -> tuple[tuple[str, str], int, str]:
         """The case without its mode: what a prediction and a measurement share."""
-        return self.identity, self.workers, self.straggler
+        return self.site, self.workers, self.straggler
+
+    @property
+    def where(self) -> str:
+        """The cluster, with what tells it from other cases on the page."""
+        return ", ".join(filter(None, (self.cluster, self.model, self.options)))
+
+    @property
+    def slowness(self) -> str:
+        """The straggler, or that there is none."""
+        return self.straggler or "no straggler"
 
     def __str__(self) -> str:
-        return f"{self.cluster}, {self.workers} workers, {self.straggler or 'no straggler'}"
+        return ", ".join(filter(None, (self.cluster, f"{self.workers} workers", self.model, self.options, self.slowness)))
 
     def contender(self, label: str) -> Contender | None:
         """The contender with this label, if it takes part."""
@@ -110,90 +129,24 @@ class Case:
 
 
 def cases(runs: Iterable[Run]) -> list[Case]:
-    """Sort runs into cases and contenders; the strongest evidence first, then fewer workers, then without stragglers."""
-    runs = list(runs)
-    labels = _labels(runs)
-    grouped: dict[_Key, dict[str, dict[tuple[int, int], Run]]] = {}
-    for run in runs:
-        repeats = grouped.setdefault(_case(run.config), {}).setdefault(labels[_contender(run.config)], {})
-        pair = (int(run.config["seed"]), int(run.config["repeat"]))
-        if pair not in repeats or _samples(run) > _samples(repeats[pair]):
-            repeats[pair] = run
-    found = [Case(*key, _ordered(contenders)) for key, contenders in grouped.items()]
-    return sorted(found, key=lambda c: (c.workload, MODES.index(c.mode), c.cluster, c.workers, c.straggler, c.identity))
+    """Sort runs into cases and contenders; the strongest evidence first, then fewer workers, then without stragglers.
 
-
-def _ordered(contenders: Mapping[str, Mapping[tuple[int, int], Run]]) -> tuple[Contender, ...]:
-    return tuple(Contender(label, contenders[label]) for label in sorted(contenders))
-
-
-def _samples(run: Run) -> float:
-    return float(run.summary.get("samples") or 0.0)
-
-
-def _case(config: Mapping[str, Any]) -> _Key:
-    workload, cluster, straggler = config["workload"], config["cluster"], config.get("straggler") or {}
-    name = f"{cluster['name']} {cluster['bandwidth']}" if cluster.get("network") == "switch" else f"{cluster['name']}"
-    return (
-        config["backend"]["name"],
-        workload["name"],
-        name,
-        int(cluster["workers"]),
-        straggler_in_words(straggler),
-        straggler.get("jitter", "none") != "none",
-        _canonical([workload, {key: value for key, value in cluster.items() if key not in ("workers", "profile")}]),
-    )
-
-
-def straggler_in_words(straggler: Mapping[str, Any]) -> str:
-    """What slows workers down, in words; empty if nothing does."""
-    slow = [(int(worker), float(factor)) for worker, factor in (straggler.get("slow") or {}).items()]
-    words = [f"worker {worker} slowed {factor:g}x" for worker, factor in sorted(slow) if factor != 1.0]
-    jitter = straggler.get("jitter", "none")
-    if jitter != "none":
-        scale = {"lognormal": f" (sigma {straggler.get('sigma', 0):g})", "exponential": ""}
-        words.append(f"{jitter.replace('_', ' ')} jitter" + scale.get(jitter, f" (scale {straggler.get('scale', 0):g})"))
-    return ", ".join(words)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _contender(config: Mapping[str, Any]) -> str:
-    return _canonical([config["strategy"], config["optimizer"]])
-
-
-def _is_control(config: Mapping[str, Any]) -> bool:
-    return str(config.get("label") or "").startswith(CONTROL)
-
-
-def _labels(runs: Sequence[Run]) -> dict[str, str]:
-    """A short name for every (strategy, optimizer): the strategy's, with the fields in which namesakes differ.
-
-    The learning rate is told of controls, and where a strategy competes with several rates in one case: tuned rates may
-    differ between cases.
+    There is one run of a contender for each (seed, repeat), as `distsim.results.selection` leaves them.
     """
-    namesakes: dict[str, list[Mapping[str, Any]]] = {}
-    optimizers: dict[tuple[Any, ...], set[str]] = {}
+    runs = list(runs)
+    named = labels([run.config for run in runs])
+    places = Places([run.config for run in runs])
+    grouped: dict[CaseKey, dict[str, dict[tuple[int, int], Run]]] = {}
     for run in runs:
-        strategy = run.config["strategy"]
-        known = namesakes.setdefault(strategy["name"], [])
-        if strategy not in known:
-            known.append(strategy)
-        if not _is_control(run.config):
-            rates = optimizers.setdefault((_canonical(strategy), _case(run.config)), set())
-            rates.add(_canonical(run.config["optimizer"]))
-    several = {strategy for (strategy, _), found in optimizers.items() if len(found) > 1}
-    labels = {}
-    for run in sorted(runs, key=lambda run: not _is_control(run.config)):  # who also competes is named as that
-        strategy, optimizer = run.config["strategy"], run.config["optimizer"]
-        told = [
-            f"{key.replace('_', ' ')} {value}"
-            for key, value in strategy.items()
-            if key != "name" and any(other.get(key) != value for other in namesakes[strategy["name"]])
-        ]
-        if _canonical(strategy) in several or _is_control(run.config):
-            told += [f"{key.replace('_', ' ')} {value:g}" for key, value in optimizer.items() if value]
-        labels[_contender(run.config)] = ", ".join([strategy["name"], *told])
-    return labels
+        repeats = grouped.setdefault(case_key(run.config), {}).setdefault(named[contender_key(run.config)], {})
+        assert pair_key(run.config) not in repeats, f"two runs of {named[contender_key(run.config)]} are one pair"
+        repeats[pair_key(run.config)] = run
+    found = [_case(key, contenders, places) for key, contenders in grouped.items()]
+    return sorted(found, key=lambda c: (MODES.index(c.mode), c.cluster, c.workers, c.model, c.straggler, c.key))
+
+
+def _case(key: CaseKey, contenders: Mapping[str, Mapping[tuple[int, int], Run]], places: Places) -> Case:
+    ordered = tuple(Contender(label, contenders[label]) for label in sorted(contenders))
+    config: Config = ordered[0].config
+    jitters = (config.get("straggler") or {}).get("jitter", "none") != "none"
+    return Case(key, places.cluster(config), places.model(config), places.options(config), jitters, ordered)

@@ -13,6 +13,7 @@ from distsim.results.agreement import Agreement
 from distsim.results.breakdown import KINDS, in_words
 from distsim.results.cases import BADGES, MODES, Case
 from distsim.results.verdict import Standing, Verdict
+from distsim.results.wording import duration, factor, number
 
 NOTABLE = 1.02
 """Ratios nearer to 1 than this are called equal."""
@@ -24,30 +25,6 @@ class Statement:
 
     text: str
     badges: tuple[str, ...]
-
-
-def number(x: float, digits: int = 3) -> str:
-    """`x` with about three digits and no exponent where a reader needs none: 0.0123, 1.83, 12.3, 12,300."""
-    if not math.isfinite(x):
-        return "infinite" if x > 0 else "-"
-    if x != 0.0 and (abs(x) < 1e-3 or abs(x) >= 1e9):
-        return f"{x:.{digits}g}"
-    decimals = 0 if x == 0.0 else max(0, digits - 1 - math.floor(math.log10(abs(x))))
-    text = f"{x:,.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def factor(x: float) -> str:
-    """A ratio with the same digits wherever it stands: 1.10, 12.3, 140."""
-    return f"{x:.{2 if x < 9.995 else 1 if x < 99.95 else 0}f}" if math.isfinite(x) else number(x)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits: 850 us, 12.3 ms, 1.31 s, 4.2 min."""
-    for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (300.0, 1.0, "s")):
-        if seconds < limit:
-            return f"{number(seconds * factor)} {unit}"
-    return f"{number(seconds / 60.0)} min" if math.isfinite(seconds) else "never"
 
 
 def sentence(verdict: Verdict | None) -> str:
@@ -67,9 +44,15 @@ def advantage(verdict: Verdict) -> str:
         return ""
     goal = f"validation loss {number(verdict.target or 0.0)} in {duration(winner.seconds.value)}"
     if ratio is None or not math.isfinite(second.seconds.value):
-        return f"it alone got to {goal}, in all {len(winner.repeats)} repeats"
+        rivals = _partly(verdict)
+        return f"{goal}, {winner.partly}; {rivals}" if rivals else f"it alone got to {goal}, {winner.partly}"
     interval = f"95 % interval {factor(ratio.low)} to {factor(ratio.high)}, {ratio.n} pairs"
     return f"{goal}, {factor(ratio.value)} times as fast as {second.label} ({interval})"
+
+
+def _partly(verdict: Verdict) -> str:
+    """Who else got to the target, and in how many repeats; empty if nobody did."""
+    return ", ".join(f"{rival.label} {rival.partly}" for rival in verdict.ranked[1:] if rival.times)
 
 
 def _undecided(verdict: Verdict) -> str:
@@ -147,7 +130,7 @@ def model_distance(found: Agreement) -> list[Statement]:
         typical, worst = found.typical(mode), found.worst(mode)
         if typical is not None and worst is not None:
             count = sum(comparison.predicted_in.mode == mode for comparison in found.comparisons)
-            where = f"{worst.label}, {worst.measured_in.straggler or 'no straggler'}"
+            where = f"{worst.label}, {worst.measured_in.slowness}"
             text = f"{_percent(typical)} off (median of {count}), at worst {_percent(abs(worst.error))} ({where})."
             errors.setdefault(text, []).append(mode)
     said = [
@@ -177,25 +160,28 @@ def changes(verdicts: Sequence[Verdict]) -> list[Statement]:
     strongest: dict[tuple[object, ...], Verdict] = {}
     for verdict in sorted(judged, key=lambda v: MODES.index(v.case.mode)):
         strongest.setdefault(verdict.case.setting, verdict)
-    own = [_setting(head, v) for v in strongest.values() if v is not head]
-    again = [(strongest[v.case.setting], v) for v in judged if strongest[v.case.setting] is not v]
+    again = [(best, v) for v in judged if (best := strongest[v.case.setting]).case.mode != v.case.mode]
+    own = [_setting(head, v) for v in judged if v is not head and strongest[v.case.setting].case.mode == v.case.mode]
     unjudged = [v.case for v in verdicts if v not in judged and v is not head and v.case.setting not in strongest]
     return [*own, *_again(again), *_scaling(unjudged)]
 
 
 def _setting(head: Verdict, other: Verdict) -> Statement:
     """The answer in another setting."""
-    near = other.case.setting[:2] == head.case.setting[:2]
-    where = f"With {other.case.straggler or 'no straggler'}" if near else f"On {other.case}"
+    near = other.case.setting[:2] == head.case.setting[:2] and other.case.options == head.case.options
+    where = f"With {other.case.slowness}" if near else f"On {other.case}"
     return Statement(f"{where}: {_answer(other)}.", (other.case.badge,))
 
 
 def _answer(verdict: Verdict) -> str:
     if verdict.winner is None:
         return f"no winner ({verdict.reason})"
-    if verdict.ratio is None or verdict.second is None:
-        return f"take {verdict.winner.label}, it alone gets there"
     r = verdict.ratio
+    if r is None or verdict.second is None or not math.isfinite(verdict.second.seconds.value):
+        rivals = _partly(verdict)
+        return f"take {verdict.winner.label}, " + (
+            f"{verdict.winner.partly}; {rivals}" if rivals else "it alone gets there"
+        )
     lead = f"{factor(r.value)} times as fast as {verdict.second.label}"
     return f"take {verdict.winner.label}, {lead} ({factor(r.low)} to {factor(r.high)})"
 
@@ -206,7 +192,7 @@ def _again(pairs: Sequence[tuple[Verdict, Verdict]]) -> Iterator[Statement]:
         found = [(strong, weak) for strong, weak in pairs if weak.case.mode == mode]
         differing = [weak for strong, weak in found if _name(strong) != _name(weak)]
         for weak in differing:
-            text = f"{BADGES[mode].capitalize()} instead, {weak.case.straggler or 'no straggler'}: {_answer(weak)}."
+            text = f"{BADGES[mode].capitalize()} instead, {weak.case.slowness}: {_answer(weak)}."
             yield Statement(text, (BADGES[mode],))
         if not differing:
             settings = {1: "this setting", 2: "both settings"}.get(len(found), f"all {len(found)} settings")
@@ -219,12 +205,12 @@ def _name(verdict: Verdict) -> str:
 
 def _scaling(cases: Iterable[Case]) -> Iterator[Statement]:
     """Where only throughput is known: the leader by number of workers, one statement a cluster and straggler."""
-    groups: dict[tuple[str, str, str], dict[int, str]] = {}
+    groups: dict[tuple[str, str], dict[int, str]] = {}
     for case in cases:
         leader = throughput_leader(case)
         if leader and len(case.contenders) > 1:
-            groups.setdefault((case.badge, case.cluster, case.straggler), {})[case.workers] = leader[0]
-    for (badge, cluster, straggler), leaders in groups.items():
+            groups.setdefault((case.badge, f"{case.where}, {case.slowness}"), {})[case.workers] = leader[0]
+    for (badge, where), leaders in groups.items():
         runs: list[tuple[str, list[int]]] = []
         for workers in sorted(leaders):
             if runs and runs[-1][0] == leaders[workers]:
@@ -232,7 +218,6 @@ def _scaling(cases: Iterable[Case]) -> Iterator[Statement]:
             else:
                 runs.append((leaders[workers], [workers]))
         said = ", ".join(f"{label} at {_span(workers)}" for label, workers in runs)
-        where = f"{cluster}, {straggler or 'no straggler'}"
         yield Statement(f"Throughput alone, on {where}: highest for {said} workers.", (badge,))
 
 

@@ -105,6 +105,8 @@ class Reached:
     best: float | None
     """The lowest finite loss of any snapshot, and below where it was; None without a snapshot."""
     best_update: int
+    interval: float = 0.0
+    """Seconds between the snapshot at the target and the one before it: by as much the target may have been met sooner."""
 
     def __str__(self) -> str:
         if self.seconds is not None:
@@ -114,10 +116,17 @@ class Reached:
 
 def reached(curve: Sequence[Mapping[str, Any]], target: float) -> Reached:
     """Find the first snapshot at or under `target`. Nothing is interpolated: between snapshots nobody looked."""
-    known = [point for point in curve if point["loss"] is not None and math.isfinite(point["loss"])]
+    known = [point for point in curve if _is_known(point)]
     if not known:
         return Reached(None, None, None, -1)
     best = min(known, key=lambda point: point["loss"])
-    first = next((point for point in known if point["loss"] <= target), None)
-    seconds, samples = (None, None) if first is None else (first["seconds"], first["samples"])
-    return Reached(seconds, samples, best["loss"], best["update"])
+    first = next((i for i, point in enumerate(curve) if _is_known(point) and point["loss"] <= target), None)
+    if first is None:
+        return Reached(None, None, best["loss"], best["update"])
+    before = curve[first - 1]["seconds"] if first else 0.0
+    seconds = curve[first]["seconds"]
+    return Reached(seconds, curve[first]["samples"], best["loss"], best["update"], seconds - before)
+
+
+def _is_known(point: Mapping[str, Any]) -> bool:
+    return point["loss"] is not None and math.isfinite(point["loss"])

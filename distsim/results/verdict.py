@@ -2,12 +2,13 @@
 
 1.  What counts is the seconds until one common validation target, at its first snapshot at or under it.
 2.  The target is given, or else 1.25 times the lowest validation loss of the best contender of the headline case (median
-    over its repeats), rounded up to two digits. All cases of one workload share it.
+    over its repeats), rounded up to two digits. All cases of one workload, all of its fields equal, share it.
 3.  Contenders rank by the median over all their repeats; a repeat that never got there counts as infinitely late. A failed
     run is a repeat that never got there.
 4.  Pairs are runs with equal (seed, repeat) that both got there. The winner is the first of the ranking if the second is
     paired with it at least 5 times and the 95 % interval of the paired difference of log seconds excludes 0; or if it got
-    there in every one of at least 5 repeats while all others, with as many repeats, mostly did not.
+    there in every one of at least 5 repeats while all others, with as many repeats, mostly did not. Either way the lead
+    has to be fair, reliable and wider than the evaluation's resolution: see `distsim.results.fairness`.
 5.  Otherwise there is no winner, and why is said. Throughput makes none.
 6.  Case by case: measured and modeled numbers are never mixed in one ranking. The headline is the case with the strongest
     evidence (at least two contenders, losses, measured before cosimulated before modeled, no straggler, most runs).
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from distsim.results import fairness
 from distsim.results.cases import MODES, Case, Contender
 from distsim.results.statistics import Estimate, Reached, median_interval, paired_ratio, reached
 
@@ -51,6 +53,11 @@ class Standing:
         return sum(r.seconds is not None for r in self.repeats.values())
 
     @property
+    def partly(self) -> str:
+        """In how many repeats it got there, in a few words."""
+        return fairness.in_words(self.repeats)
+
+    @property
     def has_losses(self) -> bool:
         """False for modeled runs: only byte counts travelled."""
         return any(r.best is not None for r in self.repeats.values())
@@ -78,7 +85,7 @@ class Verdict:
     """The best first."""
     winner: Standing | None
     ratio: Estimate | None
-    """Second's seconds over first's, from their pairs; None without a pair."""
+    """Second's seconds over first's, from their pairs; None without a pair, or if they were not given alike."""
     reason: str
     """Why there is no winner; empty if there is one."""
 
@@ -104,7 +111,7 @@ def verdicts(cases: Sequence[Case], target: float | None = None) -> list[Verdict
     ordered = sorted(cases, key=lambda case: case is not head)
     targets = {
         workload: target or common_target([case for case in cases if case.workload == workload])
-        for workload in {case.workload for case in cases}
+        for workload in dict.fromkeys(case.workload for case in cases)
     }
     return [judge(case, targets[case.workload]) for case in ordered]
 
@@ -144,8 +151,9 @@ def judge(case: Case, target: float | None) -> Verdict:
     first, second = verdict.first, verdict.second
     if first is None or second is None:
         return Verdict(case, target, standings, None, None, "one strategy alone has nothing to be compared with")
-    ratio = _ratio(first, second)
-    reason = _reason(verdict.ranked, ratio)
+    unequal = fairness.inequality(verdict.ranked)
+    ratio = None if unequal else _ratio(first, second)
+    reason = _reason(verdict.ranked, ratio, unequal)
     return Verdict(case, target, standings, None if reason else first, ratio, reason)
 
 
@@ -181,7 +189,7 @@ def _ratio(first: Standing, second: Standing) -> Estimate | None:
     return paired_ratio(*zip(*pairs, strict=True)) if pairs else None
 
 
-def _reason(standings: Sequence[Standing], ratio: Estimate | None) -> str:
+def _reason(standings: Sequence[Standing], ratio: Estimate | None, unequal: str) -> str:
     """Why the first of the ranking is no winner; empty if it is one (rules 4 and 5)."""
     first, second = standings[0], standings[1]
     repeats = min(len(first.repeats), len(second.repeats))
@@ -189,15 +197,17 @@ def _reason(standings: Sequence[Standing], ratio: Estimate | None) -> str:
         return "without validation losses there is only throughput, and that alone makes no winner"
     if not math.isfinite(first.seconds.value):
         return "none got to the target in most of its repeats"
+    if unequal:
+        return unequal
     if repeats < PAIRS:
         return f"{repeats} paired {'repeat' if repeats == 1 else 'repeats'}, and a winner needs at least {PAIRS}"
     if not math.isfinite(second.seconds.value):
         if first.times == len(first.repeats) and all(len(other.repeats) >= PAIRS for other in standings):
-            return ""
+            return fairness.unreliability(first, standings[1:])
         return f"{first.label} got to the target in {first.times} of {len(first.repeats)} repeats only"
     if ratio is None or ratio.n < PAIRS:
         pairs = 0 if ratio is None else ratio.n
         return f"{first.label} and {second.label} both got to the target in {pairs} pairs only, and a winner needs {PAIRS}"
     if not ratio.excludes(1.0) or ratio.value < 1.0:
         return f"{first.label} and {second.label} cannot be told apart"
-    return ""
+    return fairness.unreliability(first, standings[1:]) or fairness.too_close(first, second)

@@ -73,6 +73,9 @@ def store(
     label: str = "",
     status: str = "done",
     learning: float = 1.0,
+    depth: int = 8,
+    source: str = "s",
+    started: str = "2030-01-01T00:00:00.000+00:00",
 ) -> Result:
     """Invent one run and store it."""
     slow = slow or {}
@@ -97,10 +100,12 @@ def store(
         for i in range(1, 21)
     ]
     config = configuration(strategy, mode, repeat, workers, slow, rate, seed, cluster, label)
+    config["workload"]["depth"] = depth
     summary = {
         "status": status,
         "message": "" if status == "done" else "rank 2: loss is not finite at step 20",
         "config": config,
+        "inputs": {"source": source, "data": "d"},
         "workers": workers,
         "servers": int(strategy.endswith("_ps")),
         "world_size": workers + int(strategy.endswith("_ps")),
@@ -116,10 +121,10 @@ def store(
         "notes": ["more ranks than cores: contended"] if mode == "real" else [],
         "versions": {"distsim": "0.1.0", "python": "3.11", "torch": "2.13"},
         "host": "made up, 2 cores",
-        "started": "2025-01-01T00:00:00",
+        "started": started,
         "wall_seconds": seconds,
     }
-    name = f"{strategy}-{mode}-{abs(hash_of(config)):012x}"[-60:]
+    name = f"{strategy}-{mode}-{abs(hash_of({**config, 'source': source})):012x}"[-60:]
     with claim(runs, name, config) as draft:
         if isinstance(draft, Result):
             return draft
@@ -182,7 +187,7 @@ def whole(
         for repeat in range(5)
     ]
     results += [
-        store(runs, strategy, "modeled", workers=workers, slow=slow, cluster="switch")
+        store(runs, strategy, "modeled", workers=workers, slow=slow, cluster="switch", depth=64)
         for strategy in strategies
         for workers in (4, 8, 16, 32, 64)
         for slow in ({}, {0: 3.0})

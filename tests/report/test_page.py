@@ -36,7 +36,7 @@ def test_the_sentence_and_every_section(full: tuple[str, str, int]) -> None:
     sentence, page, _ = full
     assert re.fullmatch(
         r"Take all_reduce: validation loss 0\.16 in 478 ms, 1\.11 times as fast as async_ps \(95 % interval 1\.07 to "
-        r"1\.15, 5 pairs\); measured on local4, 4 workers, no straggler\.",
+        r"1\.15, 5 pairs\); measured on local4, 4 workers, depth 8, no straggler\.",
         sentence,
     )
     names = "answer loss runs scaling step ranks staleness predictions rates method"
@@ -94,6 +94,26 @@ def test_tuning_runs_take_no_part_in_the_comparison(tmp_path: Path) -> None:
     page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "on seeds of its own (100)" in page
     assert page.count("<li>sync_ps <span") == 1  # the commands behind the rows of the comparison
+
+
+def test_older_runs_are_left_out_and_it_is_said(tmp_path: Path) -> None:
+    day = {1: "2030-01-01T00:00:00.000+00:00", 2: "2030-01-02T00:00:00.000+00:00"}
+    runs = [store(tmp_path / "runs", "sync_ps", repeat=i, source="old", started=day[1], learning=9.0) for i in range(2)]
+    runs += [store(tmp_path / "runs", name, source="new", started=day[2]) for name in ("sync_ps", "all_reduce")]
+    write_report(runs, tmp_path / "page.html")
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    said = "2 older runs are left out: made by another version of distsim, and versions are not compared"
+    assert f'<p class="note">2 runs. {said}</p>' in page
+    assert f"<li>{said}.</li>" in page
+    assert page.count('data-name="runs" data-sort="1">1</td>') == 2  # one row of one run each
+
+
+def test_another_model_is_told_wherever_its_runs_are_shown(full: tuple[str, str, int]) -> None:
+    page = full[1]
+    assert "measured on local4, 4 workers, depth 8, no straggler" in page
+    assert "switch 10Gbit/s, depth 64, worker 0 slowed 3x" in page
+    assert "The model here (depth 64) is not the one of the answer (depth 8)." in page
+    assert "Throughput alone, on switch 10Gbit/s, depth 64, no straggler: highest for " in page
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

@@ -109,3 +109,10 @@ def test_not_reached_says_the_best_and_where() -> None:
     assert str(reached(curve, 0.25)) == "not reached, best 0.31 at step 500"
     assert reached(curve, 0.25).seconds is None
     assert str(reached([], 0.25)) == "not reached"
+
+
+def test_the_interval_is_that_since_the_snapshot_before_whatever_its_loss() -> None:
+    losses = ((0.5, 2.0), (1.5, None), (4.0, 0.2), (6.0, 0.1))
+    curve = [{"update": i, "samples": i, "seconds": t, "loss": loss} for i, (t, loss) in enumerate(losses)]
+    assert reached(curve, 0.25).interval == 2.5  # 4.0 - 1.5
+    assert reached(curve[2:], 0.25).interval == 4.0  # since the start

@@ -1,78 +1,13 @@
 """Who wins, who does not, and what is said about it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
+from races import FAST, SLOW, race, run
 
-from distsim.interface.trace import Trace
 from distsim.results.agreement import agreement
 from distsim.results.cases import cases
-from distsim.results.explanation import changes, duration, model_distance, number, sentence, why
+from distsim.results.explanation import changes, model_distance, sentence, why
 from distsim.results.verdict import common_target, verdicts
-
-
-@dataclass
-class MadeUp:
-    config: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    traces: list[Trace] = field(default_factory=list)
-
-    def trace(self) -> list[Trace]:
-        return self.traces
-
-
-def run(
-    strategy: str,
-    repeat: int,
-    seconds: float | None,
-    *,
-    mode: str = "real",
-    slow: Mapping[str, float] | None = None,
-    rate: float = 0.1,
-    workers: int = 4,
-    step: float = 0.01,
-    best: float = 0.2,
-    samples: int = 6400,
-    status: str = "done",
-    waiting: float = 0.0,
-    fields: Mapping[str, Any] | None = None,
-    label: str = "",
-) -> MadeUp:
-    """A run that is at loss `best` after `seconds`, and was at 1.0 before; None: it stayed at 1.0."""
-    losses = [(10, samples // 2, 0.1, 1.0)]
-    losses += [] if seconds is None else [(20, samples, seconds, best)]
-    curve = [{"update": u, "samples": n, "seconds": t, "loss": loss, "accuracy": None} for u, n, t, loss in losses]
-    config = {
-        "strategy": {"name": strategy, **(fields or {})},
-        "backend": {"name": mode},
-        "workload": {"name": "digits_mlp"},
-        "cluster": {"name": "local4", "workers": workers, "network": "loopback"},
-        "straggler": {"name": "x", "jitter": "none", "scale": 1.0, "sigma": 0.2, "slow": slow or {}},
-        "optimizer": {"learning_rate": rate, "momentum": 0.0},
-        "seed": 0,
-        "repeat": repeat,
-        "label": label,
-    }
-    summary = {
-        "status": status,
-        "samples": samples,
-        "seconds_per_update": step,
-        "samples_per_second": 128 / step,
-        "breakdown": {"compute": 0.9 - waiting, "communication": 0.1, "waiting": waiting, "other": 0.0},
-        "curve": [] if mode == "modeled" else curve,
-    }
-    return MadeUp(config, summary)
-
-
-FAST = (1.0, 1.1, 0.9, 1.05, 0.95)
-SLOW = (2.0, 2.1, 1.9, 2.2, 1.8)
-
-
-def race(a: Sequence[float | None], b: Sequence[float | None], **more: Any) -> list[MadeUp]:
-    runs = [run("async_ps", i, s, **more) for i, s in enumerate(a)]
-    return runs + [run("sync_ps", i, s, waiting=0.5, step=0.02, **more) for i, s in enumerate(b)]
+from distsim.results.wording import duration, number
 
 
 def test_the_winner_is_named_with_the_interval() -> None:
@@ -194,27 +129,6 @@ def test_scaling_is_told_by_who_leads() -> None:
     assert [s.text for s in changes(verdicts(cases(runs)))] == [
         "Throughput alone, on local4, no straggler: highest for async_ps at 8 to 16, sync_ps at 32 workers."
     ]
-
-
-def test_namesakes_are_told_apart_by_what_differs() -> None:
-    runs = [
-        run("ps", 0, 1.0, fields={"weight": "constant", "k": 1}),
-        run("ps", 0, 1.0, fields={"weight": "inverse", "k": 1}),
-        run("ring", 0, 1.0, rate=0.1),
-        run("ring", 0, 1.0, rate=0.025),
-    ]
-    (case,) = cases(runs)
-    assert [c.label for c in case.contenders] == [
-        "ps, weight constant",
-        "ps, weight inverse",
-        "ring, learning rate 0.025",
-        "ring, learning rate 0.1",
-    ]
-
-
-def test_a_rate_tuned_for_each_case_is_one_contender() -> None:
-    found = cases([run("ring", 0, 1.0, rate=0.1), run("ring", 0, 1.0, rate=0.05, slow={"0": 3.0})])
-    assert [[c.label for c in case.contenders] for case in found] == [["ring"], ["ring"]]
 
 
 def test_agreement_and_its_noise_floor_by_hand() -> None:

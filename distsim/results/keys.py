@@ -1,0 +1,102 @@
+"""Which case and which contender a run belongs to, by its configuration alone.
+
+    case        one setting in which strategies compete: the fields of workload and cluster, P, stragglers, the mode with
+                those of its options that change what comes out, and the label
+    contender   one strategy with its fields and its optimizer
+    pair        (seed, repeat): runs of equal pairs saw the same data and the same stragglers
+
+A label runs one configuration twice on purpose, so it makes another case, as it makes another name. Two kinds of label
+are roles instead: "control..." is shown and not ranked (a strategy at a rate that its tuning did not choose), "tuning..."
+chose a rate and takes no part in the comparison.
+
+Budgets and snapshots are no part of a case: contenders that differ in them are shown together, and none wins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+CONTROL, TUNING = "control", "tuning"
+_PATIENCE = ("name", "hang_seconds", "limit_seconds", "start_seconds")
+"""Options of a backend that say when it gives up, not what a run that ends well gives."""
+
+Config = Mapping[str, Any]
+
+
+class CaseKey(NamedTuple):
+    """What all runs of a case have in common."""
+
+    mode: str
+    workload: str
+    cluster: str
+    workers: int
+    straggler: str
+    options: str
+    label: str
+
+
+def case_key(config: Config) -> CaseKey:
+    """The case of a run."""
+    return CaseKey(
+        str(config["backend"]["name"]),
+        canonical(config["workload"]),
+        canonical(cluster_fields(config)),
+        int(config["cluster"]["workers"]),
+        straggler_in_words(config.get("straggler") or {}),
+        canonical(option_fields(config)),
+        own_label(config),
+    )
+
+
+def contender_key(config: Config) -> str:
+    """The contender of a run, within its case."""
+    return canonical([config["strategy"], config["optimizer"]])
+
+
+def pair_key(config: Config) -> tuple[int, int]:
+    """What makes runs of two contenders a pair."""
+    return int(config["seed"]), int(config["repeat"])
+
+
+def cluster_fields(config: Config) -> dict[str, Any]:
+    """The cluster without the number of workers, and without the file that says what things cost on it."""
+    return {key: value for key, value in config["cluster"].items() if key not in ("workers", "profile")}
+
+
+def option_fields(config: Config) -> dict[str, Any]:
+    """How the backend was asked to run, and with which costs."""
+    options = {key: value for key, value in config["backend"].items() if key not in _PATIENCE}
+    return {**options, "profile": config["cluster"].get("profile")}
+
+
+def own_label(config: Config) -> str:
+    """The label, unless it names a role."""
+    return "" if is_control(config) or is_tuning(config) else str(config.get("label") or "")
+
+
+def is_control(config: Config) -> bool:
+    """True for a run that is shown for comparison and takes no place in the ranking."""
+    return str(config.get("label") or "").startswith(CONTROL)
+
+
+def is_tuning(config: Config) -> bool:
+    """True for a run that chose a learning rate."""
+    return str(config.get("label") or "").startswith(TUNING)
+
+
+def straggler_in_words(straggler: Mapping[str, Any]) -> str:
+    """What slows workers down, in words; empty if nothing does."""
+    slow = [(int(worker), float(factor)) for worker, factor in (straggler.get("slow") or {}).items()]
+    words = [f"worker {worker} slowed {factor:g}x" for worker, factor in sorted(slow) if factor != 1.0]
+    jitter = straggler.get("jitter", "none")
+    if jitter != "none":
+        scale = {"lognormal": f" (sigma {straggler.get('sigma', 0):g})", "exponential": ""}
+        words.append(f"{jitter.replace('_', ' ')} jitter" + scale.get(jitter, f" (scale {straggler.get('scale', 0):g})"))
+    return ", ".join(words)
+
+
+def canonical(value: Any) -> str:
+    """Equal text for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, default=str)

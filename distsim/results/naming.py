@@ -1,0 +1,85 @@
+"""Short names that tell apart what differs on one page: of strategies and rates, of models, clusters and options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from distsim.results.keys import (
+    Config,
+    canonical,
+    case_key,
+    cluster_fields,
+    contender_key,
+    is_control,
+    option_fields,
+    own_label,
+)
+
+
+def labels(configs: Sequence[Config]) -> dict[str, str]:
+    """A short name for every contender key: the strategy's, with the fields in which namesakes differ.
+
+    The learning rate is told of controls, and where a strategy competes with several rates in one case: tuned rates may
+    differ between cases.
+    """
+    strategies = _Fields((config["strategy"]["name"], config["strategy"]) for config in configs)
+    optimizers: dict[tuple[Any, ...], set[str]] = {}
+    for config in configs:
+        if not is_control(config):
+            rates = optimizers.setdefault((canonical(config["strategy"]), case_key(config)), set())
+            rates.add(canonical(config["optimizer"]))
+    several = {strategy for (strategy, _), found in optimizers.items() if len(found) > 1}
+    named = {}
+    for config in sorted(configs, key=lambda config: not is_control(config)):  # who also competes is named as that
+        strategy, optimizer = config["strategy"], config["optimizer"]
+        told = strategies.differing(strategy["name"], strategy)
+        if canonical(strategy) in several or is_control(config):
+            told += [f"{key.replace('_', ' ')} {value:g}" for key, value in optimizer.items() if value]
+        named[contender_key(config)] = ", ".join([strategy["name"], *told])
+    return named
+
+
+class Places:
+    """Where runs were made, in words: what differs between the given ones is told, what they share is not."""
+
+    def __init__(self, configs: Sequence[Config]) -> None:
+        self._models = _Fields((config["workload"]["name"], config["workload"]) for config in configs)
+        self._clusters = _Fields((config["cluster"]["name"], cluster_fields(config)) for config in configs)
+        self._options = _Fields((config["backend"]["name"], option_fields(config)) for config in configs)
+
+    def cluster(self, config: Config) -> str:
+        """The cluster's name; a switch's bandwidth with it."""
+        cluster = config["cluster"]
+        told = self._clusters.differing(cluster["name"], cluster_fields(config), known=("bandwidth",))
+        name = f"{cluster['name']} {cluster['bandwidth']}" if cluster.get("network") == "switch" else str(cluster["name"])
+        return ", ".join([name, *told])
+
+    def model(self, config: Config) -> str:
+        """What tells the model from others on the page; empty if there is one only."""
+        name = config["workload"]["name"]
+        told = self._models.differing(name, config["workload"])
+        return ", ".join([*([name] if len(self._models.names) > 1 else []), *told])
+
+    def options(self, config: Config) -> str:
+        """How the backend was asked to run, where that differs, and the label."""
+        told = self._options.differing(config["backend"]["name"], option_fields(config))
+        return ", ".join([*told, *([f"label {own_label(config)}"] if own_label(config) else [])])
+
+
+class _Fields:
+    """The fields of things that have names; of namesakes it is told in which they differ."""
+
+    def __init__(self, things: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        self.names: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for name, fields in things:
+            self.names.setdefault(name, {})[canonical(fields)] = fields
+
+    def differing(self, name: str, fields: Mapping[str, Any], known: Sequence[str] = ()) -> list[str]:
+        """Those of `fields` that a namesake has another value of, in words."""
+        others = self.names[name].values()
+        return [
+            f"{key.replace('_', ' ')} {value}"
+            for key, value in fields.items()
+            if key not in ("name", *known) and value is not None and any(other.get(key) != value for other in others)
+        ]
