@@ -68,7 +68,12 @@ def target(kind: Kind, name: str) -> str:
 
 def names(kind: Kind) -> list[str]:
     """All names of a kind, built-in ones first."""
-    return list(dict.fromkeys([*BUILT_IN[kind], *_third_party(kind), *(_OFFERED if kind == "strategy" else ())]))
+    return list(dict.fromkeys([*installed(kind), *(_OFFERED if kind == "strategy" else ())]))
+
+
+def installed(kind: Kind) -> list[str]:
+    """The names that every process finds, the command line's too."""
+    return list(dict.fromkeys([*BUILT_IN[kind], *_third_party(kind)]))
 
 
 @cache

@@ -18,7 +18,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "backends": {"interface", "numerics"},
     "calibration": {"interface", "numerics", "workloads", "backends"},
     "composition": {"interface", "registry", "configuration"},
-    "report": {"interface", "results"},
+    "report": {"interface", "results", "registry"},
 }
 ALL = {*BELOW, "execution", "api", "cli"}
 BELOW |= {"execution": ALL - {"api", "cli", "report", "composition"}, "api": ALL - {"cli", "report"}, "cli": ALL}

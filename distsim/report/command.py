@@ -1,7 +1,8 @@
-"""The command that produces a run again.
+"""The command that produces a run again; for a strategy that has no name on the command line, the call from Python.
 
 Only what differs from conf/ is spelled out. The files are read as plain YAML, without composing them: a key too many does
-no harm, and where a choice has no file every key is given.
+no harm, and where a choice has no file every key is given. The folder of runs is left out: with it, the command would find
+the stored run and do nothing, and the page would tell where its author keeps files.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from distsim import registry
 from distsim.interface.straggler import Straggler
 
 _PACKAGE = Path(__file__).parent.parent
@@ -27,32 +29,46 @@ _DEFAULTS = {"straggler": asdict(Straggler())}
 def reproduce(configs: Sequence[Mapping[str, Any]]) -> str:
     """The command for runs that differ in seed and repeat only; repeats are swept over."""
     first = configs[0]
-    seeds, repeats = ([*dict.fromkeys(str(config[key]) for config in configs)] for key in ("seed", "repeat"))
-    swept = len(seeds) > 1 or len(repeats) > 1
-    words = ["distsim", "run", *(["-m"] if swept else []), *_overrides(first)]
-    words += [f"seed={','.join(seeds)}"] if seeds != ["0"] else []
-    words += [f"repeat={','.join(repeats)}"] if repeats != ["0"] else []
+    swept = {key: [*dict.fromkeys(config[key] for config in configs)] for key in ("seed", "repeat")}
+    swept = {key: values for key, values in swept.items() if values != [0]}
+    if first["strategy"]["name"] not in registry.installed("strategy"):
+        return _call(first, swept)
+    words = ["distsim", "run", *(["-m"] if any(len(values) > 1 for values in swept.values()) else [])]
+    words += [f"{key}={_spelled(value)}" for key, value in _settings(first)]
+    words += [f"{key}={','.join(map(str, values))}" for key, values in swept.items()]
     return " ".join(map(shlex.quote, words))
 
 
-def _overrides(config: Mapping[str, Any]) -> Iterator[str]:
+def _call(config: Mapping[str, Any], swept: Mapping[str, Sequence[int]]) -> str:
+    """The call for a strategy that was given as an object: its class is known where it was run only."""
+    name = config["strategy"]["name"]
+    fields = ", ".join(f"{key}={value!r}" for key, value in config["strategy"].items() if key != "name")
+    own = {key: value for key, value in _settings(config) if key.partition(".")[0] != "strategy"}
+    settings = [f"{key!r}: {value!r}" for key, value in own.items()]
+    settings += [f"{key!r}: {key if len(values) > 1 else values[0]}" for key, values in swept.items()]
+    call = f"distsim.run({name}({fields}), **{{{', '.join(settings)}}})"
+    loops = [f"for {key} in {values!r}" for key, values in swept.items() if len(values) > 1]
+    return (f"[{' '.join([call, *loops])}]" if loops else call) + f"  # in Python, with your own class {name}"
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in _GROUPS:
         section = config[group]
-        yield f"{group}={section['name']}"
+        yield group, section["name"]
         yield from _differing(group, section, {**_DEFAULTS.get(group, {}), **_choice(group, str(section["name"]))})
     run = _choice("", "run")
     for group in ("optimizer", "evaluation"):
         yield from _differing(group, config.get(group) or {}, run.get(group) or {})
-    yield from (f"budget.{key}={value}" for key, value in (config.get("budget") or {}).items() if value is not None)
+    yield from ((f"budget.{key}", value) for key, value in (config.get("budget") or {}).items() if value is not None)
     if config.get("label"):
-        yield f"label={_spelled(config['label'])}"
+        yield "label", config["label"]
 
 
-def _differing(group: str, section: Mapping[str, Any], known: Mapping[str, Any]) -> Iterable[str]:
+def _differing(group: str, section: Mapping[str, Any], known: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in section.items():
         default = known.get(key)
         if key != "name" and value is not None and _spelled(value) != _spelled(default):
-            yield f"{group}.{key}={_spelled(value)}"
+            yield f"{group}.{key}", value
 
 
 def _spelled(value: Any) -> str:

@@ -1,13 +1,17 @@
 """The printed command makes the same run: parsed, composed and resolved again, it gives the same configuration."""
 
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import distsim
 from distsim.composition import compose, parse
 from distsim.configuration.run import resolve
 from distsim.report.command import reproduce
+from distsim.strategies.all_reduce import AllReduce
 
 
 def configuration(*overrides: str) -> dict[str, Any]:
@@ -43,6 +47,31 @@ def test_repeats_are_swept_over() -> None:
         "distsim run -m strategy=sync_ps backend=modeled workload=digits_mlp cluster=local4 straggler=none "
         "budget.samples=640 repeat=0,1,2"
     )
+
+
+@dataclass(frozen=True)
+class Mine(AllReduce):
+    """A strategy that only this file knows."""
+
+    extra: str = "a 'b'"
+
+
+def test_a_strategy_of_python_is_called_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"backend": "modeled", "budget.updates": 2, "straggler.slow": {1: 2.5}, "label": "a label"}
+    first = [distsim.run(Mine(bucket_bytes=1e6), **settings, repeat=repeat, runs="first") for repeat in (0, 1)]
+    for runs in (first, first[1:]):
+        call = reproduce([run.config for run in runs])
+        assert "distsim.run(Mine(bucket_bytes=1000000.0, extra=\"a 'b'\"), **{'backend': 'modeled', " in call
+        assert call.endswith("  # in Python, with your own class Mine")
+        again = eval(call, {"distsim": distsim, "Mine": Mine})
+        found = again if isinstance(again, list) else [again]
+        assert [run.id for run in found] == [run.id for run in runs]
+
+
+def test_the_folder_of_runs_is_left_out() -> None:
+    config = configuration("strategy=sync_ps", "runs=somewhere/else")
+    assert reproduce([config]) == reproduce([configuration("strategy=sync_ps")])
 
 
 def test_what_a_shell_would_read_is_quoted() -> None:
