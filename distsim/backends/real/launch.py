@@ -98,7 +98,7 @@ def _notes(options: RealOptions, device: str, size: int) -> list[str]:
     available = cores()
     if size * options.threads > available:
         threads = f" of {options.threads} threads" if options.threads > 1 else ""
-        notes.append(f"contended: {size} ranks{threads} on {available} cores")
+        notes.append(f"contended: {size} ranks{threads} share {available} cores, so times hold for this machine only")
     if device == "cuda":
         found = gpus()
         shared = f"contended: {size} ranks on {found} GPUs, collectives through host memory" if found < size else ""
