@@ -174,7 +174,9 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[Any], list[Problem]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser, result, problems = OverridesParser.create(_Choices()), [], []  # type: ignore[arg-type]
+    parser = OverridesParser.create(_Choices())  # type: ignore[arg-type]
+    result: list[Any] = []
+    problems: list[Problem] = []
     for text in overrides:
         key, _, value = text.partition("=")
         try:
@@ -191,6 +193,8 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[Any], list[Problem]]:
             problems.append(Problem(key, value, "settings are plain key=value", f"write {key.lstrip('+~').split('@')[0]}="))
         elif override.key_or_group.startswith("hydra") and not override.key_or_group.startswith(_HYDRA_KEYS):
             problems.append(Problem(key, value, "of Hydra only hydra/launcher and hydra.launcher.* can be set"))
+        elif twice := [other.input_line for other in result if other.key_or_group == override.key_or_group]:
+            problems.append(Problem(key, value, "every key once", f"{twice[0]} is there, too: remove one"))
         else:
             result.append(override)
     return result, problems

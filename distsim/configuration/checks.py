@@ -13,7 +13,8 @@ from distsim.configuration.sections import ClusterSection
 from distsim.interface import Budget, Model, Straggler, Strategy
 
 RANK_BYTES = {"real": 350e6, "modeled": 90e3, "cosimulated": 90e3}
-"""Memory that one rank takes, measured: a process with torch, or a coroutine with its records at 2,000 of them."""
+"""About what one rank takes: a process with torch (its resident set, shared pages included), or a coroutine with some 2,000
+records. Good for refusing what can never fit; runs that fit by it may still be too large."""
 COPIES = 3
 """Of the parameters a rank with tensors holds: weights, gradient, momentum."""
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")

@@ -34,8 +34,10 @@ class Reader:
         self._known = known
 
     def refuse(self, key: str, value: object, allowed: str, suggestion: str = "") -> None:
-        """Note a problem."""
-        self.problems.append(Problem(key, value, allowed, suggestion))
+        """Note a problem, once."""
+        problem = Problem(key, value, allowed, suggestion)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def value(self, key: str, kind: Kind, value: Any) -> Any:
         """`value` as `kind` reads it, or FAILED."""
@@ -49,7 +51,8 @@ class Reader:
         """The values of a section; `path` "" is the top."""
         values = self.values.get(path, {}) if path else self.values
         if not isinstance(values, Mapping):
-            self.refuse(path, values, "a group of keys", f"see `{path}.` keys in conf/{path}")
+            keys = [key for key in self._known() if key.startswith(f"{path}.")]
+            self.refuse(path, values, "a group of keys", f"its keys are {', '.join(keys)}")
             return {}
         return {str(key): value for key, value in values.items()}
 

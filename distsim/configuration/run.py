@@ -132,7 +132,7 @@ def _described(reader: Reader, workload: Any) -> Model | None:
         model: Model = workload.model()
     except BadInput as error:
         reader.problems += error.problems
-    except Exception as error:  # theirs: it is named, not traced
+    except (Exception, SystemExit) as error:  # theirs: it is named, not traced
         module = getattr(workload, "module", workload.name)
         reader.refuse("workload.module", module, f"cannot be built: {type(error).__name__}: {error}")
     else:

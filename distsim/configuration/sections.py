@@ -71,10 +71,13 @@ BUDGET: Mapping[str, Kind] = {
     "seconds": quantities.optional(quantities.seconds(above=0.0)),
 }
 
+SLOWEST = 1e6
+"""The largest factor of a straggler: more is a slip, and far more overflows."""
+
 STRAGGLER: Mapping[str, Kind] = {
     "jitter": quantities.choice("none", "exponential", "shifted_exponential", "lognormal"),
-    "scale": quantities.number(at_least=0.0),
-    "sigma": quantities.number(at_least=0.0),
+    "scale": quantities.number(at_least=0.0, at_most=SLOWEST),
+    "sigma": quantities.number(at_least=0.0, at_most=10.0),
 }
 
 RUN: Mapping[str, Kind] = {
@@ -137,6 +140,8 @@ def read_budget(reader: Reader) -> Budget | None:
         samples = None if limited else DEFAULT_SAMPLES
         reader.values = {**reader.values, "budget": {**values, "samples": samples}}
     budget = reader.fill("budget", Budget, BUDGET)
+    if not isinstance(reader.values.get("budget", {}), Mapping):
+        return None
     if budget == Budget():
         reader.refuse(
             "budget.samples",
@@ -158,7 +163,7 @@ def read_straggler(reader: Reader, workers: int | None) -> tuple[Straggler | Non
         factors, good = {}, False
     for key, value in factors.items():
         worker = reader.value("straggler.slow", quantities.integer(0), key)
-        factor = reader.value(f"straggler.slow.{key}", quantities.number(above=0.0), value)
+        factor = reader.value(f"straggler.slow.{key}", quantities.number(above=0.0, at_most=SLOWEST), value)
         if isinstance(worker, int) and workers is not None and worker >= workers:
             reader.refuse(f"straggler.slow.{key}", value, f"there are workers 0 to {workers - 1}")
             good = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Generic
 
 from distsim.interface import Batch, Block, Model, Problem, Strategy, T, Work, Worker
@@ -40,8 +41,9 @@ class Pipeline(Strategy):
                 f"take at most {blocks} workers or a deeper model",
             )
         if self.microbatches < 1 or samples % self.microbatches:
-            near = [m for m in range(1, samples + 1) if samples % m == 0]
-            near = sorted(near, key=lambda m: abs(m - self.microbatches))[:2]
+            small = [m for m in range(1, isqrt(samples) + 1) if samples % m == 0]
+            divisors = sorted({*small, *(samples // m for m in small)})
+            near = sorted(divisors, key=lambda m: abs(m - self.microbatches))[:2]
             yield Problem(
                 "strategy.microbatches",
                 self.microbatches,

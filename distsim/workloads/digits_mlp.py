@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from distsim.interface.errors import Problem
 from distsim.interface.model import Block, Model
 from distsim.workloads import digits
+from distsim.workloads.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
@@ -36,9 +37,10 @@ class DigitsMLP:
 
     def problems(self) -> Iterable[Problem]:
         """What is wrong with its fields."""
-        for key, value, least in (("batch", self.batch, 1), ("depth", self.depth, 2), ("width", self.width, 1)):
-            if value < least:
-                yield Problem(f"workload.{key}", value, f"must be at least {least}")
+        limits = {"batch": (1, LARGEST_BATCH), "depth": (2, 10_000), "width": (1, 100_000)}
+        for key, (least, most) in limits.items():
+            if not least <= getattr(self, key) <= most:
+                yield Problem(f"workload.{key}", getattr(self, key), f"must be from {least} to {most}")
         if self.dtype not in _ITEMSIZE:
             yield Problem("workload.dtype", self.dtype, "must be float32 or float64")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from distsim.interface.errors import Problem
 from distsim.interface.model import Model
+from distsim.workloads.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
@@ -41,8 +42,8 @@ class UserModule:
             yield Problem(
                 "workload.module", self.module, "must be package.file:function", "for instance my_package.my_file:build"
             )
-        if self.batch < 1:
-            yield Problem("workload.batch", self.batch, "must be at least 1")
+        if not 1 <= self.batch <= LARGEST_BATCH:
+            yield Problem("workload.batch", self.batch, f"must be from 1 to {LARGEST_BATCH}")
 
     def model(self) -> Model:
         """The description, counted by torch in one forward and backward pass of each block."""

@@ -15,6 +15,9 @@ from distsim.interface.model import Model
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
 
+LARGEST_BATCH = 1_000_000
+"""Samples a worker: more is a slip."""
+
 
 class Workload(Protocol):
     """A model with its data. Must be picklable: every rank of a real run makes its own task from it."""

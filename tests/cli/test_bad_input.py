@@ -47,10 +47,12 @@ SINGLE = {
     "and this model has 8; take at most 8 workers or a deeper model",
     "strategy=one_f_one_b strategy.microbatches=7": "strategy.microbatches=7: must divide the 64 samples of a step; "
     "nearest: 4 or 8",
-    "straggler=lognormal straggler.sigma=nan": "straggler.sigma=nan: a number 0 or more",
-    "straggler=lognormal straggler.sigma=-1": "straggler.sigma=-1: a number 0 or more",
+    "straggler=lognormal straggler.sigma=nan": "straggler.sigma=nan: a number from 0 to 10",
+    "straggler=lognormal straggler.sigma=-1": "straggler.sigma=-1: a number from 0 to 10",
+    "straggler=shifted_exponential straggler.scale=1e308": "straggler.scale=1e+308: a number from 0 to 1000000",
+    "straggler.slow={0:1e308}": "straggler.slow.0=1e+308: a number greater than 0 and at most 1000000",
     "straggler.slow={9:2}": "straggler.slow.9=2: there are workers 0 to 3",
-    "straggler.slow.1=0": "straggler.slow.1=0: a number greater than 0",
+    "straggler.slow.1=0": "straggler.slow.1=0: a number greater than 0 and at most 1000000",
     "straggler.slow=3": "straggler.slow=3: a map from workers to factors; for example straggler.slow={0: 3.0}",
     "budget.samples=null": "budget.samples=None: a run needs a limit: budget.updates, budget.samples or budget.seconds; "
     "for example budget.updates=200",
@@ -72,10 +74,20 @@ SINGLE = {
     "+x=3": f"+x='3': {PLAIN}; write x=",
     "strategy@x=all_reduce": f"strategy@x='all_reduce': {PLAIN}; write strategy=",
     "hydra.sweep.dir=../../x": f"hydra.sweep.dir='../../x': {HYDRA}",
+    "budget=7": "budget=7: a group of keys; its keys are budget.updates, budget.samples, budget.seconds",
+    "evaluation=3": "evaluation=3: a group of keys; its keys are evaluation.samples",
+    "repeat=1 repeat=2": "repeat='2': every key once; repeat=1 is there, too: remove one",
+    "strategy=sync_ps strategy=sync_ps": "strategy='sync_ps': every key once; strategy=sync_ps is there, too: remove one",
+    "workload.depth=20000000": "workload.depth=20000000: must be from 2 to 10000",
+    "workload.width=1e9": "workload.width=1000000000: must be from 1 to 100000",
+    "workload.batch=100000000": "workload.batch=100000000: must be from 1 to 1000000",
+    "strategy=one_f_one_b workload.batch=1000000 budget.updates=1 strategy.microbatches=3": "strategy.microbatches=3: "
+    "must divide the 4000000 samples of a step; nearest: 2 or 4",
     "workload=module": "workload.module='': must be package.file:function; for instance my_package.my_file:build",
     "workload.module=os:system": "workload.module='os:system': no such key; a key of workload=module",
 }
 SWEEP = {
+    "repeat=0,1 seed=1 repeat=2,3": "repeat='2,3': every key once; repeat=0,1 is there, too: remove one",
     "repeat=0,0": f"repeat='0,0': {TWICE}; remove one 0",
     "seed=1,1.0": "-m='seed=1.0': every run once: this one is in the sweep twice; remove one of the equal values",
     "repeat=range(0,0)": "repeat='range(0,0)': an empty sweep: no value to run",
@@ -126,6 +138,15 @@ def test_all_problems_at_once(capsys: pytest.CaptureFixture[str], here: Path) ->
         "optimizer.learning_rate=-1: a number greater than 0",
         "budget.samples=None: a run needs a limit: budget.updates, budget.samples or budget.seconds; "
         "for example budget.updates=200",
+    ]
+
+
+def test_all_options_of_real_runs_at_once(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    words = ["backend=real", "backend.threads=0", "backend.hang_seconds=-1", "backend.start_seconds=0"]
+    assert refused(words, capsys, here).splitlines() == [
+        "backend.hang_seconds=-1: a time greater than 0 with its unit, like 5us or 1.5s",
+        "backend.start_seconds=0: a time greater than 0 with its unit, like 5us or 1.5s",
+        "backend.threads=0: a whole number from 1 to 4096",
     ]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from distsim.interface import BadInput, Problem
+
+_POSITIVE = {"above": 0.0}
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,13 @@ class RealOptions:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where every rank has a GPU of its own, the CPU elsewhere."""
-    hang_seconds: float = 10.0
+    hang_seconds: float = field(default=10.0, metadata=_POSITIVE)
     """A run in which nothing completed for this long, and for 20 times its slowest operation so far, is deadlocked."""
-    limit_seconds: float | None = None
+    limit_seconds: float | None = field(default=None, metadata=_POSITIVE)
     """A run that takes longer, start included, is timed out."""
-    start_seconds: float = 120.0
+    start_seconds: float = field(default=120.0, metadata=_POSITIVE)
     """Every rank must have imported, built its numerics and met the others within this time."""
-    threads: int = 1
+    threads: int = field(default=1, metadata={"at_least": 1, "at_most": 4096})
     """torch threads a rank; the calibration measures one."""
 
 
