@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import distsim
+from distsim import registry
 from distsim.composition import compose, parse
 from distsim.configuration.run import resolve
 from distsim.report.command import reproduce
@@ -58,6 +59,7 @@ class Mine(AllReduce):
 
 def test_a_strategy_of_python_is_called_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_OFFERED", {})  # no other test is to know Mine
     settings = {"backend": "modeled", "budget.updates": 2, "straggler.slow": {1: 2.5}, "label": "a label"}
     first = [distsim.run(Mine(bucket_bytes=1e6), **settings, repeat=repeat, runs="first") for repeat in (0, 1)]
     for runs in (first, first[1:]):
