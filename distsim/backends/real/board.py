@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _HEAD = struct.Struct("<Qdd16s")  # operations completed, time of the last, slowest, phase
-_FLOW = struct.Struct("<cdq96s175s")  # state, since, number of the collective, peers, what
 _FLOWS = 8
-_PART = _HEAD.size + _FLOWS * _FLOW.size
 
 NOTHING, RUNS, WAITS, COMPUTES, IDLES = b"\0", b"r", b"w", b"c", b"i"
 _VERBS = {
@@ -63,23 +61,37 @@ class Part(NamedTuple):
         return "while it " + " and ".join(flow.says(past=True) for flow in self.flows)
 
 
+class _Layout:
+    """Where a rank's part and its flows lie; a flow can name every rank as its peer, and in its words."""
+
+    def __init__(self, world_size: int) -> None:
+        # state, since, number of the collective, number of peers, peers, what
+        self.flow = struct.Struct(f"<cdqH{2 * world_size}s{160 + 6 * world_size}s")
+        self.part = _HEAD.size + _FLOWS * self.flow.size
+
+    def place(self, rank: int, flow: int) -> int:
+        """Where a flow begins."""
+        return rank * self.part + _HEAD.size + flow * self.flow.size
+
+
 class Board:
     """The launcher's view of all ranks."""
 
     def __init__(self, path: Path, world_size: int) -> None:
-        path.write_bytes(bytes(world_size * _PART))
+        self._layout = _Layout(world_size)
+        path.write_bytes(bytes(world_size * self._layout.part))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
 
     def read(self, rank: int) -> Part:
         """What the rank has written last."""
-        start = rank * _PART
-        completed, progressed, slowest, phase = _HEAD.unpack_from(self._map, start)
+        layout = self._layout
+        completed, progressed, slowest, phase = _HEAD.unpack_from(self._map, rank * layout.part)
         flows = []
         for i in range(_FLOWS):
-            state, since, number, peers, what = _FLOW.unpack_from(self._map, start + _HEAD.size + i * _FLOW.size)
+            state, since, number, count, peers, what = layout.flow.unpack_from(self._map, layout.place(rank, i))
             if state in _VERBS:
-                ranks = tuple(int(peer) for peer in _text(peers).split(",")[:-1])
+                ranks = struct.unpack_from(f"<{count}H", peers)
                 flows.append(Flow(state, since, number, ranks, _text(what)))
         return Part(completed, progressed, slowest, _text(phase) or "start", flows)
 
@@ -91,10 +103,11 @@ class Board:
 class Desk:
     """A rank's own part of the board, and its clock. Flows of control are threads; the first 8 are shown."""
 
-    def __init__(self, path: Path, rank: int) -> None:
+    def __init__(self, path: Path, rank: int, world_size: int) -> None:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
-        self._start = rank * _PART
+        self._layout = _Layout(world_size)
+        self._rank = rank
         self._completed = 0
         self._slowest = 0.0
         self._phase = b""
@@ -117,8 +130,8 @@ class Desk:
         """This flow is in operation `what` from now on."""
         place = getattr(self._local, "place", None)
         if place is not None:
-            ranks = "".join(f"{peer}," for peer in peers).encode()
-            _FLOW.pack_into(self._map, place, state, time.monotonic(), number, ranks, what.encode())
+            ranks = struct.pack(f"<{len(peers)}H", *peers)
+            self._layout.flow.pack_into(self._map, place, state, time.monotonic(), number, len(peers), ranks, what.encode())
 
     def leave(self, seconds: float) -> None:
         """This flow's operation is over; it took so long."""
@@ -135,15 +148,17 @@ class Desk:
         """The calling thread ends."""
         if self._local.place is not None:
             struct.pack_into("<c", self._map, self._local.place, NOTHING)
-            self._free.append((self._local.place - self._place(0)) // _FLOW.size)
+            self._free.append((self._local.place - self._place(0)) // self._layout.flow.size)
 
     def _place(self, flow: int) -> int:
-        return self._start + _HEAD.size + flow * _FLOW.size
+        return self._layout.place(self._rank, flow)
 
     def _progress(self, seconds: float) -> None:
         self._completed += 1
         self._slowest = max(self._slowest, seconds)
-        _HEAD.pack_into(self._map, self._start, self._completed, time.monotonic(), self._slowest, self._phase)
+        _HEAD.pack_into(
+            self._map, self._rank * self._layout.part, self._completed, time.monotonic(), self._slowest, self._phase
+        )
 
 
 def _text(raw: bytes) -> str:

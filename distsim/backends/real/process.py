@@ -73,7 +73,7 @@ def enter(order: Order, reports: Connection) -> None:
     _die_with_launcher()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is interrupted, and ends the ranks
     _log_to(order.log)
-    desk = Desk(board_of(order.private), order.rank)
+    desk = Desk(board_of(order.private), order.rank, order.world_size)
     desk.phase("start")
     reporting = threading.Lock()
 
