@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from contract.tiny import Tiny
 
+from distsim.backends.real.private import private_folder
 from distsim.interface import SGD, Budget, Strategy, Worker
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
@@ -76,12 +78,11 @@ run(job(Endless(), Path(sys.argv[1])), Path(sys.argv[1]))
 """
 
 
-def test_nothing_outlives_a_killed_launcher(tmp_path):
+def test_nothing_outlives_a_killed_launcher(tmp_path, monkeypatch):
     """Nor does a rank that is stopped and could not end by itself."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(tmp_path)], env={**os.environ, "PYTHONPATH": path}, start_new_session=True
-    )
+    env = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path)], env=env, start_new_session=True)
     try:
         wait_until(lambda: len(living(tmp_path)) == 3, 60.0)
         time.sleep(0.5)
@@ -92,6 +93,11 @@ def test_nothing_outlives_a_killed_launcher(tmp_path):
         wait_until(lambda: living(tmp_path) == [], 10.0)
         print(f"\nno rank left {time.monotonic() - killed:.2f} s after kill -9 of the launcher")
         wait_until(lambda: session(launcher.pid) == [], 10.0)  # nor the fork server
+        (left,) = tmp_path.glob("distsim-*")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with private_folder() as mine, private_folder() as another:  # nor, once something is launched, a file
+            assert sorted(tmp_path.glob("distsim-*")) == sorted([mine, another])
+            assert left not in (mine, another)
     finally:
         launcher.kill()
         for pid in session(launcher.pid):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -18,6 +17,7 @@ from pathlib import Path
 from distsim.backends.real.board import Board
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
 from distsim.backends.real.parcel import main_module, pack
+from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import Order, board_of, enter
 from distsim.backends.real.watch import End, Watch
 from distsim.interface import Job, Outcome
@@ -37,8 +37,7 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     size = job.cluster.world_size
     device = device_of(options, size)
-    with tempfile.TemporaryDirectory(prefix="distsim-") as name:
-        private = Path(name)
+    with private_folder() as private:
         orders = [Order(r, size, pickled, folder, private, device, options.threads) for r in range(size)]
         board = Board(board_of(private), size)
         processes: list[ForkServerProcess] = []
