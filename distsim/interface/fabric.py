@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from distsim.interface.errors import StrategyError
 from distsim.interface.model import Cost
 from distsim.interface.values import Batch, Message
 
@@ -42,11 +41,6 @@ class Envelope(Generic[R]):
     version: int
     label: str
     payload: R | None
-
-    def __post_init__(self) -> None:
-        length = len(self.label.encode())
-        if length > 128:
-            raise StrategyError(f"a label has at most 128 bytes, this one {length}: {self.label[:40]!r}...")
 
 
 class Collective(NamedTuple):

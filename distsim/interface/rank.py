@@ -186,6 +186,8 @@ class Rank(Generic[T]):
 
     def start_send(self, to: int, tag: str, envelope: Envelope[T]) -> Work[None]:
         """Send to a rank of the world."""
+        if (length := len(envelope.label.encode())) > 128:
+            raise StrategyError(f"a label has at most 128 bytes, this one {length}: {envelope.label[:40]!r}...")
         payload = envelope.payload
         self.trace.gradients += envelope.label == "gradient" and payload is not None
         nbytes = 0.0 if payload is None else self.numerics.nbytes(payload)

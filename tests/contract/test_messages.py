@@ -201,6 +201,7 @@ async def long_label(worker, note):
 def test_a_label_has_at_most_128_bytes(mode):
     ran = mode.run(long_label, status="failed")
     assert f"a label has at most 128 bytes, this one 130: '{'é' * 40}'..." in ran.outcome.message
+    assert "test_messages.py" in ran.outcome.message
     if mode.is_exact:  # a real rank that waits is ended before it leaves its notes
         assert ran.notes[1]["label"] == ["é" * 64]
 
