@@ -137,7 +137,7 @@ class Record:
                 points[operation, block.kind][self.bench.samples(parts)].append(value + extra)
         for (operation, b), value in self.applying().items():
             points[operation, model.blocks[b].kind][0.0].append(value)
-        return {key: _ascending(by_samples) for key, by_samples in points.items()}
+        return {key: _rising(by_samples) for key, by_samples in points.items()}
 
     def cores(self) -> Curve:
         """Ranks that compute at once -> ranks' worth of work done together."""
@@ -153,7 +153,7 @@ class Record:
                 done = _throughput(spans) * fmean(alone.steps())
                 points.setdefault(float(n), []).append(min(float(n), done))
         last = workers + 1.0
-        measured = _ascending(points)
+        measured = _points(points)
         return Curve((*measured.points, (1000.0, measured(last))))  # beyond what was measured it stays
 
     # ---- communication
@@ -162,7 +162,7 @@ class Record:
         """Bytes -> seconds of a message: half of there and back."""
         if self.bench.workers == 1:  # nobody to talk to: the machine's memory moves it
             return Curve(((0.0, 0.0), (1e9, 2e9 / self.fallback().bytes_per_second)))
-        return _ascending({self._bytes(b): self._messages(b) for b in self.bench.payloads})
+        return _rising({self._bytes(b): self._messages(b) for b in self.bench.payloads})
 
     def delay(self) -> float:
         """How much longer a message takes while all other ranks compute than its share of the cores explains; the median
@@ -180,7 +180,7 @@ class Record:
 
     def all_reduce(self, size: int) -> Curve:
         """Bytes -> seconds of an all-reduce by `size` ranks, from the last rank's call until all have the result."""
-        return _ascending({self._bytes(b): self._reductions(f"all_reduce {size} {b}", size) for b in self.bench.payloads})
+        return _rising({self._bytes(b): self._reductions(f"all_reduce {size} {b}", size) for b in self.bench.payloads})
 
     def _messages(self, block: int) -> list[float]:
         """Seconds of a message, a round each, nothing else running."""
@@ -227,8 +227,11 @@ class Record:
 
     def noise(self) -> float:
         """A/A: how far the medians of two halves of the rounds lie apart, relative, on average over all halvings."""
-        times = [_per_repetition(s, "all_reduce") for s in self.of("steps")]
-        return halves_apart(times)
+        return halves_apart(self.steps())
+
+    def steps(self) -> list[float]:
+        """Seconds of a whole synchronous step, a round each."""
+        return [_per_repetition(s, "all_reduce") for s in self.of("steps")]
 
 
 def halves_apart(times: Sequence[float]) -> float:
@@ -265,5 +268,21 @@ def _throughput(ranks: Sequence[Sequence[Compute]]) -> float:
     return total
 
 
-def _ascending(found: Mapping[float, Sequence[float]]) -> Curve:
+def _points(found: Mapping[float, Sequence[float]]) -> Curve:
+    """The median at every x."""
     return Curve(tuple((x, median(found[x])) for x in sorted(found)))
+
+
+def _rising(found: Mapping[float, Sequence[float]]) -> Curve:
+    """The median at every x, where more never takes less: values that fall are replaced by their mean (isotonic regression
+    by pooling adjacent violators; Ayer et al., Ann. Math. Stat. 26, 1955)."""
+    xs = sorted(found)
+    pools: list[tuple[float, int]] = []  # mean, how many
+    for x in xs:
+        mean, count = median(found[x]), 1
+        while pools and pools[-1][0] > mean:
+            before, n = pools.pop()
+            mean, count = (before * n + mean * count) / (n + count), n + count
+        pools.append((mean, count))
+    values = [mean for mean, count in pools for _ in range(count)]
+    return Curve(tuple(zip(xs, values, strict=True)))

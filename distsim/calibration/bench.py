@@ -78,7 +78,7 @@ def bench(model: Model, workers: int, largest: int, sizes: Sequence[int]) -> Ben
     while model.batch * workers * scale < largest:
         scale *= 2
     share, batch = workers * scale, model.batch * scale
-    shares = {p for p in _powers(batch * workers)[::2] if batch * workers % p == 0} | {1, share}
+    shares = {p for p in _powers(batch * workers)[::2] if batch * workers % p == 0} | {1, scale, share}
     extra = [
         Block(0, "copy", 2 * COPY, 0, 0, 0.0, 0.0, 0.0),
         Block(0, "matmul", MATMUL**2, MATMUL**2, 0, 2.0 * MATMUL**3 / (batch * workers), 0.0, 0.0),

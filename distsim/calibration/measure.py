@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ def _profile(record: Record, details: dict[str, str | int | float]) -> Profile:
         cores=record.cores(),
         fallback=record.fallback(),
         noise=record.noise(),
-        details=details,
+        details={**details, "step_seconds": median(record.steps())},
     )
 
 

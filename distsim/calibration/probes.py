@@ -249,7 +249,7 @@ class Calibration(Strategy):
     probes: tuple[Probe, ...]
     blocks: tuple[int, ...]
     """Those of the workload; the other blocks of the model are payloads of a size and probes of the machine."""
-    slice_seconds: float = 0.03
+    slice_seconds: float = 0.02
     others: Callable[[], float] | None = None
     """The share of the machine's CPU that other processes used since it was last asked."""
 

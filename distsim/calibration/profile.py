@@ -69,6 +69,17 @@ class Profile:
         """The machine and the day, in a few words."""
         return f"{self.hardware.get('cpu', 'unknown')}, {self.hardware.get('cores', '?')} cores, {self.created[:10]}"
 
+    def unmeasured(self, model: Model, ranks: int, together: int = 0) -> list[str]:
+        """What a run of `model` with this many ranks asks for that was not measured, in words; `together` ranks reduce."""
+        kinds = dict.fromkeys(block.kind for block in model.blocks)
+        guessed = [kind for kind in kinds if ("forward", kind) not in self.blocks]
+        words = [f"blocks {', '.join(guessed)} (estimated by FLOPs and bytes)"] if guessed else []
+        if ranks and ranks > self.cores.points[-1][0]:
+            words.append(f"{ranks} ranks on these cores (extrapolated from {self.cores.points[-1][0]:g})")
+        if together and together not in self.all_reduce:
+            words.append(f"an all-reduce of {together} ranks (estimated from messages)")
+        return words
+
     def fingerprint(self) -> str:
         """A hash of its costs: runs modeled on others are other runs. When and where they were measured changes none."""
         told = {"created", "hardware", "versions", "details", "noise"}

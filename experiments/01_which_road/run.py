@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # cosimulated runs fill the cores
 
 import distsim
 from distsim import Result
-from distsim.calibration.host import hardware
+from distsim.calibration.host import Others, hardware
 from distsim.calibration.profile import DEFAULT, Profile
 from distsim.interface import BadInput
 from distsim.report.page import write_report
@@ -54,6 +54,8 @@ SWITCH_WORKERS = (4, 8, 16, 32, 64)
 SWITCH_DEPTH, SWITCH_STEPS = 64, 5
 """As many blocks as the longest pipeline has stages, for every strategy; steps of all workers that are modeled."""
 FRESH = timedelta(hours=24)
+BUSY = 0.05
+"""Share of the CPU that others may use during the real runs before it is worth a word."""
 EXPECTED = {"calibration": 24.0, "real": 2.6, "cosimulated": 2.0, "modeled": 0.4}
 """Seconds on two quiet cores, for the estimate only."""
 
@@ -174,11 +176,14 @@ def _name(one: Settings) -> str:
 
 
 def in_turn(runs: Sequence[Settings], progress: Progress) -> list[Result]:
-    """One run after the other: they need the whole machine."""
-    done = []
+    """One run after the other: they need the whole machine. Says so if others used it meanwhile."""
+    done, meter = [], Others(os.getpid())
+    meter()
     for i, one in enumerate(runs, 1):
         done.append(distsim.run(**one))
         progress.step(f"{i}/{len(runs)} {_name(one)}: {done[-1].status}", EXPECTED[one["backend"]])
+    if (used := meter()) > BUSY:
+        print(f"\n  other processes used {used:.0%} of the CPU meanwhile: expect wide intervals")
     return done
 
 

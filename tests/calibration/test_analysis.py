@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from distsim.calibration.analysis import _throughput, halves_apart, quiet_rounds, segments
+from distsim.calibration.analysis import _rising, _throughput, halves_apart, quiet_rounds, segments
 from distsim.calibration.bench import bench
 from distsim.calibration.host import Others, hardware
 from distsim.interface import Block, DistsimError, Model
@@ -80,6 +80,13 @@ def test_halves_of_two_times_differ_by_their_difference() -> None:
 def test_halves_are_averaged_over_all_ways() -> None:
     # {1,1|3,3}: 1, twice; {1,3|1,3}: 0, four times
     assert halves_apart([1.0, 1.0, 3.0, 3.0]) == pytest.approx(2 / 6)
+
+
+def test_more_never_takes_less() -> None:
+    measured = {1.0: [1.0], 2.0: [4.0], 3.0: [3.0], 4.0: [2.0], 5.0: [7.0, 9.0, 5.0]}
+    assert _rising(measured).points == ((1.0, 1.0), (2.0, 3.0), (3.0, 3.0), (4.0, 3.0), (5.0, 7.0))
+    # 4, 3 and 2 fall: each becomes their mean, 3; a later fall pools with the pool, not with its last member
+    assert _rising({1.0: [2.0], 2.0: [4.0], 3.0: [0.0]}).points == ((1.0, 2.0), (2.0, 2.0), (3.0, 2.0))
 
 
 def test_the_bench_measures_shares_from_one_sample_to_the_largest() -> None:
