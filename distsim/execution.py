@@ -215,7 +215,13 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
         network = profile.loopback()
     else:
         network = Switch(section.bandwidth or 0.0, section.latency or 0.0)
-    return Cluster(section.workers, resolved.strategy.servers, device, network), fingerprint, note
+    cluster = Cluster(section.workers, resolved.strategy.servers, device, network)
+    if note and resolved.backend != "real":
+        shared = section.network == "loopback"
+        reducing = cluster.workers if shared and not cluster.servers else 0
+        guessed = profile.unmeasured(resolved.model, cluster.world_size if shared else 0, reducing)
+        note += f"; not measured: {'; '.join(guessed)}" if guessed else ""
+    return cluster, fingerprint, note
 
 
 def _age(path: Path) -> int:

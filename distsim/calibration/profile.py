@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from distsim.calibration.host import hardware
 from distsim.interface.cluster import Curve, Loopback, Measured, Roofline
 from distsim.interface.errors import BadInput, Problem
+from distsim.interface.model import Model
 
 X = TypeVar("X")
 

@@ -124,3 +124,13 @@ def test_a_profile_of_another_machine_is_taken_and_said_so(tmp_path: Path) -> No
 def test_reading_a_profile_loads_neither_torch_nor_numpy() -> None:
     code = "import sys, distsim.calibration.profile; print({'torch', 'numpy', 'pandas', 'simpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_it_says_what_of_a_run_was_not_measured() -> None:
+    assert PROFILE.unmeasured(replace(MODEL, blocks=MODEL.blocks[:1]), ranks=4, together=4) == []
+    assert PROFILE.unmeasured(MODEL, ranks=5, together=3) == [
+        "blocks unknown (estimated by FLOPs and bytes)",
+        "5 ranks on these cores (extrapolated from 4)",
+        "an all-reduce of 3 ranks (estimated from messages)",
+    ]
+    assert PROFILE.unmeasured(MODEL, ranks=0) == ["blocks unknown (estimated by FLOPs and bytes)"]  # hosts of their own
