@@ -25,8 +25,8 @@ from distsim.backends.real import RealOptions, launch
 from distsim.calibration.analysis import Record, quiet_rounds, segments
 from distsim.calibration.bench import COPY, MATMUL, BenchFactory, bench
 from distsim.calibration.host import Others, hardware
-from distsim.calibration.probes import Calibration
 from distsim.calibration.profile import Profile
+from distsim.calibration.strategy import Calibration
 from distsim.interface.budget import Budget
 from distsim.interface.cluster import Cluster, Curve, Loopback, Roofline
 from distsim.interface.errors import DistsimError

@@ -7,7 +7,7 @@ import pytest
 from distsim.backends.simulated import simulate
 from distsim.calibration.analysis import Record, quiet_rounds, segments
 from distsim.calibration.bench import Bench, BenchFactory, bench
-from distsim.calibration.probes import Calibration
+from distsim.calibration.strategy import Calibration
 from distsim.interface import Block, Budget, Cluster, Curve, Job, Loopback, Measured, Model, Roofline
 from distsim.numerics.sizes import Size, SizesFactory
 
