@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
-from distsim.calibration.probes import Apply, Chain, Gradients, Machine, Nothing, PingPong, Probe, Reduce, Steps
+from distsim.calibration.probes import Apply, Chain, Gradients, Machine, Nothing, PingPong, Probe, Reduce, Steps, Whole
 from distsim.interface.fabric import Collective
 from distsim.interface.model import Block, Model
 from distsim.interface.numerics import Numerics, Part
@@ -59,11 +59,10 @@ class Bench:
     def probes(self, communication: bool = True) -> tuple[Probe, ...]:
         """Everything that is measured; of further workloads, what they compute."""
         alone: list[Probe] = [Nothing(), Apply(self.blocks)]
-        alone += [Chain(parts, self.blocks) for parts in self.shares]
-        alone += [Gradients(parts) for parts in self.shares]
+        alone += [kind(parts, self.blocks, self.payloads[-1]) for kind in (Chain, Whole) for parts in self.shares]
         if not communication:
             return tuple(alone)
-        together: list[Probe] = [Gradients(self.share, n) for n in range(2, self.workers + 2)]
+        together: list[Probe] = [Gradients(self.share, n) for n in range(1, self.workers + 2)]
         if self.workers > 1:
             others = self.workers - 1  # the server's rank computes, too
             together += [PingPong(block, self.share, n) for block in self.payloads for n in (0, others)]

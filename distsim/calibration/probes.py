@@ -44,27 +44,66 @@ class Nothing(Probe):
 
 
 @dataclass(frozen=True)
-class Chain(Probe):
-    """A step of training, operation by operation, on one share of `parts`."""
+class AfterMessage(Probe):
+    """Rank 0 computes on one share of `parts`, each time after a message of all parameters from rank 1.
+
+    As in a run: it slept until the message came, and its caches hold something else. The share is the same again and again,
+    for a later one may begin an epoch, whose cost is not the blocks'.
+    """
 
     parts: int
     blocks: tuple[int, ...]
+    payload: int
+    """The block whose parameters travel."""
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    async def run(self, worker: Worker[T], times: int) -> None:
+        batch, region = Batch(0, 0, self.parts), Region((self.payload,))
+        for _ in range(times):
+            if worker.rank == 1:
+                await worker.send(worker.read(region), 0, "model")
+            else:
+                await worker.receive(1, "model")
+                await self.step(worker, batch)
+
+    async def step(self, worker: Worker[T], batch: Batch) -> None:
+        """What is measured, from its first operation, the mark, on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Chain(AfterMessage):
+    """A step of training, operation by operation."""
 
     @property
     def name(self) -> str:
         return f"chain {self.parts}"
 
-    async def run(self, worker: Worker[T], times: int) -> None:
-        batch = Batch(0, 0, self.parts)  # the same again: a later one may begin an epoch, whose cost is not the blocks'
-        for _ in range(times):
-            worker.zero()
-            x = worker.input(batch)
-            await worker.compute("mark", nothing)
-            for b in self.blocks:
-                x = await worker.forward(b, x, batch)
-            x = await worker.loss(x, batch)
-            for b in reversed(self.blocks):
-                x = await worker.backward(b, x, batch)
+    async def step(self, worker: Worker[T], batch: Batch) -> None:
+        worker.zero()
+        x = worker.input(batch)
+        await worker.compute("mark", nothing)
+        for b in self.blocks:
+            x = await worker.forward(b, x, batch)
+        x = await worker.loss(x, batch)
+        for b in reversed(self.blocks):
+            x = await worker.backward(b, x, batch)
+
+
+@dataclass(frozen=True)
+class Whole(AfterMessage):
+    """The whole gradient as one operation."""
+
+    @property
+    def name(self) -> str:
+        return f"whole {self.parts}"
+
+    async def step(self, worker: Worker[T], batch: Batch) -> None:
+        await worker.compute("mark", nothing)
+        await worker.gradient(batch)
 
 
 @dataclass(frozen=True)
@@ -90,7 +129,7 @@ class Apply(Probe):
 
 @dataclass(frozen=True)
 class Gradients(Probe):
-    """The whole gradient as one operation, by `computing` ranks at once."""
+    """The whole gradient again and again, by `computing` ranks at once: how many cores' work they get done."""
 
     parts: int
     computing: int = 1
@@ -166,7 +205,7 @@ class Reduce(Probe):
 
     @property
     def slices(self) -> float:
-        return 2.0
+        return 4.0
 
     @property
     def name(self) -> str:
