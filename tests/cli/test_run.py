@@ -185,7 +185,7 @@ def test_what_decides_the_name(here: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_ended_sweep_goes_on_where_it_was(here: Path, how: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["run", "-m", "repeat=range(0,8)", *TINY, "budget.updates=300"]
+    words = ["run", "-m", "repeat=range(0,8)", *TINY, "budget.updates=900"]
     command = [sys.executable, "-m", "distsim.cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
