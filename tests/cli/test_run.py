@@ -187,7 +187,9 @@ def test_what_decides_the_name(here: Path) -> None:
 def test_an_ended_sweep_goes_on_where_it_was(here: Path, how: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "-m", "repeat=range(0,8)", *TINY, "budget.updates=900"]
     command = [sys.executable, "-m", "distsim.cli", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A background shell starts its programs deaf to SIGINT, and these would inherit it.
+    with subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("[1/8] ")
         process.send_signal(how)

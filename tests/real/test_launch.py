@@ -207,4 +207,5 @@ def test_a_rank_launches_nothing(tmp_path):
     head, _, body = hidden.partition("def call():\n    ")
     threaded = f"{head}def call():\n    " + body.replace("\n", "\n    ")
     lines = said(threaded + "\nthread = threading.Thread(target=call)\nthread.start()\nthread.join()\n", tmp_path)
-    assert sum("launches again in every rank, which runs it to import the job" in line for line in lines) >= 2
+    # The first rank that says so ends the run, so how many others still get to say it is chance.
+    assert any("launches again in every rank, which runs it to import the job" in line for line in lines)

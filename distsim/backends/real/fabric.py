@@ -144,7 +144,9 @@ class Real:
         parts = [Cost((part,), cost.samples) for part in cost.parts]
         if cost.nbytes:
             parts.append(Cost((), cost.samples, cost.nbytes))
-        return [(factor - 1.0) * device.seconds(model, part) for part in parts]
+        seconds = [device.seconds(model, part) for part in parts]
+        whole = device.seconds(model, cost)  # an operation's overhead counts once, not once a part
+        return [(factor - 1.0) * each * whole / sum(seconds) for each in seconds] if whole else []
 
     def _sleep(self, seconds: float, what: str) -> None:
         self._desk.enter(IDLES, what)
