@@ -15,6 +15,7 @@ Rules, each stated again where its type lives:
 
 from distsim.interface.budget import Budget
 from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Switch
+from distsim.interface.codec import Codec, Half, PowerSGD, TopK
 from distsim.interface.errors import (
     BadInput,
     Deadlock,
@@ -27,10 +28,11 @@ from distsim.interface.errors import (
 )
 from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
 from distsim.interface.job import Job
+from distsim.interface.memory import Memory
 from distsim.interface.model import Block, Cost, Model
 from distsim.interface.numerics import Numerics, Part
-from distsim.interface.optimizer import SGD
-from distsim.interface.outcome import Outcome, Snapshot
+from distsim.interface.optimizer import SGD, AdamW, Optimizer, Scaling, Schedule
+from distsim.interface.outcome import Outcome, Piece, Snapshot
 from distsim.interface.program import drive, finish
 from distsim.interface.rank import Rank
 from distsim.interface.straggler import Straggler
@@ -43,12 +45,14 @@ from distsim.interface.worker import Worker
 __all__ = [
     "ALL",
     "SGD",
+    "AdamW",
     "Arrival",
     "BadInput",
     "Batch",
     "Block",
     "Budget",
     "Cluster",
+    "Codec",
     "Collective",
     "Compute",
     "Cost",
@@ -59,22 +63,29 @@ __all__ = [
     "Diverged",
     "Envelope",
     "Fabric",
+    "Half",
     "Handle",
     "Job",
     "Loopback",
     "Loss",
     "Measured",
+    "Memory",
     "Message",
     "Model",
     "Numerics",
+    "Optimizer",
     "Outcome",
     "Part",
     "Payload",
+    "Piece",
+    "PowerSGD",
     "Problem",
     "Rank",
     "RankFailed",
     "Region",
     "Roofline",
+    "Scaling",
+    "Schedule",
     "Snapshot",
     "Straggler",
     "Strategy",
@@ -82,6 +93,7 @@ __all__ = [
     "Switch",
     "T",
     "TimedOut",
+    "TopK",
     "Trace",
     "Transfer",
     "Update",

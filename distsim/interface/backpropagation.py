@@ -11,54 +11,68 @@ from distsim.interface.values import ALL, Batch, Region, T
 from distsim.interface.work import Work
 
 
-def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None) -> Work[T | None]:
+def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, microbatches: int) -> Work[T | None]:
     """Zero, forward, loss, backward and read, as one operation that may be cancelled between blocks."""
     blocks = state.placed
 
     def action(stop: Stop) -> T | None:
-        state.numerics.zero()
-        x = state.numerics.input(batch)
-        for b in blocks:
-            if stop():
-                state.forget(batch)
+        state.numerics.zero(None)
+        for piece in batch.split(microbatches):
+            if not _run(state, piece, blocks, stop):
                 return None
-            x = state.forward(b, x, batch)
-        x = state.loss(x, batch)
-        for b in reversed(blocks):
-            if stop():
-                state.forget(batch)
-                return None
-            x = state.backward(b, x, batch, "both")
         return state.numerics.accumulated(ALL)
 
     parts = (*_forward(blocks), *_backward(reversed(blocks)))
-    return state.start_compute("gradient", parts, batch, action, unless)
+    return state.start_compute("gradient", parts, batch, action, unless, pieces=microbatches)
 
 
-def start_buckets(state: Rank[T], batch: Batch, bucket_bytes: float) -> Iterator[tuple[Region, Work[T]]]:
+def _run(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> bool:
+    """Forward and backward of all blocks; False if it was stopped in between."""
+    x = state.numerics.input(batch)
+    for b in blocks:
+        if stop():
+            state.numerics.forget(batch)
+            return False
+        x = state.forward(b, x, batch)
+    x = state.loss(x, batch)
+    for b in reversed(blocks):
+        if stop():
+            state.numerics.forget(batch)
+            return False
+        x = state.backward(b, x, batch, "both")
+    return True
+
+
+def start_buckets(
+    state: Rank[T], batch: Batch, bucket_bytes: float, microbatches: int, shards: int
+) -> Iterator[tuple[Region, Work[T]]]:
     """The same a bucket at a time, last blocks first: each starts when the iterator reaches it."""
+    *before, last = batch.split(microbatches)
     gradient: list[T] = []  # of the output of the block that is next in the backward pass
 
-    def forward() -> None:
-        state.numerics.zero()
-        x = state.numerics.input(batch)
+    def begin() -> None:
+        state.numerics.zero(None)
+        for piece in before:
+            _run(state, piece, state.placed, _never)
+        x = state.numerics.input(last)
         for b in state.placed:
-            x = state.forward(b, x, batch)
-        gradient.append(state.loss(x, batch))
+            x = state.forward(b, x, last)
+        gradient.append(state.loss(x, last))
 
     for bucket in buckets(state.model, state.placed, bucket_bytes):
         first = bucket[0] == state.placed[-1]
-        region = Region(bucket[::-1])
+        region = Region(bucket[::-1], shards)
 
         def action(stop: Stop, region: Region = region, first: bool = first) -> T:
             if first:
-                forward()
+                begin()
             for b in reversed(region.blocks or ()):
-                gradient.append(state.backward(b, gradient.pop(), batch, "both"))
+                gradient.append(state.backward(b, gradient.pop(), last, "both"))
             return state.numerics.accumulated(region)
 
-        parts = (*(_forward(state.placed) if first else ()), *_backward(bucket))
-        yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, batch, action)
+        whole = (*_forward(state.placed), *_backward(reversed(state.placed)))
+        parts = (*(whole * len(before) + _forward(state.placed) if first else ()), *_backward(bucket))
+        yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, last, action)
 
 
 def buckets(model: Model, blocks: Sequence[int], bucket_bytes: float) -> list[tuple[int, ...]]:
@@ -71,6 +85,10 @@ def buckets(model: Model, blocks: Sequence[int], bucket_bytes: float) -> list[tu
             closed.append(bucket)
             bucket = ()
     return [*closed, bucket] if bucket else closed
+
+
+def _never() -> bool:
+    return False
 
 
 def _forward(blocks: Iterable[int]) -> Parts:

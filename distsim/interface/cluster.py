@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from distsim.interface.model import Cost, Model, Operation
@@ -48,10 +49,12 @@ class Roofline:
     """Seconds to start one operation on one block."""
 
     def seconds(self, model: Model, cost: Cost) -> float:
+        model = model.sharded(cost.shards)
         total = cost.nbytes / self.bytes_per_second
         for operation, index in cost.parts:
             flops, scalars = _work(model, operation, index, cost.samples)
-            total += self.overhead + max(flops / self.flops_per_second, scalars * model.itemsize / self.bytes_per_second)
+            seconds = max(flops / self.flops_per_second, scalars * model.itemsize / self.bytes_per_second)
+            total += self.overhead + cost.share * seconds
         return total
 
 
@@ -87,11 +90,15 @@ class Measured:
     """Seconds that a Worker operation costs beyond the blocks it runs."""
 
     def seconds(self, model: Model, cost: Cost) -> float:
+        blocks = model.sharded(cost.shards).blocks
         total = self.overhead + cost.nbytes / self.fallback.bytes_per_second
         for operation, index in cost.parts:
-            curve = self.table.get((operation, model.blocks[index].kind))
-            part = Cost(((operation, index),), cost.samples)
-            total += self.fallback.seconds(model, part) if curve is None else curve(cost.samples)
+            curve = self.table.get((operation, blocks[index].kind))
+            if curve is None:
+                part = Cost(((operation, index),), cost.samples, shards=cost.shards, share=cost.share)
+                total += self.fallback.seconds(model, part)
+            else:
+                total += cost.share * curve(cost.samples)
         return total
 
 
@@ -121,14 +128,22 @@ class Loopback:
 
 @dataclass(frozen=True)
 class Cluster:
-    """P workers and the parameter servers beside them, their device and their network. Servers are the last ranks."""
+    """P workers and S parameter servers, their device and their network. Servers are the last ranks."""
 
     workers: int
     servers: int
     device: Device
     network: Switch | Loopback
+    memory: float = inf
+    """Bytes of memory of one rank's device."""
+    beside: bool = False
+    """Server i lives on the host of worker i mod P and shares its link; else every rank has a host of its own."""
 
     @property
     def world_size(self) -> int:
         """P + S ranks."""
         return self.workers + self.servers
+
+    def host(self, rank: int) -> int:
+        """The host that a rank lives on."""
+        return (rank - self.workers) % self.workers if self.beside and rank >= self.workers else rank

@@ -12,6 +12,7 @@ from distsim.interface.cluster import Cluster
 from distsim.interface.fabric import Fabric
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics
+from distsim.interface.optimizer import Scaling, Schedule
 from distsim.interface.rank import Rank
 from distsim.interface.straggler import Straggler
 from distsim.interface.strategy import Strategy
@@ -29,12 +30,14 @@ class Job:
     """Rank -> its numerics, called in the process of that rank."""
     straggler: Straggler = field(default_factory=Straggler)
     seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    scaling: Scaling = "none"
     samples_between_snapshots: int = 0
     """Publish the model for evaluation at least every so many samples; 0 never."""
 
     def rank(self, rank: int, fabric: Fabric) -> Rank[Any]:
         """The state of one rank on its fabric."""
-        gradients = self.strategy.gradients_an_update or self.cluster.workers
+        gradients = self.strategy.gradients_an_update(self.cluster.workers)
         samples = gradients * self.model.batch
         every = max(1, ceil(self.samples_between_snapshots / samples)) if self.samples_between_snapshots else 0
         return Rank(
@@ -48,6 +51,8 @@ class Job:
             seed=self.seed,
             gradients_an_update=gradients,
             publish_every=every,
+            schedule=self.schedule,
+            scaling=self.scaling,
         )
 
     def factor(self, rank: int, step: int | None) -> float:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from distsim.interface.codec import Codec
 from distsim.interface.fabric import Collective
+from distsim.interface.memory import Memory
+from distsim.interface.optimizer import Optimizer
 from distsim.interface.values import Batch, Region, T
 
 Part = Literal["both", "input", "weights"]
@@ -19,8 +22,12 @@ Part = Literal["both", "input", "weights"]
 class Numerics(Protocol[T]):
     """Parameters, gradients and saved activations of the blocks placed on one rank."""
 
-    def place(self, blocks: Sequence[int]) -> None:
-        """Keep only `blocks` (ascending); called before the first step."""
+    def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
+        """Keep only `blocks` (ascending), of each that can be cut the tensor shard `shard` (which, of how many).
+
+        Called before the first step. Raises `StrategyError` if a block cannot be cut into so many."""
+
+    # ---- running
 
     def input(self, batch: Batch) -> T:
         """The samples of `batch`."""
@@ -38,23 +45,45 @@ class Numerics(Protocol[T]):
         `part="input"` gives only the gradient of the input, and `"weights"`, called later with any `g`, does the rest.
         Raises `StrategyError` if the forward of (block, batch) has not run."""
 
-    def read(self, region: Region) -> T:
-        """A copy of the parameters of `region`, flat."""
-
-    def load(self, region: Region, x: T) -> None:
-        """Overwrite the parameters of `region`. Raises `StrategyError` on another size."""
-
-    def accumulated(self, region: Region) -> T:
-        """A copy of the gradient accumulated since `zero`, flat."""
-
-    def zero(self) -> None:
-        """Forget the accumulated gradient."""
-
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`: its backward pass was cancelled."""
 
-    def update(self, region: Region, gradient: T, scale: float) -> None:
-        """One step of the optimizer, its rate times `scale`. An activation saved before it keeps its old weights."""
+    # ---- parameters
+
+    def read(self, region: Region) -> T:
+        """A copy of the parameters of `region`, flat. Raises `StrategyError` where only a shard is here."""
+
+    def load(self, region: Region, x: T) -> None:
+        """Overwrite the parameters of `region`; what was released is whole again.
+
+        Raises `StrategyError` on another size."""
+
+    def release(self, region: Region) -> None:
+        """Keep nothing of the blocks but the shard that `region` names: until the next `load` they cannot run.
+
+        Raises `StrategyError` if `region` names no shard, or another than before."""
+
+    def update(self, region: Region, gradient: T, optimizer: Optimizer | None, scale: float) -> None:
+        """One step of the optimizer (None: the run's own), its rate times `scale`.
+
+        Its state is kept by (optimizer, region). An activation saved before the step keeps its old weights."""
+
+    # ---- gradients
+
+    def accumulated(self, region: Region) -> T:
+        """A copy of what has accumulated for `region` since it was forgotten, flat.
+
+        For a shard what `accumulate` was given for it; if nothing was, its piece of the gradient of whole blocks."""
+
+    def accumulate(self, region: Region, g: T) -> None:
+        """Add to the gradient of `region`; that of a shard is kept apart from that of whole blocks."""
+
+    def zero(self, region: Region | None) -> None:
+        """Forget the gradient of `region`; None: everything.
+
+        Of a shard what `accumulate` was given for it, of whole blocks all but what was accumulated for shards."""
+
+    # ---- payloads
 
     def nbytes(self, x: T) -> float:
         """Bytes of a payload."""
@@ -62,5 +91,22 @@ class Numerics(Protocol[T]):
     def copy(self, x: T) -> T:
         """A payload of equal value that shares no memory with `x`."""
 
+    def cut(self, x: T, pieces: int) -> list[T]:
+        """Equal pieces of a flat payload, which is padded with zeros to divide."""
+
     def combine(self, collective: Collective, values: Sequence[T]) -> list[T]:
         """The results of a collective, in group order, from the values in group order."""
+
+    def encode(self, codec: Codec, x: T, region: Region, received: Sequence[T]) -> T:
+        """What `x`, a gradient of `region`, sends in round number `len(received)` of a codec; `received` are the results of
+        the collectives of the rounds before."""
+
+    def decode(self, codec: Codec, region: Region, received: Sequence[T], codes: int) -> T:
+        """The gradient of `region` that the results of all rounds stand for.
+
+        Of an all-gather that joined `codes` codes their mean is given."""
+
+    # ---- memory
+
+    def memory(self) -> Memory:
+        """What this rank holds now."""

@@ -6,10 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distsim.interface.trace import Trace
+from distsim.interface.values import Region
+
+
+class Piece(NamedTuple):
+    """Published parameters: those of `region` (its blocks named) on a rank that holds tensor shard `shard` of how many."""
+
+    region: Region
+    shard: tuple[int, int]
+    values: Any
 
 
 class Snapshot(NamedTuple):
-    """Parameters of some blocks as published after update `number`. `values` maps block -> its flat parameters.
+    """What one rank published after update `number`.
 
     The model of an update is the union of what all ranks published for it; what overlaps is averaged.
     """
@@ -17,12 +26,13 @@ class Snapshot(NamedTuple):
     number: int
     samples: int
     time: float
-    values: dict[int, Any]
+    pieces: list[Piece]
 
 
 @dataclass
 class Outcome:
-    """The end of one run. `status` is done, failed, diverged, deadlocked or timed out; `message` says why if not done."""
+    """The end of one run. `status` is done, failed, diverged, deadlocked, timed out or out of memory; `message` says why if
+    not done."""
 
     status: str
     message: str

@@ -9,15 +9,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from distsim.interface.budget import Budget
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
+from distsim.interface.flow import Flow
 from distsim.interface.model import Cost, Model, Operation
 from distsim.interface.numerics import Numerics, Part
-from distsim.interface.outcome import Snapshot
+from distsim.interface.optimizer import Optimizer, Scaling, Schedule, scaled
+from distsim.interface.outcome import Piece, Snapshot
 from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer, Update
 from distsim.interface.values import Batch, Message, Region, T
 from distsim.interface.work import Work
@@ -42,16 +45,18 @@ class Rank(Generic[T]):
     gradients_an_update: int = 1
     publish_every: int = 0
     """Updates between snapshots; 0 publishes nothing."""
+    schedule: Schedule = field(default_factory=Schedule)
+    scaling: Scaling = "none"
     trace: Trace = field(init=False)
     placed: tuple[int, ...] = field(init=False)
+    shard: tuple[int, int] = (0, 1)
+    """Which tensor shard of the blocks is placed here, of how many."""
     snapshots: list[Snapshot] = field(default_factory=list)
     shown: Region | None = None
     """What this rank publishes, once it has."""
     version: int = 0
     updates: int = 0
     drawn: int = 0
-    saved: dict[tuple[int, Batch], float] = field(default_factory=dict)
-    saved_bytes: float = 0.0
     open_work: dict[Work[Any], None] = field(default_factory=dict)
     posted: dict[int, deque[Work[None]]] = field(default_factory=dict)
     """By destination, what nobody awaits and was not over when last looked at."""
@@ -73,28 +78,43 @@ class Rank(Generic[T]):
 
     # ---- updates
 
+    @cached_property
+    def updates_allowed(self) -> float:
+        """How many updates the counted limits of the budget allow; infinite if only seconds limit the run."""
+        return self.budget.updates_allowed(self.samples_an_update)
+
     @property
     def samples_an_update(self) -> int:
         """Samples of all workers together that one update consumes."""
         return self.gradients_an_update * self.model.batch
 
+    def goes_on(self, step: int) -> bool:
+        """Whether update `step` belongs to the run; every rank gets the same answer, and those who ask again too."""
+        seconds = self.budget.seconds
+        return step < self.updates_allowed and not (
+            seconds is not None and self.fabric.decide(f"stop before step {step}", self.fabric.now() >= seconds)
+        )
+
     def steps(self) -> Iterator[int]:
         """Global updates until the budget is spent, each recorded when its body is over."""
-        allowed = self.budget.updates_allowed(self.samples_an_update)
-        seconds = self.budget.seconds
         step = 0
-        while step < allowed and not (
-            seconds is not None and self.fabric.decide(f"stop before step {step}", self.fabric.now() >= seconds)
-        ):
+        while self.goes_on(step):
             yield step
             step += 1
             self.updates = step
             self.trace.updates.append(Update(step, step * self.samples_an_update, self.fabric.now()))
 
+    def rate(self, optimizer: Optimizer | None, scale: float) -> float:
+        """What the learning rate is multiplied by now: scaling and schedule are the run's own optimizer's."""
+        if optimizer is not None:
+            return scale
+        course = self.schedule.factor(self.updates, self.updates_allowed)
+        return scale * scaled(self.scaling, self.gradients_an_update) * course
+
     def publish(self, region: Region) -> None:
         """Keep the parameters for the evaluation, if a snapshot is due after the update under way."""
         number = self.updates + 1
-        last = number >= self.budget.updates_allowed(self.samples_an_update)
+        last = number >= self.updates_allowed
         self.shown = region
         if self.publish_every and (number % self.publish_every == 0 or last):
             self._snapshot(number, region, self.fabric.now())
@@ -106,34 +126,32 @@ class Rank(Generic[T]):
             self._snapshot(self.updates, self.shown, self.trace.updates[-1].time)
 
     def _snapshot(self, number: int, region: Region, time: float) -> None:
+        region = replace(region, blocks=self.blocks_of(region))
         with self.lock:
-            values = {b: self.numerics.read(Region((b,))) for b in self.blocks_of(region)}
-        self.snapshots.append(Snapshot(number, number * self.samples_an_update, time, values))
+            values = self.numerics.read(region)
+        self.snapshots.append(Snapshot(number, number * self.samples_an_update, time, [Piece(region, self.shard, values)]))
 
     # ---- values
 
     def forward(self, block: int, x: T, batch: Batch) -> T:
         """Run a block's forward pass and account for what it saves."""
         y = self.numerics.forward(block, x, batch)
-        self.saved[block, batch] = kept = self.model.saved_bytes(block, self.samples(batch))
-        self.saved_bytes += kept
-        self.trace.peak_saved = max(self.trace.peak_saved, self.saved_bytes)
+        self.weigh()
         return y
 
     def backward(self, block: int, g: T, batch: Batch, part: Part) -> T:
         """Run a block's backward pass, or a half of it, on what its forward pass saved."""
-        if (block, batch) not in self.saved:
-            raise StrategyError(f"backward of block {block}, {batch}, before its forward")
         x = self.numerics.backward(block, g, batch, part)
-        if part != "input":
-            self.saved_bytes -= self.saved.pop((block, batch))
+        self.weigh()
         return x
 
-    def forget(self, batch: Batch) -> None:
-        """Drop what a cancelled gradient has saved."""
-        for key in [key for key in self.saved if key[1] == batch]:
-            self.saved_bytes -= self.saved.pop(key)
-        self.numerics.forget(batch)
+    def weigh(self) -> None:
+        """Note the memory held now if it is more than ever before; called after whatever adds to it."""
+        memory, trace = self.numerics.memory(), self.trace
+        if memory.activations > trace.peak_activations:
+            trace.peak_activations = memory.activations
+        if memory.total > trace.peak.total:
+            trace.peak = memory
 
     def loss(self, y: T, batch: Batch) -> T:
         """Record the loss of an output; give its gradient."""
@@ -172,10 +190,14 @@ class Rank(Generic[T]):
         batch: Batch | None,
         action: Callable[[Stop], R],
         unless: Work[Any] | None = None,
+        *,
+        pieces: int = 1,
         nbytes: float = 0.0,
+        share: float = 1.0,
     ) -> Work[Any]:
-        """Queue `action` on the rank's compute queue."""
-        cost = Cost(parts, 0.0 if batch is None else self.samples(batch), nbytes)
+        """Queue `action` on the rank's compute queue. `parts` run on each of `pieces` micro-batches of `batch`."""
+        samples = 0.0 if batch is None else self.samples(batch) / pieces
+        cost = Cost(parts * pieces, samples, nbytes, self.shard[1], share)
         handle = self.fabric.compute(cost, action, batch, None if unless is None else unless.handle)
         step, part = (-1, -1) if batch is None else (batch.step, batch.part)
 
@@ -239,6 +261,10 @@ class Rank(Generic[T]):
     def start_task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
         """Run a second flow of control."""
         return self._work(self.fabric.task(coroutine), "task", lambda handle, awaited, value: None)
+
+    def start_flow(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
+        """Run a coroutine to its first wait; the rest when it is awaited."""
+        return self._work(Flow(coroutine, self.fabric.now), "start", lambda handle, awaited, value: None)
 
     async def settle(self) -> None:
         """Wait for what was posted. Raises `StrategyError` for Work never awaited, and for gradients neither applied nor

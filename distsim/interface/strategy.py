@@ -17,7 +17,7 @@ clock, randomness the worker's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from distsim.interface.errors import Problem
 from distsim.interface.model import Model
@@ -30,10 +30,17 @@ if TYPE_CHECKING:
 class Strategy:
     """Base of all strategies: what the rest of distsim may ask of one."""
 
-    servers: ClassVar[int] = 0
-    """Parameter servers it needs; they are the last ranks, after the P workers."""
-    gradients_an_update: ClassVar[int | None] = None
-    """Worker gradients of b samples that one update consumes; None: one of each of the P workers."""
+    def server_count(self, workers: int) -> int:
+        """Parameter servers that it needs for P workers; they are the last ranks."""
+        return 0
+
+    def servers_beside(self) -> bool:
+        """Whether server i shares the host of worker i mod P."""
+        return False
+
+    def gradients_an_update(self, workers: int) -> int:
+        """Worker gradients of b samples that one update consumes."""
+        return workers
 
     async def run(self, worker: Worker[T]) -> None:
         """The program of one rank."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from distsim.interface.memory import Memory
+
 
 class Compute(NamedTuple):
     """An operation on the compute queue; `step` and `part` are -1 where no batch is concerned."""
@@ -81,5 +83,7 @@ class Trace:
     """When the rank's program returned."""
     gradients: int = 0
     """Gradients that this rank sent away (label `gradient`)."""
-    peak_saved: float = 0.0
-    """Most bytes of saved activations held at once, by the model's description."""
+    peak: Memory = field(default_factory=Memory)
+    """What the rank held when it held most."""
+    peak_activations: float = 0.0
+    """Most bytes of activations held at once."""

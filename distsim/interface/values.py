@@ -48,9 +48,32 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The blocks that an operation on parameters or gradients concerns, in ascending order; None: all placed here."""
+    """The parameters that an operation concerns, or their gradient: one flat vector, block after block.
+
+    `blocks` are in ascending order; None: all placed here. With `shards` n the vector is padded with zeros until it cuts
+    into n equal pieces, of which `shard` names one (None: all of them, joined). `replicated` narrows each block to the
+    parameters that all its tensor shards hold. Raises `StrategyError` on a shard that does not exist.
+    """
 
     blocks: tuple[int, ...] | None = None
+    shards: int = 1
+    shard: int | None = None
+    replicated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shards < 1 or (self.shard is not None and not 0 <= self.shard < self.shards):
+            raise StrategyError(f"a region has no shard {self.shard} of {self.shards}")
+        if self.replicated and self.shards > 1:
+            raise StrategyError("the replicated parameters of a region are not cut into shards")
+
+    def cut(self, shards: int) -> list[Region]:
+        """The equal pieces of this region: `read` of one gives a piece of the padded vector."""
+        return [Region(self.blocks, shards, shard) for shard in range(shards)]
+
+    @property
+    def joined(self) -> Region:
+        """All the shards of this shard's region, padding included: what an all-gather of them gives."""
+        return Region(self.blocks, self.shards, None, self.replicated)
 
 
 ALL = Region()

@@ -16,6 +16,7 @@ from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from distsim.interface.fabric import Handle
+from distsim.interface.flow import STARTING
 
 R = TypeVar("R")
 
@@ -51,6 +52,9 @@ class Work(Generic[R]):
 
     def __await__(self) -> Generator[Any, Any, R]:
         if self._state != "over":
+            if STARTING.flag:  # the first wait of a flow: hand back, and wait when the flow is awaited
+                STARTING.flag = False
+                yield
             self._state = "awaited"
             awaited = self._clock()
             value = yield from self.handle.__await__()

@@ -6,7 +6,8 @@
 - `backward` uses the weights that its `forward` used, whatever was applied or loaded in between.
 - A payload given to `send` or a collective is the fabric's until awaited; what arrives is the receiver's own.
 - A transfer starts when both sides have posted it. Post receives ahead, or every hop is on the critical path.
-- `post`, `read`, `load`, `change`, `accumulated`, `zero`, `input` and `publish` take no time and are not awaitable.
+- What gives no `Work` takes no time: `post`, `read`, `load`, `release`, `change`, `accumulated`, `accumulate`, `zero`,
+  `cut`, `input`, `publish`.
 - A message with the label `gradient` must be applied (`apply(of=...)`) or discarded, exactly once.
 - There is no wait-any and no `done()`: servers use `receive_any`, cancellation uses `unless=`.
 
@@ -23,11 +24,13 @@ from random import Random
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from distsim.interface.backpropagation import start_buckets, start_gradient
+from distsim.interface.codec import Codec
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope
 from distsim.interface.model import Block, Operation
 from distsim.interface.numerics import Part
-from distsim.interface.rank import Rank, Stop
+from distsim.interface.optimizer import Optimizer
+from distsim.interface.rank import Parts, Rank, Stop
 from distsim.interface.values import ALL, Batch, Message, Region, T
 from distsim.interface.work import Work
 
@@ -123,12 +126,21 @@ class Worker(Generic[T]):
         """How many samples `batch` holds."""
         return self._state.samples(batch)
 
+    def continues(self, step: int) -> bool:
+        """Whether `steps` will come to `step`: for those who work ahead of the update. All ranks get the same answer."""
+        return self._state.goes_on(step)
+
     # ---- compute
 
-    def place(self, blocks: Sequence[int]) -> None:
-        """Keep only these blocks (ascending) on this rank; call it before the first step."""
-        self._state.placed = tuple(blocks)
-        self._state.numerics.place(blocks)
+    def place(self, blocks: Sequence[int], shard: tuple[int, int] = (0, 1)) -> None:
+        """Keep only these blocks (ascending) on this rank; call it before the first step.
+
+        `shard` (which, of how many) keeps a tensor shard of each block that can be cut. A shard's output and input gradient
+        are partial sums over the shards, and so is its gradient of the parameters that all shards hold.
+        """
+        self._state.placed, self._state.shard = tuple(blocks), shard
+        self._state.numerics.place(blocks, shard)
+        self._state.weigh()
 
     def input(self, batch: Batch) -> T:
         """The samples of `batch`."""
@@ -156,38 +168,54 @@ class Worker(Generic[T]):
         )
 
     @overload
-    def gradient(self, batch: Batch) -> Work[T]: ...
+    def gradient(self, batch: Batch, *, microbatches: int = 1) -> Work[T]: ...
     @overload
-    def gradient(self, batch: Batch, unless: Work[Any]) -> Work[T | None]: ...
-    def gradient(self, batch: Batch, unless: Work[Any] | None = None) -> Work[Any]:
+    def gradient(self, batch: Batch, unless: Work[Any], *, microbatches: int = 1) -> Work[T | None]: ...
+    def gradient(self, batch: Batch, unless: Work[Any] | None = None, *, microbatches: int = 1) -> Work[Any]:
         """The gradient of all blocks placed here, as one operation: zero, forward, loss, backward, read.
 
-        With `unless`, None if that was over first: at any instant in the simulator, between blocks in a real run.
+        With `unless`, None if that was over first: at any instant in the simulator, between blocks in a real run. The batch
+        runs as so many `microbatches`, one after the other, to save memory.
         """
-        return start_gradient(self._state, batch, unless)
+        return start_gradient(self._state, batch, unless, microbatches)
 
-    def gradients(self, batch: Batch, bucket_bytes: float = 0.0) -> Iterator[tuple[Region, Work[T]]]:
+    def gradients(
+        self, batch: Batch, bucket_bytes: float = 0.0, *, microbatches: int = 1, shards: int = 1
+    ) -> Iterator[tuple[Region, Work[T]]]:
         """The same gradient a bucket at a time, last blocks first: a bucket is closed once it holds `bucket_bytes`.
 
-        A bucket's backward pass starts when the iterator reaches it, the forward pass with the first.
+        A bucket's backward pass starts when the iterator reaches it, all that comes before with the first. Each is padded
+        to cut into `shards` equal pieces.
         """
-        return start_buckets(self._state, batch, bucket_bytes)
+        return start_buckets(self._state, batch, bucket_bytes, microbatches, shards)
 
-    def apply(self, gradient: T, region: Region = ALL, scale: float = 1.0, of: Sequence[Message[T]] = ()) -> Work[None]:
-        """One optimizer step on `region` with its rate times `scale`; `version` grows by one.
+    def apply(
+        self,
+        gradient: T,
+        region: Region = ALL,
+        scale: float = 1.0,
+        of: Sequence[Message[T]] = (),
+        optimizer: Optimizer | None = None,
+    ) -> Work[None]:
+        """One step on `region` of `optimizer` (the run's own unless given), its rate times `scale`; `version` grows by one.
 
-        `of` names the gradient messages that went into it: their staleness is recorded, and none may be named twice.
+        Its state is kept by (optimizer, region) on this rank. `of` names the gradient messages that went into it: their
+        staleness is recorded, and none may be named twice.
         """
         state = self._state
         for message in of:
             state.decide(message, self._ranks[message.source], applied=True)
         state.version += 1
+        rate = state.rate(optimizer, scale)
 
         def action(stop: Stop) -> None:
             with state.lock:
-                state.numerics.update(region, gradient, scale)
+                state.numerics.update(region, gradient, optimizer, rate)
+            state.weigh()
 
-        return state.start_compute("apply", tuple(("apply", b) for b in state.blocks_of(region)), None, action)
+        parts: Parts = tuple(("apply", b) for b in state.blocks_of(region))
+        share = 1.0 if region.shard is None else 1.0 / region.shards
+        return state.start_compute("apply", parts, None, action, share=share)
 
     def discard(self, message: Message[T]) -> None:
         """Say that this gradient will not be applied."""
@@ -198,17 +226,43 @@ class Worker(Generic[T]):
         nbytes = sum(self._state.numerics.nbytes(x) for x in inputs)
         return self._state.start_compute(name, (), None, lambda stop: function(*inputs), nbytes=nbytes)
 
+    def encode(self, codec: Codec, x: T, region: Region = ALL, received: Sequence[T] = ()) -> Work[T]:
+        """What a gradient `x` of `region` sends in round number `len(received)` of `codec`; costs time by its bytes.
+
+        `received` are the results of the collectives of the rounds before.
+        """
+        numerics = self._state.numerics
+        return self.compute("encode", lambda x, *received: numerics.encode(codec, x, region, received), x, *received)
+
+    def decode(self, codec: Codec, received: Sequence[T], region: Region = ALL, codes: int = 1) -> Work[T]:
+        """The gradient of `region` that the results of all rounds stand for; costs time by their bytes.
+
+        An all-gather joined `codes` codes: their mean.
+        """
+        numerics = self._state.numerics
+        return self.compute("decode", lambda *received: numerics.decode(codec, region, received, codes), *received)
+
+    def cut(self, x: T, pieces: int) -> list[T]:
+        """Equal pieces of a flat payload, which is padded with zeros to divide; no time."""
+        return self._state.numerics.cut(x, pieces)
+
     # ---- parameters
 
     def read(self, region: Region = ALL) -> T:
-        """A copy of the parameters, flat; yours."""
+        """A copy of the parameters, flat; yours. Raises `StrategyError` where only a shard of them is here."""
         with self._state.lock:
             return self._state.numerics.read(region)
 
     def load(self, x: T, region: Region = ALL) -> None:
-        """Overwrite the parameters."""
+        """Overwrite the parameters; what was released is whole again."""
         with self._state.lock:
             self._state.numerics.load(region, x)
+        self._state.weigh()
+
+    def release(self, region: Region) -> None:
+        """Keep nothing of these blocks but the shard that `region` names: until the next `load` they cannot run."""
+        with self._state.lock:
+            self._state.numerics.release(region)
 
     def change(self, function: Callable[[T], T], region: Region = ALL) -> T:
         """Read, change and write the parameters as one, atomically against tasks and `apply`; the new value."""
@@ -221,12 +275,17 @@ class Worker(Generic[T]):
         """A copy of the gradient accumulated since `zero`, flat."""
         return self._state.numerics.accumulated(region)
 
-    def zero(self) -> None:
-        """Forget the accumulated gradient."""
-        self._state.numerics.zero()
+    def accumulate(self, gradient: T, region: Region = ALL) -> None:
+        """Add to the accumulated gradient. A shard's is kept apart from that of whole blocks."""
+        self._state.numerics.accumulate(region, gradient)
+        self._state.weigh()
+
+    def zero(self, region: Region | None = None) -> None:
+        """Forget the accumulated gradient: all of it, or that of whole blocks, or that of one shard."""
+        self._state.numerics.zero(region)
 
     def publish(self, region: Region = ALL) -> None:
-        """Show the parameters to the evaluation, off the clock; call it as the last thing of an update.
+        """Show the parameters to the evaluation, off the clock; call it as the last thing of an update. A shard will do.
 
         Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update.
         """
@@ -273,6 +332,10 @@ class Worker(Generic[T]):
         return self._state.start_collective(self._ranks, Collective("broadcast", root=root), x)
 
     # ---- flow
+
+    def start(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
+        """Several operations in a row as one Work: to the first wait now, the rest when it is awaited."""
+        return self._state.start_flow(coroutine)
 
     def task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
         """A second flow of control on this rank: a process in the simulator, a thread in a real run.
