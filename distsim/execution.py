@@ -215,7 +215,8 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
         network = profile.loopback()
     else:
         network = Switch(section.bandwidth or 0.0, section.latency or 0.0)
-    cluster = Cluster(section.workers, resolved.strategy.servers, device, network)
+    strategy, workers = resolved.strategy, section.workers
+    cluster = Cluster(workers, strategy.server_count(workers), device, network, beside=strategy.servers_beside())
     if note and resolved.backend != "real":
         shared = section.network == "loopback"
         reducing = cluster.workers if shared and not cluster.servers else 0

@@ -131,7 +131,7 @@ def _profile(record: Record, details: dict[str, str | int | float]) -> Profile:
 def _unknown_machine(workers: int) -> Cluster:
     """A real run needs the number of ranks only; nothing is modeled on this."""
     free = Curve(((0.0, 0.0),))
-    return Cluster(workers, Calibration.servers, Roofline(1e9, 1e9), Loopback(Curve(((1.0, 1.0),)), free, {}))
+    return Cluster(workers, 1, Roofline(1e9, 1e9), Loopback(Curve(((1.0, 1.0),)), free, {}))
 
 
 def _payload(model: Model, block: int) -> Tensor:

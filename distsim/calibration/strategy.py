@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
 
 from distsim.calibration.probes import Probe, nothing
 from distsim.interface.strategy import Strategy
@@ -24,14 +23,18 @@ from distsim.interface.worker import Worker
 class Calibration(Strategy):
     """Round after round, runs every probe once for about `slice_seconds`, in a random order."""
 
-    servers: ClassVar[int] = 1
-    gradients_an_update: ClassVar[int | None] = 1
     probes: tuple[Probe, ...]
     blocks: tuple[int, ...]
     """Those of the workload; the other blocks of the model are payloads of a size and probes of the machine."""
     slice_seconds: float = 0.02
     others: Callable[[], float] | None = None
     """The share of the machine's CPU that other processes used since it was last asked."""
+
+    def server_count(self, workers: int) -> int:
+        return 1
+
+    def gradients_an_update(self, workers: int) -> int:
+        return 1
 
     async def run(self, worker: Worker[T]) -> None:
         worker.place(self.blocks)

@@ -35,7 +35,7 @@ def together(
 ) -> None:
     """The strategy fits the workers and the model, and the budget allows at least one update."""
     reader.problems += strategy.problems(cluster.workers, model)
-    samples = (strategy.gradients_an_update or cluster.workers) * model.batch
+    samples = strategy.gradients_an_update(cluster.workers) * model.batch
     if budget.samples is not None and budget.samples < samples:
         allowed = f"one update takes {samples} samples"
         reader.refuse("budget.samples", budget.samples, allowed, f"at least budget.samples={samples}")
@@ -53,14 +53,15 @@ def machine(
     a_rank = RANK_BYTES[backend]
     if model is not None and backend != "modeled":
         a_rank += COPIES * model.parameter_bytes
-    ranks = cluster.workers + (strategy.servers if strategy else 0)
+    servers = strategy.server_count(cluster.workers) if strategy else 0
+    ranks = cluster.workers + servers
     if ranks * a_rank <= memory():
         return True
     reader.refuse(
         "cluster.workers",
         cluster.workers,
         f"would take about {_gigabytes(ranks * a_rank)} of memory, and this machine has {_gigabytes(memory())}",
-        f"at most {max(1, int(memory() / a_rank) - (strategy.servers if strategy else 0))}",
+        f"at most {max(1, int(memory() / a_rank) - servers)}",
     )
     return False
 
@@ -90,7 +91,7 @@ def warnings(
     strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, straggler: Straggler
 ) -> Iterator[str]:
     """What runs all the same, and is said on the terminal and in the run's notes."""
-    ranks = cluster.workers + strategy.servers
+    ranks = cluster.workers + strategy.server_count(cluster.workers)
     if backend == "real" and ranks > cores():
         yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
     pieces, stages = vars(strategy).get("microbatches"), cluster.workers

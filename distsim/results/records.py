@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from distsim.interface import Arrival, Compute, Loss, Trace, Transfer, Update
+from distsim.interface import Arrival, Compute, Loss, Memory, Trace, Transfer, Update
 
 KINDS: Mapping[str, type[Any]] = {
     "compute": Compute,
@@ -24,7 +24,7 @@ KINDS: Mapping[str, type[Any]] = {
     "losses": Loss,
     "arrivals": Arrival,
 }
-_TOTALS = ("ended", "gradients", "peak_saved")
+_TOTALS = ("ended", "gradients", "peak", "peak_activations")
 _ROWS = 1000
 
 
@@ -61,7 +61,7 @@ def read(path: Path) -> list[Trace]:
                 if key in KINDS:
                     getattr(trace, key).extend(KINDS[key](*row) for row in value)
                 else:
-                    setattr(trace, key, value)
+                    setattr(trace, key, Memory(*value) if key == "peak" else value)
     return [traces[rank] for rank in sorted(traces)]
 
 

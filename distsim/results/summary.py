@@ -23,7 +23,7 @@ Curve = list[dict[str, float | None]]
 def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     """The numbers of a run's row."""
     updates = max((trace.updates[-1].number for trace in outcome.traces if trace.updates), default=0)
-    a_step = (job.strategy.gradients_an_update or job.cluster.workers) * job.model.batch
+    a_step = job.strategy.gradients_an_update(job.cluster.workers) * job.model.batch
     seconds = outcome.seconds
     timed = updates > 0 and seconds > 0.0
     status, message = _ended(outcome, curve)

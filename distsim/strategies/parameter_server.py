@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from distsim.interface import Message, Strategy, T, Work, Worker
 
@@ -19,7 +19,8 @@ from distsim.interface import Message, Strategy, T, Work, Worker
 class ParameterServer(Strategy):
     """The program of the workers and of the one server, which is the last rank."""
 
-    servers: ClassVar[int] = 1
+    def server_count(self, workers: int) -> int:
+        return 1
 
     def collect(self, workers: int) -> int:
         """How many gradients an update waits for."""
@@ -105,7 +106,8 @@ class AsyncPS(ParameterServer):
     weight: Literal["constant", "inverse"] = "constant"
     """`inverse` scales the rate by 1/max(1, staleness). Zhang et al., "Staleness-aware async-SGD", IJCAI 2016."""
 
-    gradients_an_update: ClassVar[int | None] = 1
+    def gradients_an_update(self, workers: int) -> int:
+        return 1
 
     def collect(self, workers: int) -> int:
         return 1

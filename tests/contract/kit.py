@@ -28,8 +28,15 @@ class Program(Strategy):
 
     main: Main
     folder: str
-    servers: int = 0  # type: ignore[misc]
-    gradients_an_update: int | None = None  # type: ignore[misc]
+    servers: int = 0
+    gradients: int | None = None
+    """An update's; None: one of each worker."""
+
+    def server_count(self, workers: int) -> int:
+        return self.servers
+
+    def gradients_an_update(self, workers: int) -> int:
+        return self.gradients or workers
 
     async def run(self, worker: Worker[Any]) -> None:
         notes: list[tuple[str, Any]] = []

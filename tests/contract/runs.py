@@ -69,7 +69,7 @@ def records(outcome: Outcome) -> list[Any]:
             trace.arrivals,
             trace.ended,
             trace.gradients,
-            trace.peak_saved,
+            trace.peak_activations,
         )
         for trace in outcome.traces
     ]

@@ -181,7 +181,7 @@ def test_what_is_recorded_of_training(mode):
             ("all_reduce", "all_reduce 0,1", 1, 64.0),
         ]
         assert [(loss.step, loss.part, loss.parts) for loss in trace.losses] == [(0, rank, 2), (1, rank, 2)]
-        assert trace.peak_saved == 2 * 4 * 4 * 8  # two blocks, 4 samples of 4 scalars
+        assert trace.peak_activations == 2 * 4 * 4 * 8  # two blocks, 4 samples of 4 scalars
         assert all(c.begun <= c.ended for c in trace.compute)
         assert all(t.posted <= t.awaited <= t.ended <= trace.ended for t in trace.transfers)
     # The loss is the sum of the products: 5 + 12 + 21 + 32, then of (1 - 5)(5 - 1) and so on.

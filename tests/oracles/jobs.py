@@ -59,7 +59,7 @@ def job(
 ) -> Job:
     """A modeled job."""
     model = model or chain()
-    cluster = Cluster(workers, strategy.servers, device, network)
+    cluster = Cluster(workers, strategy.server_count(workers), device, network)
     return Job(
         strategy, model, cluster, Budget(updates=updates), SizesFactory(model, workers), straggler or Straggler(), seed
     )

@@ -98,6 +98,6 @@ def path(
     def numerics(rank: int) -> Quadratic:
         return made.setdefault(rank, Quadratic(loss))
 
-    cluster = Cluster(workers, strategy.servers, Times(forward=1.0), IDEAL)
+    cluster = Cluster(workers, strategy.server_count(workers), Times(forward=1.0), IDEAL)
     done(Job(strategy, MODEL, cluster, Budget(updates=updates), numerics, straggler or Straggler(), loss.seed))
-    return made[workers if strategy.servers else 0].path
+    return made[workers if strategy.server_count(workers) else 0].path

@@ -58,7 +58,7 @@ def one_process(dtype: str, optimizer: SGD) -> tuple[list[Tensor], list[Tensor]]
 def run(strategy: Strategy, workers: int, dtype: str, optimizer: SGD, is_modeled: bool = False) -> Outcome:
     task = workload(workers, dtype)
     numerics = SizesFactory(task.model(), workers) if is_modeled else TensorsFactory(task, workers, optimizer, SEED)
-    cluster = Cluster(workers, strategy.servers, Times(1e-3, 2e-3, 1e-4), Switch(1e8, 1e-5))
+    cluster = Cluster(workers, strategy.server_count(workers), Times(1e-3, 2e-3, 1e-4), Switch(1e8, 1e-5))
     straggler = Straggler("lognormal", slow={workers - 1: 3.0})
     return done(Job(strategy, task.model(), cluster, Budget(updates=STEPS), numerics, straggler, SEED))
 
@@ -94,4 +94,9 @@ def test_modeled_time_is_cosimulated_time_to_the_last_bit(strategy: Strategy, wo
     modeled, cosimulated = (run(strategy, workers, "float32", OPTIMIZERS[0], is_modeled) for is_modeled in (True, False))
     assert modeled.seconds == cosimulated.seconds
     for a, b in zip(modeled.traces, cosimulated.traces, strict=True):
-        assert (a.compute, a.transfers, a.updates, a.peak_saved) == (b.compute, b.transfers, b.updates, b.peak_saved)
+        assert (a.compute, a.transfers, a.updates, a.peak_activations) == (
+            b.compute,
+            b.transfers,
+            b.updates,
+            b.peak_activations,
+        )

@@ -53,7 +53,7 @@ def run(
 def peaks(outcome: Outcome) -> list[float]:
     """Most micro-batches whose activations a stage held at once; a micro-batch has as many samples as there are stages."""
     stages = len(outcome.traces)
-    return [trace.peak_saved / (SAVED * ITEMSIZE * stages) for trace in outcome.traces]
+    return [trace.peak_activations / (SAVED * ITEMSIZE * stages) for trace in outcome.traces]
 
 
 @pytest.mark.parametrize("kind", [OneFOneB, GPipe])

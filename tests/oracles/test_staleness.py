@@ -59,8 +59,11 @@ def test_no_gradient_travels_to_a_server_in_an_all_reduce() -> None:
 class LaterPull(Strategy):
     """Asynchronous, but a worker asks for the next model only `byte` seconds after its update, and it is read then."""
 
-    servers = 1
-    gradients_an_update = 1
+    def server_count(self, workers: int) -> int:
+        return 1
+
+    def gradients_an_update(self, workers: int) -> int:
+        return 1
 
     async def run(self, worker: Worker[T]) -> None:
         await (self.train(worker) if worker.rank < worker.workers else self.serve(worker))

@@ -23,7 +23,7 @@ STRATEGIES = [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel()]
 def test_weights_are_those_of_one_process(strategy, workers, tmp_path):
     task, optimizer = workload(workers, "float64"), OPTIMIZERS[1]
     numerics = TensorsFactory(task, workers, optimizer, SEED)
-    cluster = Cluster(workers, strategy.servers, DEVICE, Switch(1e9, 1e-5))
+    cluster = Cluster(workers, strategy.server_count(workers), DEVICE, Switch(1e9, 1e-5))
     job = Job(strategy, task.model(), cluster, Budget(updates=STEPS), numerics, seed=SEED)
     outcome = launch(job, RealOptions(device="cpu"), tmp_path)
     assert (outcome.status, outcome.message) == ("done", "")

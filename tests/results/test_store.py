@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distsim.interface import Arrival, BadInput, Compute, Loss, Trace, Transfer, Update
+from distsim.interface import Arrival, BadInput, Compute, Loss, Memory, Trace, Transfer, Update
 from distsim.results import records, store
 from distsim.results.store import Draft, Result
 
@@ -28,7 +28,8 @@ TRACES = [
         [Arrival(0, 0, 3, True, 0.25)],
         ended=0.3,
         gradients=1,
-        peak_saved=1024.0,
+        peak=Memory(512.0, activations=1024.0),
+        peak_activations=1024.0,
     ),
     Trace(1),
 ]
@@ -67,13 +68,13 @@ def test_many_records_are_read_back(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_the_records() -> None:
     lines = [
-        '{"rank":0,"ended":0.3,"gradients":1,"peak_saved":1024.0}',
+        '{"rank":0,"ended":0.3,"gradients":1,"peak":[512.0,0.0,0.0,1024.0,0.0],"peak_activations":1024.0}',
         '{"rank":0,"compute":[["gradient",0.0,0.1,0,0],["apply",0.1,0.3,-1,-1]]}',
         '{"rank":0,"transfers":[["send","message 0>1 gradient",0,4.0,0.1,0.1,0.2]]}',
         '{"rank":0,"updates":[[1,64,0.3333333333333333]]}',
         '{"rank":0,"losses":[[0,0,4,2.302585092994046,0.1]]}',
         '{"rank":0,"arrivals":[[0,0,3,true,0.25]]}',
-        '{"rank":1,"ended":0.0,"gradients":0,"peak_saved":0.0}',
+        '{"rank":1,"ended":0.0,"gradients":0,"peak":[0.0,0.0,0.0,0.0,0.0],"peak_activations":0.0}',
     ]
     assert records.trace_hash(TRACES) == sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
     changed = Trace(1, ended=5e-324)

@@ -45,7 +45,7 @@ def test_all_problems_are_said_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "servers", "gradients_an_update"),
-    [(AllReduce(), 0, None), (SyncPS(), 1, None), (AsyncPS(), 1, 1), (ModelParallel(), 0, None), (OneFOneB(), 0, None)],
+    [(AllReduce(), 0, 4), (SyncPS(), 1, 4), (AsyncPS(), 1, 1), (ModelParallel(), 0, 4), (OneFOneB(), 0, 4)],
 )
-def test_what_an_update_consumes(strategy: Strategy, servers: int, gradients_an_update: int | None) -> None:
-    assert (strategy.servers, strategy.gradients_an_update) == (servers, gradients_an_update)
+def test_what_an_update_consumes(strategy: Strategy, servers: int, gradients_an_update: int) -> None:
+    assert (strategy.server_count(4), strategy.gradients_an_update(4)) == (servers, gradients_an_update)
