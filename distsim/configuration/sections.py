@@ -75,9 +75,12 @@ SLOWEST = 1e6
 """The largest factor of a straggler: more is a slip, and far more overflows."""
 
 STRAGGLER: Mapping[str, Kind] = {
-    "jitter": quantities.choice("none", "exponential", "shifted_exponential", "lognormal"),
+    "jitter": quantities.choice("none", "exponential", "shifted_exponential", "lognormal", "pareto", "bernoulli"),
     "scale": quantities.number(at_least=0.0, at_most=SLOWEST),
     "sigma": quantities.number(at_least=0.0, at_most=10.0),
+    "shape": quantities.number(above=0.0, at_most=100.0),
+    "probability": quantities.number(at_least=0.0, at_most=1.0),
+    "multiple": quantities.number(above=0.0, at_most=SLOWEST),
 }
 
 RUN: Mapping[str, Kind] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
-Jitter = Literal["none", "exponential", "shifted_exponential", "lognormal"]
+Jitter = Literal["none", "exponential", "shifted_exponential", "lognormal", "pareto", "bernoulli"]
 
 
 def uniform(seed: int, purpose: str, *counter: int) -> float:
@@ -27,7 +27,8 @@ class Straggler:
     """Factors on compute time: a persistent one a worker times a jitter drawn for each (worker, step).
 
     jitter: `none` is 1; `exponential` has mean 1; `shifted_exponential` is 1 + an exponential of mean `scale`; `lognormal`
-    has median 1 and the `sigma` of its logarithm. Jitter falls on operations that belong to a batch, the persistent factor
+    has median 1 and the `sigma` of its logarithm; `pareto` is at least 1 with the tail exponent `shape`; `bernoulli` is
+    `multiple` with `probability`, else 1. Jitter falls on operations that belong to a batch, the persistent factor
     on every compute operation of its worker. On one shared machine, real or modeled (`network: loopback`), a factor below 1
     counts as 1: a run there can be made to wait, not to compute faster. Independent draws are what papers calculate with;
     real slow workers are mostly persistent (Lin et al., OSDI 2025).
@@ -36,6 +37,9 @@ class Straggler:
     jitter: Jitter = "none"
     scale: float = 1.0
     sigma: float = 0.2
+    shape: float = 2.0
+    probability: float = 0.05
+    multiple: float = 10.0
     slow: Mapping[int, float] = field(default_factory=dict)
     """Worker -> persistent factor; workers not named have 1."""
 
@@ -54,6 +58,10 @@ class Straggler:
             return persistent * -math.log(draw)
         if self.jitter == "shifted_exponential":
             return persistent * (1.0 - self.scale * math.log(draw))
+        if self.jitter == "pareto":
+            return persistent * draw ** (-1.0 / self.shape)
+        if self.jitter == "bernoulli":
+            return persistent * (self.multiple if draw < self.probability else 1.0)
         angle = uniform(seed, "straggler angle", worker, step)
         normal = math.sqrt(-2.0 * math.log(draw)) * math.cos(2.0 * math.pi * angle)
         return persistent * math.exp(self.sigma * normal)

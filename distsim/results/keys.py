@@ -92,8 +92,13 @@ def straggler_in_words(straggler: Mapping[str, Any]) -> str:
     words = [f"worker {worker} slowed {factor:g}x" for worker, factor in sorted(slow) if factor != 1.0]
     jitter = straggler.get("jitter", "none")
     if jitter != "none":
-        scale = {"lognormal": f" (sigma {straggler.get('sigma', 0):g})", "exponential": ""}
-        words.append(f"{jitter.replace('_', ' ')} jitter" + scale.get(jitter, f" (scale {straggler.get('scale', 0):g})"))
+        said = {
+            "lognormal": " (sigma {sigma:g})",
+            "pareto": " (shape {shape:g})",
+            "bernoulli": " ({multiple:g}x with probability {probability:g})",
+            "shifted_exponential": " (scale {scale:g})",
+        }
+        words.append(f"{jitter.replace('_', ' ')} jitter" + said.get(jitter, "").format_map(straggler))
     return ", ".join(words)
 
 

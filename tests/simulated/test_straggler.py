@@ -25,6 +25,8 @@ def draws(straggler, seed=0):
         (Straggler("exponential"), 1.0, 1.0),
         (Straggler("shifted_exponential", scale=1.0), 2.0, 1.0),
         (Straggler("shifted_exponential", scale=0.3), 1.3, 0.3),
+        (Straggler("pareto", shape=6.0), 6.0 / 5.0, math.sqrt(6.0 / (5.0**2 * 4.0))),
+        (Straggler("bernoulli", probability=0.05, multiple=10.0), 1.45, 9.0 * math.sqrt(0.05 * 0.95)),
         (Straggler("lognormal", sigma=0.2), math.exp(0.02), math.exp(0.02) * math.sqrt(math.exp(0.04) - 1.0)),
     ],
 )
@@ -32,7 +34,7 @@ def test_means_and_deviations(straggler, mean, deviation):
     factors = draws(straggler)
     assert abs(fmean(factors) - mean) < 3.0 * deviation / math.sqrt(DRAWS)
     assert stdev(factors) == pytest.approx(deviation, rel=0.05)
-    assert min(factors) > (1.0 if straggler.jitter == "shifted_exponential" else 0.0)
+    assert min(factors) >= (0.0 if straggler.jitter in ("exponential", "lognormal") else 1.0)
 
 
 def test_the_logarithm_of_lognormal_jitter_is_normal_around_a_median_of_one():
@@ -106,3 +108,17 @@ def test_parameter_servers_are_no_stragglers():
     )
     assert job.factor(1, None) == 3.0
     assert job.factor(2, 4) == job.factor(2, None) == 1.0
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+@pytest.mark.parametrize(
+    ("straggler", "slowest"),
+    [  # the mean of the slowest of n: Bernoulli 1 + (s - 1)(1 - (1 - q)^n); Pareto G(n + 1) G(1 - 1/a) / G(n + 1 - 1/a)
+        (Straggler("bernoulli", probability=0.1, multiple=5.0), lambda n: 1.0 + 4.0 * (1.0 - 0.9**n)),
+        (Straggler("pareto", shape=5.0), lambda n: math.gamma(n + 1) * math.gamma(0.8) / math.gamma(n + 0.8)),
+    ],
+)
+def test_the_slowest_of_n(straggler, slowest, workers):
+    steps = 4000
+    slow = [max(straggler.factor(1, worker, step) for worker in range(workers)) for step in range(steps)]
+    assert abs(fmean(slow) - slowest(workers)) < 3.0 * stdev(slow) / math.sqrt(steps)
