@@ -16,25 +16,21 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from statistics import median
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # cosimulated runs fill the cores side by side, a thread each
 
 import distsim
 from distsim import Result
-from distsim.calibration.host import Others, hardware
+from distsim.calibration.host import hardware
 from distsim.calibration.profile import DEFAULT, Profile
 from distsim.interface import BadInput
 from distsim.report.page import write_report
-from distsim.results.statistics import reached
+from distsim.study import Progress, Settings, best_rates, cores, in_turn, minutes, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = Path(__file__).resolve().parent.name
@@ -54,15 +50,11 @@ SWITCH_WORKERS = (4, 8, 16, 32, 64)
 SWITCH_DEPTH, SWITCH_STEPS = 64, 5
 """As many blocks as the longest pipeline has stages, for every strategy; steps of all workers that are modeled."""
 FRESH = timedelta(hours=24)
-BUSY = 0.05
-"""Share of the CPU that others may use during the real runs before it is worth a word."""
 EXPECTED = {"calibration": 24.0, "real": 2.6, "cosimulated": 2.0, "modeled": 0.4}
 """Seconds on two quiet cores, for the estimate only."""
 
-Settings = dict[str, Any]
 
-
-def settings(strategy: str, backend: str, straggler: str, rate: float, repeat: int = 0, **more: Any) -> Settings:
+def settings(strategy: str, backend: str, straggler: str, rate: float, repeat: int = 0, **more: Any) -> dict[str, Any]:
     """One run's settings, as `distsim.run` takes them."""
     return {
         "strategy": strategy,
@@ -118,87 +110,10 @@ def switch_runs(roads: Sequence[tuple[str, float]]) -> list[Settings]:
     return runs
 
 
-def choose(tuned: Sequence[Result]) -> dict[str, float]:
-    """Each strategy's rate: the least median time to the target; if none gets there, the lowest loss."""
-    scores: dict[str, dict[float, list[tuple[float, float]]]] = {}
-    for run in tuned:
-        found = reached(run.summary["curve"], TARGET)
-        late = found.seconds is None or run.status != "done"
-        score = (float("inf") if late else found.seconds or 0.0, float("inf") if found.best is None else found.best)
-        rates = scores.setdefault(run.config["strategy"]["name"], {})
-        rates.setdefault(run.config["optimizer"]["learning_rate"], []).append(score)
-
-    def judged(repeats: list[tuple[float, float]]) -> tuple[float, float]:
-        return median(seconds for seconds, _ in repeats), median(loss for _, loss in repeats)
-
-    return {strategy: min(rates, key=lambda rate: judged(rates[rate])) for strategy, rates in scores.items()}
-
-
 def roads_of(rates: dict[str, float]) -> list[tuple[str, float]]:
     """The strategies at their rates, and the control: asynchronous at the synchronous rate / P."""
     control = ("async_ps", rates["all_reduce"] / WORKERS)
     return list(dict.fromkeys([*rates.items(), control]))
-
-
-class Progress:
-    """One line that says how far the experiment is and how long it will take still."""
-
-    def __init__(self, expected: float) -> None:
-        self._begun = self._shown = time.monotonic()
-        self._left = expected
-        self._speed = 1.0
-
-    def part(self, name: str) -> None:
-        """Begin a part."""
-        print(f"\n[{time.monotonic() - self._begun:4.0f} s] {name}", flush=True)
-
-    def step(self, what: str, expected: float, now: bool = False) -> None:
-        """Something that was expected to take so long is over."""
-        self._left = max(0.0, self._left - expected)
-        last = not sys.stdout.isatty()
-        if now or not last or time.monotonic() - self._shown > 10.0:
-            self._shown = time.monotonic()
-            line = f"  {what}; about {_minutes(self._left)} left"
-            print(line if last else f"\r{line:<110}"[:110], end="\n" if last else "", flush=True)
-
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._begun
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-
-
-def _name(one: Settings) -> str:
-    slow = "" if one["straggler"] == "none" else ", one slow worker"
-    return f"{one['strategy']} {one['backend']}, rate {one['optimizer.learning_rate']:g}{slow}, repeat {one['repeat']}"
-
-
-def in_turn(runs: Sequence[Settings], progress: Progress) -> list[Result]:
-    """One run after the other: they need the whole machine. Says so if others used it meanwhile."""
-    done, meter = [], Others(os.getpid())
-    meter()
-    for i, one in enumerate(runs, 1):
-        done.append(distsim.run(**one))
-        progress.step(f"{i}/{len(runs)} {_name(one)}: {done[-1].status}", EXPECTED[one["backend"]])
-    if (used := meter()) > BUSY:
-        print(f"\n  other processes used {used:.0%} of the CPU meanwhile: expect wide intervals")
-    return done
-
-
-def side_by_side(runs: Sequence[Settings], progress: Progress) -> list[Result]:
-    """As many runs at once as there are cores: their clocks are simulated."""
-    cores = max(1, int(hardware()["cores"]))
-    done: dict[int, Result] = {}
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(distsim.run, **one): i for i, one in enumerate(runs)}
-        for future in as_completed(futures):
-            i = futures[future]
-            done[i] = future.result()
-            what = f"{len(done)}/{len(runs)} {_name(runs[i])}: {done[i].status}"
-            progress.step(what, EXPECTED[runs[i]["backend"]] / cores)
-    return [done[i] for i in range(len(runs))]
 
 
 def calibrated() -> Profile:
@@ -221,24 +136,24 @@ def calibrated() -> Profile:
 def parts(progress: Progress) -> Iterator[tuple[str, list[Result]]]:
     """Everything that is run, as (role, results)."""
     progress.part(f"tuning: {len(STRATEGIES)} strategies x {len(GRID)} rates x {TUNING_REPEATS} seeds, cosimulated")
-    tuned = side_by_side(tuning_runs(), progress)
+    tuned = side_by_side(tuning_runs(), progress, EXPECTED)
     yield "tuning", tuned
-    rates = choose(tuned)
+    rates = best_rates(tuned, TARGET)
     roads = roads_of(rates)
     print("\n  rates: " + ", ".join(f"{strategy} {rate:g}" for strategy, rate in roads))
     progress.part(f"training for real: {len(roads)} strategies x 2 x {REPEATS} repeats, one after the other")
-    yield "runs", in_turn(local_runs("real", roads, REPEATS), progress)
+    yield "runs", in_turn(local_runs("real", roads, REPEATS), progress, EXPECTED)
     progress.part("the same, cosimulated and modeled; and modeled from 4 to 64 workers on a switch")
     predicted = [*local_runs("cosimulated", roads, REPEATS), *local_runs("modeled", roads, REPEATS)]
-    yield "runs", side_by_side([*predicted, *switch_runs(list(rates.items()))], progress)
+    yield "runs", side_by_side([*predicted, *switch_runs(list(rates.items()))], progress, EXPECTED)
 
 
 def estimate() -> float:
     """Seconds that a first run takes on two quiet cores."""
-    n, cores = len(STRATEGIES) + 1, max(1, int(hardware()["cores"]))
+    n = len(STRATEGIES) + 1
     real = n * 2 * REPEATS * EXPECTED["real"]
-    cosimulated = (len(tuning_runs()) + n * 2 * REPEATS) * EXPECTED["cosimulated"] / cores
-    modeled = n * 2 * (REPEATS + len(SWITCH_WORKERS)) * EXPECTED["modeled"] / cores
+    cosimulated = (len(tuning_runs()) + n * 2 * REPEATS) * EXPECTED["cosimulated"] / cores()
+    modeled = n * 2 * (REPEATS + len(SWITCH_WORKERS)) * EXPECTED["modeled"] / cores()
     return EXPECTED["calibration"] + real + cosimulated + modeled
 
 
@@ -246,7 +161,7 @@ def main() -> int:
     """Run everything and write the page; the exit status says whether some run failed."""
     os.chdir(ROOT)
     expected = estimate()
-    print(f"Which road to take? About {_minutes(expected)} on this machine, less for what was run before.")
+    print(f"Which road to take? About {minutes(expected)} on this machine, less for what was run before.")
     progress = Progress(expected)
     progress.part("calibrating this machine")
     profile = calibrated()
@@ -261,7 +176,7 @@ def main() -> int:
     failed = [run for run in found["runs"] if run.status != "done"]
     for run in failed:
         print(f"  {run.id} {run.status}: {run.summary['message'].splitlines()[0]}")
-    print(f"  {len(found['runs'])} runs in {_minutes(progress.elapsed())}: {PAGE}\n\n{verdict}")
+    print(f"  {len(found['runs'])} runs in {minutes(progress.elapsed())}: {PAGE}\n\n{verdict}")
     return 1 if failed else 0
 
 

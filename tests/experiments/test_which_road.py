@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -53,24 +52,3 @@ def test_repeats_follow_each_other_and_strategies_are_shuffled_within(plan):
 def test_the_control_runs_at_the_synchronous_rate_divided_by_the_workers(plan):
     assert plan.roads_of(RATES)[-1] == ("async_ps", 0.05)
     assert plan.roads_of({**RATES, "async_ps": 0.05}) == list({**RATES, "async_ps": 0.05}.items())
-
-
-def tuned(strategy, rate, curve, status="done"):
-    points = [{"update": i, "samples": i, "seconds": s, "loss": loss} for i, (s, loss) in enumerate(curve)]
-    config = {"strategy": {"name": strategy}, "optimizer": {"learning_rate": rate}}
-    return SimpleNamespace(config=config, summary={"curve": points}, status=status)
-
-
-def test_the_rate_that_is_at_the_target_first_is_chosen_by_its_median(plan):
-    good = plan.TARGET
-    runs = [
-        tuned("a", 0.1, [(1.0, good)]),
-        tuned("a", 0.1, [(5.0, good)]),  # median 3.0
-        tuned("a", 0.2, [(2.0, good)]),
-        tuned("a", 0.2, [(2.5, good)]),  # median 2.25: chosen
-        tuned("a", 0.4, [(0.1, good)], status="diverged"),
-        tuned("a", 0.4, [(0.1, good)], status="diverged"),
-        tuned("b", 0.1, [(1.0, 3 * good)]),
-        tuned("b", 0.2, [(1.0, 2 * good)]),  # nobody got there: the lowest loss
-    ]
-    assert plan.choose(runs) == {"a": 0.2, "b": 0.2}
