@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isqrt
 from typing import Generic
 
 from distsim.interface import Batch, Block, Model, Problem, Strategy, T, Work, Worker
+from distsim.strategies.divisors import uneven
 from distsim.strategies.schedules import Schedule, cut, one_f_one_b
 
 
@@ -40,16 +40,7 @@ class Pipeline(Strategy):
                 f"a pipeline needs a block a stage, and this model has {blocks}",
                 f"take at most {blocks} workers or a deeper model",
             )
-        if self.microbatches < 1 or samples % self.microbatches:
-            small = [m for m in range(1, isqrt(samples) + 1) if samples % m == 0]
-            divisors = sorted({*small, *(samples // m for m in small)})
-            near = sorted(divisors, key=lambda m: abs(m - self.microbatches))[:2]
-            yield Problem(
-                "strategy.microbatches",
-                self.microbatches,
-                f"must divide the {samples} samples of a step",
-                f"nearest: {' or '.join(map(str, sorted(near)))}",
-            )
+        yield from uneven(self.microbatches, samples, "of a step")
 
 
 @dataclass(frozen=True)
