@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distsim.interface.errors import BadInput, Problem
 from distsim.interface.model import Block, Model
+from distsim.workloads import layout
 
 
 class _Refused(Exception):
@@ -47,7 +50,7 @@ def _model(blocks: Sequence[nn.Module], inputs: Tensor, batch: int) -> Model:
     described = []
     for index, block in enumerate(blocks):
         y = _run(index, block, x, dtype)
-        described.append(_describe(index, block, x, y, itemsize))
+        described.append(_describe(index, block, x, itemsize))
         x = y.detach()
     return Model(tuple(described), batch, scalars, itemsize)
 
@@ -83,9 +86,72 @@ def _run(index: int, block: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     return y
 
 
-def _describe(index: int, block: nn.Module, x: Tensor, y: Tensor, itemsize: int) -> Block:
+class _Count(NamedTuple):
+    """What torch counts of one block and a batch."""
+
+    y: Tensor
+    saved: int
+    """Bytes."""
+    forward: int
+    by_input: int
+    both: int
+
+
+def _describe(index: int, block: nn.Module, x: Tensor, itemsize: int) -> Block:
     """Count one block. The first block's input gets no gradient."""
-    parameters = [p for p in block.parameters() if p.requires_grad]
+    counted = _count(index, block, x)
+    shapes = tuple(tuple(slot.parameter.shape) for slot in layout.ordered(block))
+    samples = len(x)
+    scalars = -(-counted.saved // (itemsize * samples))
+    ways, replicated, replicated_saved = _forms(index, block, x, counted, itemsize)
+    told = (
+        [tuple(p.shape) for p in block.parameters() if p.requires_grad],
+        tuple(x.shape[1:]),
+        tuple(counted.y.shape[1:]),
+        scalars,
+        counted.forward,
+        counted.by_input,
+        counted.both,
+        repr(block),
+        *([ways] if ways else []),
+    )
+    digest = blake2b(repr(told).encode(), digest_size=4).hexdigest()
+    sizes = ",".join("x".join(map(str, shape[1:])) or "1" for shape in (x.shape, counted.y.shape))
+    return Block(
+        index=index,
+        kind=f"{type(block).__name__}({sizes}) {str(counted.y.dtype).removeprefix('torch.')} #{digest}",
+        parameters=sum(prod(shape) for shape in shapes),
+        activation=counted.y[0].numel(),
+        saved=scalars,
+        flops=counted.forward / samples,
+        input_flops=counted.by_input / samples,
+        weight_flops=(counted.both - counted.by_input) / samples,
+        ways=ways,
+        replicated=replicated,
+        replicated_saved=replicated_saved,
+        shapes=shapes,
+    )
+
+
+def _forms(index: int, block: nn.Module, x: Tensor, whole: _Count, itemsize: int) -> tuple[int, int, int]:
+    """Into how many shards `block` can be cut, and the scalars that each has of its parameters and of what it keeps.
+
+    These are counted on as few shards as can be: n of them keep together n times what all keep, and once the rest."""
+    ways: int = getattr(block, "ways", 0)
+    if ways < 2:
+        return 0, 0, 0
+    count = next(n for n in range(2, ways + 1) if ways % n == 0)
+    shards = [_count(index, block.shard(i, count), x) for i in range(count)]  # type: ignore[operator]
+    total = sum((shard.y for shard in shards[1:]), shards[0].y)
+    if not torch.allclose(total, whole.y, rtol=1e-3, atol=1e-3 * float(whole.y.abs().max())):
+        raise _Refused(f"the outputs of the {count} shards of block {index} must add up to the block's")
+    both = max(0, sum(shard.saved for shard in shards) - whole.saved) // (count - 1)
+    return ways, layout.replicated(block), -(-both // (itemsize * len(x)))
+
+
+def _count(index: int, block: nn.Module, x: Tensor) -> _Count:
+    """One forward and one backward pass of a block."""
+    parameters = [slot.parameter for slot in layout.ordered(block)]
     own = {p.untyped_storage().data_ptr() for p in block.parameters()}
     saved: dict[int, int] = {}
 
@@ -98,34 +164,9 @@ def _describe(index: int, block: nn.Module, x: Tensor, y: Tensor, itemsize: int)
     x = x.detach().clone().requires_grad_(index > 0)
     with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         y = block(x)
-    joint = [*([x] if index else []), *parameters]
-    both = _backward_flops(y, joint)
     by_input = _backward_flops(y, [x] if index else [])
-    samples = len(x)
-    shapes = [tuple(p.shape) for p in parameters]
-    scalars = -(-sum(saved.values()) // (itemsize * samples))
-    counted = (
-        shapes,
-        tuple(x.shape[1:]),
-        tuple(y.shape[1:]),
-        scalars,
-        forward.get_total_flops(),
-        by_input,
-        both,
-        repr(block),
-    )
-    digest = blake2b(repr(counted).encode(), digest_size=4).hexdigest()
-    sizes = ",".join("x".join(map(str, shape[1:])) or "1" for shape in (x.shape, y.shape))
-    return Block(
-        index=index,
-        kind=f"{type(block).__name__}({sizes}) {str(y.dtype).removeprefix('torch.')} #{digest}",
-        parameters=sum(p.numel() for p in parameters),
-        activation=y[0].numel(),
-        saved=scalars,
-        flops=forward.get_total_flops() / samples,
-        input_flops=by_input / samples,
-        weight_flops=(both - by_input) / samples,
-    )
+    both = _backward_flops(y, [*([x] if index else []), *parameters])
+    return _Count(y.detach(), sum(saved.values()), int(forward.get_total_flops()), by_input, both)
 
 
 def _backward_flops(y: Tensor, inputs: Sequence[Tensor]) -> int:

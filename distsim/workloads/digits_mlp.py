@@ -8,7 +8,7 @@ the useful learning rates of plain SGD the same for any depth: .03 to .2 at 64 s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from distsim.interface.errors import Problem
@@ -46,11 +46,15 @@ class DigitsMLP:
 
     def model(self) -> Model:
         """The description that torch would count: see tests/workloads/test_description.py."""
-        width, dtype = self.width, self.dtype
-        first = _linear(0, f"linear_relu({digits.PIXELS},{width}) {dtype}", digits.PIXELS, width, digits.PIXELS + width)
-        hidden = [_linear(i, f"residual({width}) {dtype}", width, width, width) for i in range(1, self.depth - 1)]
-        last = _linear(self.depth - 1, f"linear({width},{digits.CLASSES}) {dtype}", width, digits.CLASSES, width)
-        return Model((first, *hidden, last), self.batch, digits.PIXELS, _ITEMSIZE[dtype])
+        pixels, width, classes, dtype = digits.PIXELS, self.width, digits.CLASSES, self.dtype
+        first = _linear(0, f"linear_relu({pixels},{width}) {dtype}", pixels, width)
+        # Autograd keeps the layer's input, and a ReLU's output where it is not that input.
+        first = replace(first, saved=pixels + width, replicated_saved=pixels)
+        hidden = _linear(1, f"residual({width}) {dtype}", width, width)
+        last = _linear(self.depth - 1, f"linear({width},{classes}) {dtype}", width, classes)
+        last = replace(last, ways=width, replicated=classes, replicated_saved=0, shapes=((classes,), (classes, width)))
+        blocks = (first, *(replace(hidden, index=i) for i in range(1, self.depth - 1)), last)
+        return Model(blocks, self.batch, pixels, _ITEMSIZE[dtype])
 
     def fingerprint(self) -> str:
         """The hash of the data's file. Raises `BadInput` if that is missing or torn."""
@@ -64,17 +68,19 @@ class DigitsMLP:
         return digits_task(self, seed)
 
 
-def _linear(index: int, kind: str, inputs: int, outputs: int, saved: int) -> Block:
-    """A block of one linear layer: all its FLOPs are the matrix products'. Autograd keeps the layer's input, and a ReLU's
-    output where it is not that input."""
+def _linear(index: int, kind: str, inputs: int, outputs: int) -> Block:
+    """A block of one linear layer, cut by outputs: its FLOPs are the matrix products', and it keeps the layer's input."""
     flops = 2.0 * inputs * outputs
     return Block(
         index=index,
         kind=kind,
         parameters=(inputs + 1) * outputs,
         activation=outputs,
-        saved=saved,
+        saved=inputs,
         flops=flops,
         input_flops=flops if index else 0.0,
         weight_flops=flops,
+        ways=outputs,
+        replicated_saved=inputs,
+        shapes=((outputs, inputs), (outputs,)),
     )

@@ -1,9 +1,14 @@
-"""The torch side of `digits_mlp`: see distsim.workloads.digits_mlp for what its blocks are."""
+"""The torch side of `digits_mlp`: see distsim.workloads.digits_mlp for what its blocks are. Its data serve all the digits.
+
+The tensor forms are exact: a shard of the first and of a residual block gives its own columns among zeros, one of the last
+multiplies its own columns of the input.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import blake2b
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,56 +16,86 @@ from torch.nn import functional
 
 from distsim.workloads import digits
 from distsim.workloads.digits_mlp import DigitsMLP
+from distsim.workloads.initial import draws, empty, fill
+from distsim.workloads.layout import Dealt
 from distsim.workloads.task import Data, Task
 
 
-class Residual(nn.Module):
-    """x + scale (W relu(x) + b)."""
+class LinearReLU(Dealt):
+    """relu(W x + b), cut by outputs."""
+
+    dealt: ClassVar[Mapping[str, int]] = {"linear.weight": 0, "linear.bias": 0}
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.ways = outputs
+        self.linear = _linear(inputs, outputs, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (samples, inputs) -> (samples, outputs)."""
+        return self.placed(torch.relu(self.linear(x)))
+
+
+class Residual(Dealt):
+    """x + scale (W relu(x) + b), cut by outputs."""
+
+    dealt: ClassVar[Mapping[str, int]] = {"linear.weight": 0, "linear.bias": 0}
 
     def __init__(self, width: int, scale: float, dtype: torch.dtype) -> None:
         super().__init__()
+        self.ways = width
         self.scale = scale
-        self.linear = _empty_linear(width, width, dtype)
+        self.linear = _linear(width, width, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (samples, width), in and out."""
-        return torch.add(x, self.linear(torch.relu(x)), alpha=self.scale)
+        y = self.placed(self.linear(torch.relu(x)))
+        return y * self.scale if self.index else torch.add(x, y, alpha=self.scale)
+
+
+class Classifier(Dealt):
+    """W x + b, cut by inputs: ten classes would divide by few numbers of shards."""
+
+    dealt: ClassVar[Mapping[str, int]] = {"weight": 1}
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.ways = inputs
+        self.bias = nn.Parameter(torch.zeros(outputs, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (samples, inputs) -> (samples, outputs)."""
+        mine = self.weight.shape[1]
+        x = x.narrow(1, self.index * mine, mine)
+        return functional.linear(x, self.weight, None if self.index else self.bias)
 
 
 def digits_task(workload: DigitsMLP, seed: int) -> Task:
     """The blocks of `workload`, initialised from (seed, block), with the digits."""
     dtype: torch.dtype = getattr(torch, workload.dtype)
     width, depth = workload.width, workload.depth
-    first = _empty_linear(digits.PIXELS, width, dtype)
+    first = LinearReLU(digits.PIXELS, width, dtype)
     hidden = [Residual(width, (8 / depth) ** 0.5, dtype) for _ in range(depth - 2)]
-    last = _empty_linear(width, digits.CLASSES, dtype)
+    last = Classifier(width, digits.CLASSES, dtype)
     # With these deviations and scales the same learning rates train 4 to 96 blocks: however many there are, the branches
     # start as a small part of the trunk and a step changes the function of the whole model by as much.
-    _initialise(first, (3 * digits.PIXELS) ** -0.5, seed, 0)
+    fill(first.linear.weight, (3 * digits.PIXELS) ** -0.5, draws(seed, 0))
     for i, block in enumerate(hidden, start=1):
-        _initialise(block.linear, (2 / width) ** 0.5 / (8 * depth) ** 0.5, seed, i)
-    _initialise(last, 0.1 * width**-0.5, seed, depth - 1)
-    blocks = [nn.Sequential(first, nn.ReLU()), *hidden, last]
-    return Task(blocks, _data(workload.dtype), functional.cross_entropy, seed, workload.batch)
+        fill(block.linear.weight, (2 / width) ** 0.5 / (8 * depth) ** 0.5, draws(seed, i))
+    fill(last.weight, 0.1 * width**-0.5, draws(seed, depth - 1))
+    return Task([first, *hidden, last], digits_data(workload.dtype), functional.cross_entropy, seed, workload.batch)
 
 
-def _empty_linear(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Linear:
-    """A linear layer with memory and no values: torch's own initialisation would draw from its global generator."""
-    return nn.Linear(inputs, outputs, device="meta", dtype=dtype).to_empty(device="cpu")
-
-
-def _initialise(layer: nn.Linear, deviation: float, seed: int, block: int) -> None:
-    """Normal weights, zero biases. Drawn in double precision, so that both dtypes start from the same model."""
-    key = blake2b(repr((seed, "weights", block)).encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
-    weight = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64) * deviation
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.zero_()
+def _linear(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Linear:
+    """A linear layer with zero biases and no weights yet."""
+    layer = empty(nn.Linear, inputs, outputs, dtype=dtype)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 @lru_cache(maxsize=2)
-def _data(dtype: str) -> Data:
+def digits_data(dtype: str) -> Data:
     """The digits, scaled to zero mean and unit deviation over all training pixels. Shared by all tasks of a process."""
     pixels, labels = digits.load()
     training, validation = digits.split(labels)

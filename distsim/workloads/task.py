@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import vector_to_parameters
 
 from distsim.interface.errors import StrategyError
 from distsim.interface.values import Batch
+from distsim.workloads import layout
+
+EVALUATED = 1 << 15
+"""Scalars of input that are evaluated at once, or 64 samples: the memory of an evaluation stays small."""
 
 
 class Data(NamedTuple):
@@ -75,22 +78,27 @@ class Task:
 
     def evaluate(self, values: Mapping[int, Tensor]) -> tuple[float, float | None]:
         """Validation loss and accuracy with the flat parameters `values` of every block; no accuracy unless targets are
-        classes. Leaves the task's own blocks alone."""
+        classes, the last dimension of the output. Leaves the task's own blocks alone."""
         inputs, targets = self.data.validation_inputs, self.data.validation_targets
         if inputs is None or targets is None:
             raise ValueError("this workload has no validation samples")
         if self._evaluated is None:
             self._evaluated = [copy.deepcopy(block).eval() for block in self.blocks]
-        x = inputs
+        for index, block in enumerate(self._evaluated):
+            layout.load(block, values[index].detach().cpu())
+        rows = max(64, EVALUATED // max(1, inputs[0].numel()))
+        loss = right = 0.0
+        has_classes = targets.dtype == torch.int64
         with torch.no_grad():
-            for index, block in enumerate(self._evaluated):
-                flat = values[index].detach().cpu()
-                vector_to_parameters(flat, [p for p in block.parameters() if p.requires_grad])
-                x = block(x)
-            loss = float(self.loss(x, targets))
-            if targets.dtype != torch.int64 or targets.dim() != 1 or x.dim() != 2:
-                return loss, None
-            return loss, float((x.argmax(dim=1) == targets).double().mean())
+            for x, target in zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True):
+                share = len(x) / len(inputs)
+                for block in self._evaluated:
+                    x = block(x)
+                loss += float(self.loss(x, target)) * share
+                has_classes = has_classes and x.shape[:-1] == target.shape
+                if has_classes:
+                    right += float((x.argmax(dim=-1) == target).double().mean()) * share
+        return loss, right if has_classes else None
 
 
 @lru_cache(maxsize=64)

@@ -20,15 +20,27 @@ SHAPES = [
 
 def test_by_hand():
     first, hidden, last = DigitsMLP(batch=2, depth=3, width=4).model().blocks
-    assert first == Block(0, "linear_relu(64,4) float32", 260, 4, 68, 512.0, 0.0, 512.0)  # 64 x 4 + 4; 2 x 64 x 4
-    assert hidden == Block(1, "residual(4) float32", 20, 4, 4, 32.0, 32.0, 32.0)
-    assert last == Block(2, "linear(4,10) float32", 50, 10, 4, 80.0, 80.0, 80.0)
+    # 64 x 4 + 4 parameters; 2 x 64 x 4 FLOPs; every shard keeps the input
+    assert first == Block(
+        0, "linear_relu(64,4) float32", 260, 4, 68, 512.0, 0.0, 512.0, 4, 0, replicated_saved=64, shapes=((4, 64), (4,))
+    )
+    assert hidden == Block(
+        1, "residual(4) float32", 20, 4, 4, 32.0, 32.0, 32.0, 4, 0, replicated_saved=4, shapes=((4, 4), (4,))
+    )
+    assert last == Block(2, "linear(4,10) float32", 50, 10, 4, 80.0, 80.0, 80.0, 4, 10, shapes=((10,), (10, 4)))
+
+
+def test_a_shard_by_hand():
+    first, hidden, last = DigitsMLP(batch=2, depth=3, width=4).model().sharded(2).blocks
+    assert (first.kind, first.parameters, first.activation, first.saved) == ("linear_relu(64,4) float32 / 2", 130, 4, 66)
+    assert (hidden.parameters, hidden.saved, hidden.flops, hidden.input_flops) == (10, 4, 16.0, 16.0)
+    assert (last.parameters, last.activation, last.saved, last.weight_flops) == (30, 10, 2, 40.0)  # 10 + 40 / 2
 
 
 def test_bytes_by_hand():
     model = DigitsMLP(batch=2, depth=3, width=4, dtype="float64").model()
     assert (model.itemsize, model.input, model.parameter_bytes) == (8, 64, 2640)
-    assert (model.activation_bytes(0, 2), model.saved_bytes(0, 2)) == (64, 1088)
+    assert model.saved_bytes(0, 2) == 1088
 
 
 @pytest.mark.parametrize("workload", SHAPES)

@@ -107,7 +107,7 @@ def test_evaluation_leaves_the_blocks_alone_and_knows_chance():
     loss, accuracy = task.evaluate(values)
     assert loss == pytest.approx(2.302585, abs=1e-5)  # ln 10: all classes are equally likely
     assert accuracy == pytest.approx(36 / 360)  # the first class is taken
-    assert float(task.blocks[0][0].weight.detach().abs().sum()) > 0
+    assert float(task.blocks[0].linear.weight.detach().abs().sum()) > 0
 
 
 @pytest.mark.parametrize(("depth", "rate", "momentum"), [(8, 0.1, 0.0), (8, 0.01, 0.9), (32, 0.1, 0.0)])
