@@ -41,6 +41,6 @@ class Outcome:
     traces: list[Trace] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     weights: list[dict[int, Any]] = field(default_factory=list)
-    """By rank: block -> flat parameters at the end (empty where no values exist)."""
+    """By rank: block -> flat parameters at the end, of blocks that are whole there; of a cut one its tensor shard."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the result must know: contention, approximations."""

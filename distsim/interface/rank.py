@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -52,7 +53,7 @@ class Rank(Generic[T]):
     shard: tuple[int, int] = (0, 1)
     """Which tensor shard of the blocks is placed here, of how many."""
     snapshots: list[Snapshot] = field(default_factory=list)
-    shown: Region | None = None
+    shown: tuple[Region, ...] = ()
     """What this rank publishes, once it has."""
     version: int = 0
     updates: int = 0
@@ -111,25 +112,33 @@ class Rank(Generic[T]):
         course = self.schedule.factor(self.updates, self.updates_allowed)
         return scale * scaled(self.scaling, self.gradients_an_update) * course
 
-    def publish(self, region: Region) -> None:
+    def publish(self, regions: tuple[Region, ...]) -> None:
         """Keep the parameters for the evaluation, if a snapshot is due after the update under way."""
         number = self.updates + 1
         last = number >= self.updates_allowed
-        self.shown = region
+        self.shown = regions
         if self.publish_every and (number % self.publish_every == 0 or last):
-            self._snapshot(number, region, self.fabric.now())
+            self._snapshot(number, self.fabric.now())
 
     def publish_last(self) -> None:
         """Keep the model of the last update, if this rank shows any: a budget of seconds says too late which it is."""
         known = self.snapshots[-1].number if self.snapshots else 0
-        if self.publish_every and self.shown is not None and known < self.updates:
-            self._snapshot(self.updates, self.shown, self.trace.updates[-1].time)
+        if self.publish_every and self.shown and known < self.updates:
+            self._snapshot(self.updates, self.trace.updates[-1].time)
 
-    def _snapshot(self, number: int, region: Region, time: float) -> None:
-        region = replace(region, blocks=self.blocks_of(region))
+    def _snapshot(self, number: int, time: float) -> None:
+        regions = [replace(region, blocks=self.blocks_of(region)) for region in self.shown]
         with self.lock:
-            values = self.numerics.read(region)
-        self.snapshots.append(Snapshot(number, number * self.samples_an_update, time, [Piece(region, self.shard, values)]))
+            pieces = [Piece(region, self.shard, self.numerics.read(region)) for region in regions]
+        self.snapshots.append(Snapshot(number, number * self.samples_an_update, time, pieces))
+
+    def weights(self) -> dict[int, T]:
+        """The parameters of every block that is whole here (of one that is cut, its tensor shard)."""
+        found = dict[int, T]()
+        for block in self.placed:
+            with suppress(StrategyError):  # only a shard is here
+                found[block] = self.numerics.read(Region((block,)))
+        return found
 
     # ---- values
 
@@ -158,6 +167,11 @@ class Rank(Generic[T]):
         g, value = self.numerics.loss(y, batch)
         self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.fabric.now()))
         return g
+
+    def held(self) -> list[Piece]:
+        """All the parameters that are here."""
+        with self.lock:
+            return [Piece(region, self.shard, self.numerics.read(region)) for region in self.numerics.held()]
 
     # ---- gradients that travel
 

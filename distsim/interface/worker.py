@@ -284,12 +284,13 @@ class Worker(Generic[T]):
         """Forget the accumulated gradient: all of it, or that of whole blocks, or that of one shard."""
         self._state.numerics.zero(region)
 
-    def publish(self, region: Region = ALL) -> None:
-        """Show the parameters to the evaluation, off the clock; call it as the last thing of an update. A shard will do.
+    def publish(self, *regions: Region) -> None:
+        """Show these parameters, all unless named, to the evaluation, off the clock; call it as the last thing of an update.
 
-        Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update.
+        Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update; shards
+        will do.
         """
-        self._state.publish(region)
+        self._state.publish(regions or (ALL,))
 
     # ---- messages
 

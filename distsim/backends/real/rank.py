@@ -6,7 +6,6 @@ import os
 import pickle
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +18,7 @@ from distsim.backends.real.gloo import FOREVER
 from distsim.backends.real.handle import PeerLost
 from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
-from distsim.interface import Job, Region, Worker, drive, finish
+from distsim.interface import Job, Worker, drive, finish
 
 _START = 0.005  # seconds from the agreement on the clock's origin to that origin
 
@@ -43,8 +42,8 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
     desk.phase("end")
-    snapshots = [s._replace(values={b: _on_cpu(x) for b, x in s.values.items()}) for s in state.snapshots]
-    weights = {b: _on_cpu(state.numerics.read(Region((b,)))) for b in state.placed}
+    snapshots = [s._replace(pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in state.snapshots]
+    weights = {block: _on_cpu(x) for block, x in state.weights().items()}
     torch.save((state.trace, snapshots, weights), order.results)
 
 
@@ -75,5 +74,5 @@ def _meet(order: Order, desk: Desk, fabric: Real) -> None:
     time.sleep(max(0.0, desk.origin - time.monotonic()))
 
 
-def _on_cpu(x: Any) -> Any:
-    return x.detach().cpu() if isinstance(x, torch.Tensor) else x
+def _on_cpu(pieces: list[Piece]) -> list[Piece]:
+    return [p._replace(values=p.values.detach().cpu() if isinstance(p.values, torch.Tensor) else p.values) for p in pieces]

@@ -14,7 +14,7 @@ from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.engine import ENDS
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
-from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Region, Worker, finish
+from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Worker, finish
 from distsim.interface.deadlock import find_cycle
 
 _MACHINERY = tuple(str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics"))
@@ -106,7 +106,7 @@ def _outcome(simulation: Simulation, ranks: list[Rank[Any]], status: str, messag
         seconds=max(updates, default=simulation.engine.now),
         traces=[rank.trace for rank in ranks],
         snapshots=[snapshot for rank in ranks for snapshot in rank.snapshots],
-        weights=[{b: rank.numerics.read(Region((b,))) for b in rank.placed} for rank in ranks],
+        weights=[rank.weights() for rank in ranks],
         notes=notes,
     )
 
