@@ -285,7 +285,7 @@ class Worker(Generic[T]):
         self._state.numerics.zero(region)
 
     def publish(self, *regions: Region) -> None:
-        """Show these parameters, all unless named, to the evaluation, off the clock; call it as the last thing of an update.
+        """Show these parameters, all unless named, to the evaluation, off the clock; call it last in an update.
 
         Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update; shards
         will do.

@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,5 +75,5 @@ def _meet(order: Order, desk: Desk, fabric: Real) -> None:
     time.sleep(max(0.0, desk.origin - time.monotonic()))
 
 
-def _on_cpu(pieces: list[Piece]) -> list[Piece]:
-    return [p._replace(values=p.values.detach().cpu() if isinstance(p.values, torch.Tensor) else p.values) for p in pieces]
+def _on_cpu(x: Any) -> Any:
+    return x.detach().cpu() if isinstance(x, torch.Tensor) else x
