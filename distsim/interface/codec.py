@@ -6,9 +6,10 @@ A codec works in rounds, each an encoding and a collective of the codes; the las
     fp16      all-reduce the rounded gradient
     powersgd  all-reduce P = M Q, make P orthogonal, all-reduce Q = M^T P; the mean is P Q^T
 
-`rounds` names the collectives. With `is_own` False the error that a rank keeps is its gradient minus the decoded *mean*, as
-PowerSGD's published code does, else minus its own code, decoded. Either way what was applied plus what is kept adds up to
-the sum of all gradients.
+`rounds` names the collectives. Where codes are gathered, the error that a rank keeps is its gradient minus its own code,
+decoded (`is_own`). Where they are added up on the way it is its gradient minus the decoded *mean*, as PowerSGD's published
+code does: what the sum itself rounds away belongs to no single code. Either way what was applied plus what is kept adds up
+to the sum of all gradients.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Half:
     """Every scalar rounded to IEEE half precision, 2 bytes each; sums are taken in half precision, as torch's hook does."""
 
     rounds: ClassVar[tuple[Round, ...]] = ("all_reduce",)
-    is_own: ClassVar[bool] = True
+    is_own: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

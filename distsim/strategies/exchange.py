@@ -1,0 +1,102 @@
+"""Averaging gradients over a group of workers, compressed or not: what `compression` means on any strategy.
+
+Each region of the model has its own codes and its own error feedback: what a code leaves out of a gradient is kept, as a
+residual of the gradient's size, and added to the next one. So nothing is lost, only late: P times what was applied, plus
+the residuals of all ranks, is the sum of all gradients. (Seide et al., "1-Bit SGD", Interspeech 2014; Stich, Cordonnier and
+Jaggi, "Sparsified SGD with Memory", NeurIPS 2018.)
+
+The first code is on its way when `start` returns, so that it overlaps the rest of the backward pass; a second round and the
+decoding follow when the result is awaited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Literal
+
+from distsim.interface import ALL, Codec, Half, Model, PowerSGD, Problem, Region, Strategy, T, TopK, Work, Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed(Strategy):
+    """A strategy whose gradients may travel compressed."""
+
+    compression: Literal["none", "top_k", "fp16", "powersgd"] = "none"
+    """What travels in place of a gradient: its largest scalars, half precision, or products of rank `compression_rank`."""
+    density: float = 0.01
+    """The share of the scalars that `top_k` sends, each with its place."""
+    compression_rank: int = 4
+    """Columns of the two matrices that `powersgd` sends in place of one."""
+    error_feedback: bool = True
+    """Keep what a code leaves out, and add it to the next gradient."""
+
+    def codec(self) -> Codec | None:
+        """What `compression` stands for; None sends gradients as they are."""
+        return {
+            "none": None,
+            "top_k": TopK(self.density),
+            "fp16": Half(),
+            "powersgd": PowerSGD(self.compression_rank),
+        }[self.compression]
+
+    def problems(self, workers: int, model: Model) -> Iterable[Problem]:
+        if not 0.0 < self.density <= 1.0:
+            yield Problem("strategy.density", self.density, "must be above 0 and at most 1", "for example 0.01")
+        if self.compression_rank < 1:
+            yield Problem("strategy.compression_rank", self.compression_rank, "must be at least 1", "for example 4")
+
+
+class Feedback(Generic[T]):
+    """What the codes of one rank have left out so far, by region."""
+
+    def __init__(self, is_on: bool) -> None:
+        self._is_on = is_on
+        self._residuals: dict[Region, T] = {}
+
+    def add(self, gradient: T, region: Region) -> T:
+        """The gradient, and what was left out of those before."""
+        residual = self._residuals.get(region)
+        return gradient if residual is None else gradient + residual
+
+    def keep(self, wanted: T, sent: T, region: Region) -> None:
+        """Note that of `wanted` only `sent` has arrived."""
+        if self._is_on:
+            self._residuals[region] = wanted - sent
+
+
+class Exchange(Generic[T]):
+    """The mean of gradients over a group. One a rank, kept for the whole run: it holds the residuals."""
+
+    def __init__(self, group: Worker[T], compressed: Compressed) -> None:
+        self._group = group
+        self._codec = compressed.codec()
+        self._feedback = Feedback[T](compressed.error_feedback)
+
+    async def start(self, gradient: T, region: Region = ALL) -> Work[T]:
+        """The mean of this gradient of `region` over the group, under way: encoding it is over when this returns."""
+        if self._codec is None:
+            return self._group.all_reduce(gradient)
+        wanted = self._feedback.add(gradient, region)
+        code = await self._group.encode(self._codec, wanted, region)
+        mean = self._gather if self._codec.is_own else self._sum
+        return self._group.start(mean(self._codec, wanted, code, region))
+
+    async def _sum(self, codec: Codec, wanted: T, code: T, region: Region) -> T:
+        """Codes are added up on the way, after dividing them: half precision ends at 65,504."""
+        group = self._group
+        received = [await group.all_reduce(code / group.world_size, "sum")]
+        for _ in codec.rounds[1:]:
+            code = await group.encode(codec, wanted, region, received)
+            received.append(await group.all_reduce(code / group.world_size, "sum"))
+        mean = await group.decode(codec, received, region)
+        self._feedback.keep(wanted, mean, region)
+        return mean
+
+    async def _gather(self, codec: Codec, wanted: T, code: T, region: Region) -> T:
+        """Everybody gets every code; meanwhile this rank looks at what its own leaves out."""
+        gathering = self._group.all_gather(code)
+        own = self._group.decode(codec, [code], region)
+        codes = await gathering
+        self._feedback.keep(wanted, await own, region)
+        return await self._group.decode(codec, [codes], region, self._group.world_size)
