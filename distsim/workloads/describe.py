@@ -17,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distsim.interface.errors import BadInput, Problem
 from distsim.interface.model import Block, Model
-from distsim.workloads import layout
+from distsim.workloads.activations import kept
+from distsim.workloads.parameters import ordered
+from distsim.workloads.shards import replicated
 
 
 class _Refused(Exception):
@@ -100,10 +102,10 @@ class _Count(NamedTuple):
 def _describe(index: int, block: nn.Module, x: Tensor, itemsize: int) -> Block:
     """Count one block. The first block's input gets no gradient."""
     counted = _count(index, block, x)
-    shapes = tuple(tuple(slot.parameter.shape) for slot in layout.ordered(block))
+    shapes = tuple(tuple(p.shape) for p in ordered(block).values())
     samples = len(x)
     scalars = -(-counted.saved // (itemsize * samples))
-    ways, replicated, replicated_saved = _forms(index, block, x, counted, itemsize)
+    ways, held_by_all, kept_by_all = _forms(index, block, x, counted, itemsize)
     told = (
         [tuple(p.shape) for p in block.parameters() if p.requires_grad],
         tuple(x.shape[1:]),
@@ -127,8 +129,8 @@ def _describe(index: int, block: nn.Module, x: Tensor, itemsize: int) -> Block:
         input_flops=counted.by_input / samples,
         weight_flops=(counted.both - counted.by_input) / samples,
         ways=ways,
-        replicated=replicated,
-        replicated_saved=replicated_saved,
+        replicated=held_by_all,
+        replicated_saved=kept_by_all,
         shapes=shapes,
     )
 
@@ -146,27 +148,17 @@ def _forms(index: int, block: nn.Module, x: Tensor, whole: _Count, itemsize: int
     if not torch.allclose(total, whole.y, rtol=1e-3, atol=1e-3 * float(whole.y.abs().max())):
         raise _Refused(f"the outputs of the {count} shards of block {index} must add up to the block's")
     both = max(0, sum(shard.saved for shard in shards) - whole.saved) // (count - 1)
-    return ways, layout.replicated(block), -(-both // (itemsize * len(x)))
+    return ways, replicated(block), -(-both // (itemsize * len(x)))
 
 
 def _count(index: int, block: nn.Module, x: Tensor) -> _Count:
     """One forward and one backward pass of a block."""
-    parameters = [slot.parameter for slot in layout.ordered(block)]
-    own = {p.untyped_storage().data_ptr() for p in block.parameters()}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = min(storage.nbytes(), tensor.numel() * tensor.element_size())
-        return tensor
-
     x = x.detach().clone().requires_grad_(index > 0)
-    with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with FlopCounterMode(display=False) as forward, kept(block.parameters()) as saved:
         y = block(x)
     by_input = _backward_flops(y, [x] if index else [])
-    both = _backward_flops(y, [*([x] if index else []), *parameters])
-    return _Count(y.detach(), sum(saved.values()), int(forward.get_total_flops()), by_input, both)
+    both = _backward_flops(y, [*([x] if index else []), *ordered(block).values()])
+    return _Count(y.detach(), saved.nbytes, int(forward.get_total_flops()), by_input, both)
 
 
 def _backward_flops(y: Tensor, inputs: Sequence[Tensor]) -> int:

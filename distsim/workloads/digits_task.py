@@ -17,7 +17,7 @@ from torch.nn import functional
 from distsim.workloads import digits
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.initial import draws, empty, fill
-from distsim.workloads.layout import Dealt
+from distsim.workloads.shards import Dealt
 from distsim.workloads.task import Data, Task
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from distsim.interface.errors import StrategyError
 from distsim.interface.values import Batch
-from distsim.workloads import layout
+from distsim.workloads import shards
 
 EVALUATED = 1 << 15
 """Scalars of input that are evaluated at once, or 64 samples: the memory of an evaluation stays small."""
@@ -85,7 +85,7 @@ class Task:
         if self._evaluated is None:
             self._evaluated = [copy.deepcopy(block).eval() for block in self.blocks]
         for index, block in enumerate(self._evaluated):
-            layout.load(block, values[index].detach().cpu())
+            shards.load(block, values[index].detach().cpu())
         rows = max(64, EVALUATED // max(1, inputs[0].numel()))
         loss = right = 0.0
         has_classes = targets.dtype == torch.int64

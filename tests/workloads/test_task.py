@@ -118,14 +118,14 @@ def test_the_digits_are_learnt(depth, rate, momentum):
     numerics = TensorsFactory(workload, 1, SGD(rate, momentum), seed=1)(0)
     for step in range(112):
         batch = Batch(step)
-        numerics.zero()
+        numerics.zero(None)
         x = numerics.input(batch)
         for block in range(depth):
             x = numerics.forward(block, x, batch)
         g, _ = numerics.loss(x, batch)
         for block in reversed(range(depth)):
             g = numerics.backward(block, g, batch, "both")
-        numerics.update(ALL, numerics.accumulated(ALL), 1.0)
+        numerics.update(ALL, numerics.accumulated(ALL), None, 1.0)
     loss, accuracy = workload.task(1).evaluate({b: numerics.read(Region((b,))) for b in range(depth)})
     assert accuracy > 0.9
     assert loss < 0.4

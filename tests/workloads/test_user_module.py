@@ -131,7 +131,7 @@ def test_it_trains_as_plain_torch_does(name):
         optimizer.zero_grad()
         task.loss(net(task.input(batch, 2)), task.target(batch, 2)).backward()
         optimizer.step()
-        numerics.zero()
+        numerics.zero(None)
         x, size = numerics.input(batch), sizes.input(batch)
         for block in range(len(task.blocks)):
             x, size = numerics.forward(block, x, batch), sizes.forward(block, size, batch)
@@ -139,7 +139,7 @@ def test_it_trains_as_plain_torch_does(name):
         g, _ = numerics.loss(x, batch)
         for block in reversed(range(len(task.blocks))):
             g = numerics.backward(block, g, batch, "both")
-        numerics.update(ALL, numerics.accumulated(ALL), 1.0)
+        numerics.update(ALL, numerics.accumulated(ALL), None, 1.0)
     torch.testing.assert_close(numerics.read(ALL), nn.utils.parameters_to_vector(net.parameters()), rtol=1e-6, atol=1e-7)
 
 
