@@ -82,3 +82,6 @@ class Fabric(Protocol):
 
     def decide(self, key: str, proposal: bool) -> bool:
         """Agree on `key` off the clock: the first rank to ask decides for all."""
+
+    def count(self, key: str) -> int:
+        """How often any rank has asked for `key` before, off the clock: each gets another number."""

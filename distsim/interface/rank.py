@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from distsim.interface.budget import Budget
@@ -57,6 +58,8 @@ class Rank(Generic[T]):
     """What this rank publishes, once it has."""
     version: int = 0
     updates: int = 0
+    takes_turns: bool = False
+    """Updates are made by one rank each."""
     drawn: int = 0
     open_work: dict[Work[Any], None] = field(default_factory=dict)
     posted: dict[int, deque[Work[None]]] = field(default_factory=dict)
@@ -105,6 +108,21 @@ class Rank(Generic[T]):
             self.updates = step
             self.trace.updates.append(Update(step, step * self.samples_an_update, self.fabric.now()))
 
+    def turns(self) -> Iterator[int]:
+        """Updates of this rank alone until all ranks together have begun what the budget allows; recorded as `steps` does.
+
+        Evaluation sees each rank's model as it is when that rank next ends an update.
+        """
+        self.takes_turns, ended, every = True, 0, self.publish_every
+        while self.goes_on(turn := self.fabric.count("updates begun")):
+            self.updates = turn
+            yield turn
+            before, ended = ended, self.fabric.count("updates ended") + 1
+            self.updates, now = ended, self.fabric.now()
+            self.trace.updates.append(Update(ended, ended * self.samples_an_update, now))
+            if every and self.shown and ended // every > before // every:
+                self._snapshot(ended // every * every, now)
+
     def rate(self, optimizer: Optimizer | None, scale: float) -> float:
         """What the learning rate is multiplied by now: scaling and schedule are the run's own optimizer's."""
         if optimizer is not None:
@@ -114,17 +132,22 @@ class Rank(Generic[T]):
 
     def publish(self, regions: tuple[Region, ...]) -> None:
         """Keep the parameters for the evaluation, if a snapshot is due after the update under way."""
+        self.shown = regions
+        if self.takes_turns:
+            return
         number = self.updates + 1
         last = number >= self.updates_allowed
-        self.shown = regions
         if self.publish_every and (number % self.publish_every == 0 or last):
             self._snapshot(number, self.fabric.now())
 
     def publish_last(self) -> None:
         """Keep the model of the last update, if this rank shows any: a budget of seconds says too late which it is."""
         known = self.snapshots[-1].number if self.snapshots else 0
-        if self.publish_every and self.shown and known < self.updates:
-            self._snapshot(self.updates, self.trace.updates[-1].time)
+        number = self.updates
+        if self.takes_turns:  # this rank's last update is not the run's
+            number = 0 if self.updates_allowed == inf else int(self.updates_allowed)
+        if self.publish_every and self.shown and known < number:
+            self._snapshot(number, self.trace.updates[-1].time)
 
     def _snapshot(self, number: int, time: float) -> None:
         regions = [replace(region, blocks=self.blocks_of(region)) for region in self.shown]
@@ -168,11 +191,6 @@ class Rank(Generic[T]):
         self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.fabric.now()))
         return g
 
-    def held(self) -> list[Piece]:
-        """All the parameters that are here."""
-        with self.lock:
-            return [Piece(region, self.shard, self.numerics.read(region)) for region in self.numerics.held()]
-
     # ---- gradients that travel
 
     def owe(self, message: Message[T]) -> Message[T]:
@@ -210,6 +228,8 @@ class Rank(Generic[T]):
         share: float = 1.0,
     ) -> Work[Any]:
         """Queue `action` on the rank's compute queue. `parts` run on each of `pieces` micro-batches of `batch`."""
+        if unless is not None and isinstance(unless.handle, Flow):
+            raise StrategyError(f"unless={unless!r} cannot end first: it goes on only while it is awaited")
         samples = 0.0 if batch is None else self.samples(batch) / pieces
         cost = Cost(parts * pieces, samples, nbytes, self.shard[1], share)
         handle = self.fabric.compute(cost, action, batch, None if unless is None else unless.handle)

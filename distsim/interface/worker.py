@@ -116,6 +116,14 @@ class Worker(Generic[T]):
         """
         return self._state.steps()
 
+    def turns(self) -> Iterator[int]:
+        """Updates that ranks make each on its own, 0, 1, ..., counted together: each is begun by one rank alone.
+
+        For workers that wait for nobody: a fast one makes more of them. The body of the loop is one update, and is numbered
+        when it is over; a rank's loop ends when the budget leaves it none.
+        """
+        return self._state.turns()
+
     def draw(self, part: int, parts: int) -> Batch:
         """The next batch of this rank's own stream; what is discarded later is not drawn again."""
         batch = Batch(self._state.drawn, part, parts)

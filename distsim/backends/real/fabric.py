@@ -133,6 +133,10 @@ class Real:
         """The proposal of the first rank to ask, by compare-and-set in the store (some 40 us)."""
         return self._store.compare_set(key, "", "yes" if proposal else "no") == b"yes"
 
+    def count(self, key: str) -> int:
+        """How often any rank has asked before, by a counter in the store."""
+        return self._store.add(f"count {key}", 1) - 1
+
     def _waits(self, cost: Cost, batch: Batch | None) -> list[float]:
         """Seconds to wait for each primitive operation of `cost`; none without a straggler."""
         if self._job.straggler.is_off:

@@ -32,6 +32,9 @@ class Store(Protocol):
     def compare_set(self, key: str, expected: str, desired: str, /) -> bytes:
         """Set `key` to `desired` if it has the value `expected` (or none); the value it has then."""
 
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to the number at `key`, 0 before the first time; the number it is then."""
+
 
 class Group(Protocol):
     """A process group or one backend of it. Collectives match in call order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -39,6 +40,7 @@ class Simulation:
         self.messages = Messages(self.engine, self.hosts)
         self.collectives = Collectives(self.engine, self.hosts, self.messages, options.collectives)
         self.decided: dict[str, bool] = {}
+        self.counted: Counter[str] = Counter()
         self._seconds: dict[Cost, float] = {}
 
     def seconds(self, cost: Cost) -> float:
@@ -95,3 +97,7 @@ class SimulatedFabric:
 
     def decide(self, key: str, proposal: bool) -> bool:
         return self.simulation.decided.setdefault(key, proposal)
+
+    def count(self, key: str) -> int:
+        self.simulation.counted[key] += 1
+        return self.simulation.counted[key] - 1
