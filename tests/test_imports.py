@@ -24,7 +24,7 @@ ALL = {*BELOW, "execution", "api", "cli"}
 BELOW |= {"execution": ALL - {"api", "cli", "report", "composition"}, "api": ALL - {"cli", "report"}, "cli": ALL}
 BELOW |= {"study": {"api", "calibration", "results"}}
 HEAVY = {
-    "torch": ("numerics/tensors.py", "backends/real/", "workloads/", "calibration/"),
+    "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),
     "numpy": (),
     "simpy": ("backends/simulated/",),
     "pandas": ("report/", "results/table.py"),

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 from distsim.calibration.probes import Apply, Chain, Gradients, Machine, Nothing, PingPong, Probe, Reduce, Steps, Whole
+from distsim.interface.codec import Codec
 from distsim.interface.fabric import Collective
+from distsim.interface.memory import Memory
 from distsim.interface.model import Block, Model
 from distsim.interface.numerics import Numerics, Part
+from distsim.interface.optimizer import Optimizer
 from distsim.interface.values import Batch, Region, T
 
 MATMUL = 384
@@ -110,10 +113,10 @@ class BenchNumerics(Generic[T]):
         self._payloads: dict[int, T] = {}
 
     def _shift(self, region: Region) -> Region:
-        return region if region.blocks is None else Region(tuple(b - self._first for b in region.blocks))
+        return region if region.blocks is None else replace(region, blocks=tuple(b - self._first for b in region.blocks))
 
-    def place(self, blocks: Sequence[int]) -> None:
-        self._inner.place([b - self._first for b in blocks])
+    def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
+        self._inner.place([b - self._first for b in blocks], shard)
 
     def input(self, batch: Batch) -> T:
         return self._inner.input(batch)
@@ -143,17 +146,23 @@ class BenchNumerics(Generic[T]):
         else:
             self._payloads[region.blocks[0]] = self._inner.copy(x)
 
+    def release(self, region: Region) -> None:
+        self._inner.release(self._shift(region))
+
+    def update(self, region: Region, gradient: T, optimizer: Optimizer | None, scale: float) -> None:
+        self._inner.update(self._shift(region), gradient, optimizer, scale)
+
     def accumulated(self, region: Region) -> T:
         return self._inner.accumulated(self._shift(region))
 
-    def zero(self) -> None:
-        self._inner.zero()
+    def accumulate(self, region: Region, g: T) -> None:
+        self._inner.accumulate(self._shift(region), g)
+
+    def zero(self, region: Region | None) -> None:
+        self._inner.zero(None if region is None else self._shift(region))
 
     def forget(self, batch: Batch) -> None:
         self._inner.forget(batch)
-
-    def update(self, region: Region, gradient: T, scale: float) -> None:
-        self._inner.update(self._shift(region), gradient, scale)
 
     def nbytes(self, x: T) -> float:
         return self._inner.nbytes(x)
@@ -161,8 +170,20 @@ class BenchNumerics(Generic[T]):
     def copy(self, x: T) -> T:
         return self._inner.copy(x)
 
+    def cut(self, x: T, pieces: int) -> list[T]:
+        return self._inner.cut(x, pieces)
+
     def combine(self, collective: Collective, values: Sequence[T]) -> list[T]:
         return self._inner.combine(collective, values)
+
+    def encode(self, codec: Codec, x: T, region: Region, received: Sequence[T]) -> T:
+        return self._inner.encode(codec, x, self._shift(region), received)
+
+    def decode(self, codec: Codec, region: Region, received: Sequence[T], codes: int) -> T:
+        return self._inner.decode(codec, self._shift(region), received, codes)
+
+    def memory(self) -> Memory:
+        return self._inner.memory()
 
 
 @dataclass(frozen=True)

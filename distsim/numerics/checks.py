@@ -3,40 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
 from distsim.interface.model import Model
 from distsim.interface.numerics import Part
 from distsim.interface.values import Batch, Region
+from distsim.numerics.layout import Layout, Span, lay_out
+
+
+@dataclass(slots=True, eq=False)
+class _Version:
+    """Parameters of a block between two writes."""
+
+    users: int = 0
+    """Forward passes that used them and await their backward pass."""
+    is_old: bool = False
+
+
+@dataclass(slots=True)
+class _Pass:
+    """A forward pass that awaits its backward pass."""
+
+    version: _Version
+    scalars: int
+    """What it keeps for that."""
+    is_halved: bool = False
+    """Whether the gradient of its input has been taken already."""
+
+
+@dataclass(slots=True)
+class Held:
+    """Scalars that a rank holds."""
+
+    parameters: int = 0
+    activations: int = 0
+    versions: int = 0
 
 
 class Ledger:
-    """The blocks placed on a rank, the forward passes that await their backward pass, and the size of it all."""
+    """The blocks placed on a rank, what of each is here, the forward passes that await a backward pass, and all sizes."""
 
     def __init__(self, model: Model, workers: int) -> None:
-        itemsize = model.itemsize
+        self.itemsize = itemsize = model.itemsize
+        self._model = model
         self._samples_a_step = model.batch * workers
-        self._parameters = [block.parameters * itemsize for block in model.blocks]
         self._outputs = [block.activation * itemsize for block in model.blocks]
         self._inputs = [model.input * itemsize, *self._outputs[:-1]]
-        self._saved: dict[tuple[int, Batch], bool] = {}
-        """(block, batch) -> whether the gradient of its input has been taken already."""
-        self.placed: tuple[int, ...] = tuple(range(len(model.blocks)))
-        self._here = frozenset(self.placed)
+        self.placed: tuple[int, ...] = ()
+        self._settle(tuple(range(len(model.blocks))), 1)
 
-    def place(self, blocks: Sequence[int]) -> None:
-        """Keep only `blocks`. Raises `StrategyError` unless they are ascending blocks of the model."""
-        unknown = [b for b in blocks if not 0 <= b < len(self._parameters)]
-        if unknown or list(blocks) != sorted(set(blocks)):
+    def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
+        """Keep only `blocks`, and of each that can be cut a tensor shard.
+
+        Raises `StrategyError` unless they are ascending blocks placed here, whole, and there is such a shard of each.
+        """
+        index, count = shard
+        last = len(self._outputs) - 1
+        if any(not 0 <= b <= last for b in blocks) or list(blocks) != sorted(set(blocks)):
+            raise StrategyError(f"place takes blocks of 0 to {last} in ascending order, each once, not {list(blocks)}")
+        if not 0 <= index < count:
+            raise StrategyError(f"place takes a tensor shard (which, of how many), not {shard}")
+        for block in blocks:
+            self._check_placed(block)
+            self._check_runs(block)
+        if self._count > 1:
             raise StrategyError(
-                f"place takes blocks of 0 to {len(self._parameters) - 1} in ascending order, each once, not {list(blocks)}"
+                f"the blocks placed here are cut into {self._count} tensor shards: place was called already"
             )
-        self.placed = tuple(blocks)
-        self._here = frozenset(self.placed)
-        self._saved.clear()
+        self._settle(tuple(blocks), count)
 
-    # ---- sizes in bytes
+    def _settle(self, placed: tuple[int, ...], count: int) -> None:
+        self.blocks = {b: self._model.blocks[b].sharded(count) for b in placed}
+        self.placed, self._count = placed, count
+        self.held = Held(sum(block.parameters for block in self.blocks.values()))
+        self._layouts: dict[Region, Layout] = {}
+        self._saved: dict[tuple[int, Batch], _Pass] = {}
+        self._versions = {b: _Version() for b in placed}
+        self._released: dict[int, Span] = {}
+        self._homes: dict[int, Region] = {}
+        """Block -> the shard of it that was left when it was released first."""
+
+    # ---- sizes
 
     def samples(self, batch: Batch) -> int:
         """Samples in `batch`. Raises `StrategyError` if a global step does not cut into so many equal parts."""
@@ -53,63 +102,172 @@ class Ledger:
         """Bytes of the output of `block`."""
         return self._outputs[block] * self.samples(batch)
 
-    def blocks_of(self, region: Region) -> tuple[int, ...]:
-        """The blocks of `region`. Raises `StrategyError` if one is not placed here."""
-        if region.blocks is None:
-            return self.placed
-        for block in region.blocks:
-            self._check_placed(block)
-        return region.blocks
+    def layout(self, region: Region) -> Layout:
+        """Where `region` lies. Raises `StrategyError` if a block of it is not placed here."""
+        layout = self._layouts.get(region)
+        if layout is None:
+            blocks = self.placed if region.blocks is None else region.blocks
+            for block in blocks:
+                self._check_placed(block)
+            named = Region(blocks, region.shards, region.shard, region.replicated)
+            layout = self._layouts[region] = lay_out(named, self.blocks)
+        return layout
 
-    def region_bytes(self, region: Region) -> int:
-        """Bytes of the parameters (and of the gradient) of `region`."""
-        return sum(self._parameters[b] for b in self.blocks_of(region))
+    # ---- parameters
 
-    # ---- rules
+    def read(self, region: Region) -> Layout:
+        """Raises `StrategyError` unless all of `region` is here."""
+        layout = self.layout(region)
+        if self._released:
+            self._check_here("read", layout)
+        return layout
 
-    def check_region(self, name: str, region: Region, nbytes: int) -> None:
-        """Raises `StrategyError` unless a payload of `nbytes` bytes fits `region`."""
-        expected = self.region_bytes(region)
-        if nbytes != expected:
-            blocks = list(self.blocks_of(region))
-            raise StrategyError(f"{name} of blocks {blocks} takes {expected} bytes, it was given {nbytes}")
+    def load(self, region: Region, nbytes: int) -> Layout:
+        """Note a write to `region`, and that its blocks are whole again if it is all of them.
 
-    def forward(self, block: int, nbytes: int, batch: Batch) -> None:
-        """Note a forward pass. Raises `StrategyError` on an input of another size."""
+        Raises `StrategyError` on another size, and where not all of `region` is here.
+        """
+        layout = self.fitting("load", region, nbytes)
+        if self._released and layout.is_whole:
+            for block in layout.blocks:
+                span = self._released.pop(block, None)
+                if span is None:
+                    self._write(block)
+                else:
+                    self.held.parameters += self.blocks[block].parameters - (span.stop - span.start)
+        else:
+            self._change("load", layout)
+        return layout
+
+    def update(self, region: Region, nbytes: int) -> Layout:
+        """Note a write to `region`. Raises `StrategyError` on another size, and where not all of `region` is here."""
+        layout = self.fitting("update", region, nbytes)
+        self._change("update", layout)
+        return layout
+
+    def release(self, region: Region) -> Layout:
+        """Note that only this shard of the blocks is left. Raises `StrategyError` on none, and on another than before."""
+        layout = self.layout(region)
+        if region.shard is None:
+            raise StrategyError(f"release of {layout} must name the shard that stays")
+        for block in layout.blocks:
+            home = self._homes.get(block, layout.region)
+            if home != layout.region:
+                kept = self.layout(home)
+                raise StrategyError(
+                    f"release of {layout}: block {block} was released before to {kept}, which stays its own"
+                )
+        spans = {span.block: span for span in layout.spans}
+        for block in layout.blocks:
+            self._homes[block] = layout.region
+            if block not in self._released:
+                span = self._released[block] = spans.get(block, Span(block, 0, 0))
+                self.held.parameters -= self.blocks[block].parameters - (span.stop - span.start)
+        return layout
+
+    def fitting(self, name: str, region: Region, nbytes: int) -> Layout:
+        """The layout of `region`. Raises `StrategyError` unless a payload of `nbytes` bytes fits it."""
+        layout = self.layout(region)
+        if nbytes != layout.size * self.itemsize:
+            raise StrategyError(f"{name} of {layout} takes {layout.size * self.itemsize} bytes, it was given {nbytes}")
+        return layout
+
+    def _change(self, name: str, layout: Layout) -> None:
+        """Note a write. A block that is released cannot be copied for the sake of a backward pass still to come."""
+        if self._released:
+            self._check_here(name, layout)
+            for block, _, _ in layout.spans:
+                if block in self._released and self._versions[block].users:
+                    raise StrategyError(
+                        f"{name} of {layout}: block {block} was released before the backward pass of a batch, "
+                        "which needs its old parameters; run that first"
+                    )
+        if self._saved:
+            for block, _, _ in layout.spans:
+                self._write(block)
+
+    def _write(self, block: int) -> None:
+        """Copy on write: passes that used the parameters keep them."""
+        version = self._versions[block]
+        if version.users:
+            version.is_old = True
+            self.held.versions += self.blocks[block].parameters
+            self._versions[block] = _Version()
+
+    # ---- running
+
+    def forward(self, block: int, nbytes: int, batch: Batch) -> int:
+        """Note a forward pass; its samples. Raises `StrategyError` on an input of another size, and on a released block."""
         self._check_placed(block)
-        self._check_size("forward", block, batch, self.input_bytes(block, batch), nbytes)
-        self._saved[block, batch] = False
+        self._check_runs(block)
+        samples = self.samples(batch)
+        self._check_size("forward", block, batch, self._inputs[block] * samples, nbytes)
+        if (block, batch) in self._saved:
+            self._drop(block, batch)
+        version = self._versions[block]
+        version.users += 1
+        scalars = self.blocks[block].saved * samples
+        self.held.activations += scalars
+        self._saved[block, batch] = _Pass(version, scalars)
+        return samples
 
     def loss(self, nbytes: int, batch: Batch) -> None:
         """Raises `StrategyError` on an output of another size."""
         self._check_size("loss", -1, batch, self.output_bytes(-1, batch), nbytes)
 
     def backward(self, block: int, nbytes: int, batch: Batch, part: Part) -> None:
-        """Note a backward pass or a half of it. Raises `StrategyError` if it is not its turn, or on another size."""
+        """Note a backward pass or a half of it.
+
+        Raises `StrategyError` if it is not its turn, on another size, and on a released block.
+        """
         self._check_placed(block)
-        halved = self._saved.get((block, batch))
-        if halved is None:
+        self._check_runs(block)
+        noted = self._saved.get((block, batch))
+        if noted is None:
             raise StrategyError(f"backward of block {block}, {batch}, before its forward")
         if part == "weights":
-            if not halved:
+            if not noted.is_halved:
                 raise StrategyError(f"backward of block {block}, {batch}: part='weights' before part='input'")
         else:
-            if halved:
+            if noted.is_halved:
                 raise StrategyError(f"backward of block {block}, {batch}: part={part!r} after part='input'")
             self._check_size("backward", block, batch, self.output_bytes(block, batch), nbytes)
         if part == "input":
-            self._saved[block, batch] = True
+            noted.is_halved = True
         else:
-            del self._saved[block, batch]
+            self._drop(block, batch)
 
     def forget(self, batch: Batch) -> None:
         """Forget the forward passes of `batch`."""
-        for key in [key for key in self._saved if key[1] == batch]:
-            del self._saved[key]
+        for block, other in list(self._saved):
+            if other == batch:
+                self._drop(block, batch)
+
+    def _drop(self, block: int, batch: Batch) -> None:
+        gone = self._saved.pop((block, batch))
+        self.held.activations -= gone.scalars
+        gone.version.users -= 1
+        if gone.version.is_old and not gone.version.users:
+            self.held.versions -= self.blocks[block].parameters
+
+    # ---- rules
 
     def _check_placed(self, block: int) -> None:
-        if block not in self._here:
+        if block not in self.blocks:
             raise StrategyError(f"block {block} is not placed on this rank, which holds {list(self.placed)}")
+
+    def _check_runs(self, block: int) -> None:
+        if block in self._released:
+            raise StrategyError(f"block {block} is released and cannot run until the next load")
+
+    def _check_here(self, name: str, layout: Layout) -> None:
+        for block, start, stop in layout.spans:
+            here = self._released.get(block)
+            if here is not None and start < stop and not (here.start <= start and stop <= here.stop):
+                kept = self.layout(self._homes[block])
+                raise StrategyError(
+                    f"{name} of {layout}: block {block} is released, only {kept} is here until the next load"
+                )
 
     @staticmethod
     def _check_size(name: str, block: int, batch: Batch, expected: int, nbytes: int) -> None:

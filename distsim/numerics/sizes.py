@@ -9,15 +9,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
+from distsim.interface.codec import Codec
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
+from distsim.interface.memory import Memory
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics, Part
+from distsim.interface.optimizer import SGD, Optimizer
 from distsim.interface.values import Batch, Region
+from distsim.numerics import codecs_sizes
 from distsim.numerics.checks import Ledger, check_collective
+from distsim.numerics.layout import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +73,29 @@ NOTHING = Size(0)
 class Sizes:
     """The byte counts of one rank. Implements `Numerics[Size]`."""
 
-    def __init__(self, model: Model, workers: int) -> None:
+    def __init__(self, model: Model, workers: int, optimizer: Optimizer) -> None:
         self._ledger = Ledger(model, workers)
         self._itemsize = model.itemsize
-        self._regions: dict[Region, Size] = {}
+        self._optimizer = optimizer
+        self._forget_all()
 
-    def place(self, blocks: Sequence[int]) -> None:
-        """Keep only `blocks` (ascending)."""
-        self._ledger.place(blocks)
-        self._regions.clear()
+    def _forget_all(self) -> None:
+        self._regions: dict[Region, Size] = {}
+        self._gradients: set[int] = set()
+        """Blocks that hold a gradient."""
+        self._shards: dict[Region, int] = {}
+        """Shards that hold a gradient of their own, and its scalars."""
+        self._states: set[tuple[Optimizer | None, Span]] = set()
+        self._updated: set[tuple[Optimizer | None, Region]] = set()
+        self._gradient_scalars = 0
+        self._state_bytes = 0
+
+    def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
+        """Keep only `blocks` (ascending), or a tensor shard of each that can be cut."""
+        self._ledger.place(blocks, shard)
+        self._forget_all()
+
+    # ---- running
 
     def input(self, batch: Batch) -> Size:
         """The samples of `batch`."""
@@ -95,35 +114,81 @@ class Sizes:
     def backward(self, block: int, g: Size, batch: Batch, part: Part) -> Size:
         """The gradient of the input of `block`. Raises `StrategyError` before its forward and on another size."""
         self._ledger.backward(block, g.nbytes, batch, part)
+        if part != "input":
+            self._hold(block)
         if block == 0 or part == "weights":
             return NOTHING
         return Size(self._ledger.input_bytes(block, batch))
-
-    def read(self, region: Region) -> Size:
-        """The parameters of `region`."""
-        size = self._regions.get(region)
-        if size is None:
-            size = self._regions[region] = Size(self._ledger.region_bytes(region))
-        return size
-
-    def load(self, region: Region, x: Size) -> None:
-        """Check the size: nothing else is known of parameters."""
-        self._check("load", region, x)
-
-    def accumulated(self, region: Region) -> Size:
-        """The gradient of `region`."""
-        return self.read(region)
-
-    def zero(self) -> None:
-        """Nothing to forget: gradients are as large as their block, whatever was accumulated."""
 
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`."""
         self._ledger.forget(batch)
 
-    def update(self, region: Region, gradient: Size, scale: float) -> None:
-        """Check the size of the gradient."""
-        self._check("update", region, gradient)
+    # ---- parameters
+
+    def read(self, region: Region) -> Size:
+        """The parameters of `region`. Raises `StrategyError` where only a shard is here."""
+        self._ledger.read(region)
+        return self._size(region)
+
+    def load(self, region: Region, x: Size) -> None:
+        """Note the write. Raises `StrategyError` on another size."""
+        self._ledger.load(region, x.nbytes)
+
+    def release(self, region: Region) -> None:
+        """Keep only the shard that `region` names. Raises `StrategyError` if it names none, or another than before."""
+        self._ledger.release(region)
+
+    def update(self, region: Region, gradient: Size, optimizer: Optimizer | None, scale: float) -> None:
+        """Note the write and the optimizer's state. Raises `StrategyError` on a gradient of another size."""
+        layout = self._ledger.update(region, gradient.nbytes)
+        if (optimizer, region) in self._updated:
+            return
+        self._updated.add((optimizer, region))
+        a_scalar = (self._optimizer if optimizer is None else optimizer).state_bytes(self._itemsize)
+        for span in layout.spans:
+            if (optimizer, span) not in self._states:
+                self._states.add((optimizer, span))
+                self._state_bytes += (span.stop - span.start) * a_scalar
+
+    # ---- gradients
+
+    def accumulated(self, region: Region) -> Size:
+        """The gradient of `region`: as large as that, whatever was accumulated."""
+        return self._size(region)
+
+    def accumulate(self, region: Region, g: Size) -> None:
+        """Note what is held. Raises `StrategyError` on another size."""
+        layout = self._ledger.fitting("accumulate", region, g.nbytes)
+        if region.shard is None:
+            for block, start, stop in layout.spans:
+                if start < stop:
+                    self._hold(block)
+        elif layout.region not in self._shards:
+            self._shards[layout.region] = layout.size
+            self._gradient_scalars += layout.size
+
+    def zero(self, region: Region | None) -> None:
+        """Forget the gradient of `region`; None: everything."""
+        if region is None:
+            self._gradients.clear()
+            self._shards.clear()
+            self._gradient_scalars = 0
+            return
+        layout = self._ledger.layout(region)
+        if region.shard is not None:
+            self._gradient_scalars -= self._shards.pop(layout.region, 0)
+        elif layout.is_whole:
+            for block in self._gradients.intersection(layout.blocks):
+                self._gradients.remove(block)
+                self._gradient_scalars -= self._ledger.blocks[block].parameters
+
+    def _hold(self, block: int) -> None:
+        if block not in self._gradients:
+            self._gradients.add(block)
+            self._gradient_scalars += self._ledger.blocks[block].parameters
+
+    # ---- payloads
 
     def nbytes(self, x: Size) -> float:
         """Bytes of a payload."""
@@ -132,6 +197,10 @@ class Sizes:
     def copy(self, x: Size) -> Size:
         """The same size: it cannot change."""
         return x
+
+    def cut(self, x: Size, pieces: int) -> list[Size]:
+        """Equal pieces of whole scalars."""
+        return [Size(-(-x.nbytes // (self._itemsize * pieces)) * self._itemsize)] * pieces
 
     def combine(self, collective: Collective, values: Sequence[Size]) -> list[Size]:
         """The sizes of the results. Raises `StrategyError` on unequal sizes and on one that does not divide."""
@@ -143,10 +212,36 @@ class Sizes:
             return [Size(nbytes // n)] * n
         return list(values)
 
-    def _check(self, name: str, region: Region, x: Size) -> None:
-        """`Ledger.check_region` with the region's size looked up, as this is called at every update."""
-        if x.nbytes != self.read(region).nbytes:
-            self._ledger.check_region(name, region, x.nbytes)
+    def encode(self, codec: Codec, x: Size, region: Region, received: Sequence[Size]) -> Size:
+        """What `x` sends in the next round. Raises `StrategyError` on another size."""
+        layout = self._ledger.fitting("encode", region, x.nbytes)
+        blocks = [self._ledger.blocks[b] for b in layout.blocks]
+        return Size(codecs_sizes.encode(codec, x.nbytes, blocks, [y.nbytes for y in received], self._itemsize))
+
+    def decode(self, codec: Codec, region: Region, received: Sequence[Size], codes: int) -> Size:
+        """The gradient of `region` that the results stand for."""
+        blocks = [self._ledger.blocks[b] for b in self._ledger.layout(region).blocks]
+        nbytes = self._size(region).nbytes
+        return Size(codecs_sizes.decode(codec, nbytes, blocks, [y.nbytes for y in received], codes, self._itemsize))
+
+    # ---- memory
+
+    def memory(self) -> Memory:
+        """What this rank holds, by formula."""
+        held, itemsize = self._ledger.held, self._itemsize
+        return Memory(
+            held.parameters * itemsize,
+            self._gradient_scalars * itemsize,
+            self._state_bytes,
+            held.activations * itemsize,
+            held.versions * itemsize,
+        )
+
+    def _size(self, region: Region) -> Size:
+        size = self._regions.get(region)
+        if size is None:
+            size = self._regions[region] = Size(self._ledger.layout(region).size * self._itemsize)
+        return size
 
 
 @dataclass(frozen=True)
@@ -155,6 +250,7 @@ class SizesFactory:
 
     model: Model
     workers: int
+    optimizer: Optimizer = field(default_factory=SGD)
 
     def __call__(self, rank: int) -> Numerics[Size]:
-        return Sizes(self.model, self.workers)
+        return Sizes(self.model, self.workers, self.optimizer)

@@ -1,11 +1,9 @@
-"""Numerics of tensors: autograd over a list of blocks, run one block at a time.
+"""Numerics of tensors: autograd over a list of blocks, run one block at a time (see tensors_block.py).
 
-- The parameters of a block are one flat tensor; those of its module are views of it. So reading, loading and updating are
-  one operation a block, and running the module costs what it costs without distsim.
-- The backward pass of a block uses the weights of its forward pass: while activations of a block are saved, a write to its
-  parameters goes to a copy (copy on write) and the saved graph keeps the old tensor. With none saved it goes in place.
+- The backward pass of a block uses the weights of its forward pass, whatever was written in between.
 - Sums of a collective are taken in group order; results share no memory with each other or with what went in.
 - The gradient of the first block's input is not computed; it is an empty tensor. So is what `part="weights"` gives.
+- Memory is counted where tensors are made and dropped; what autograd keeps, once for a block and a number of samples.
 - Safe to use from several threads: an operation on one rank holds that rank's lock.
 """
 
@@ -13,19 +11,26 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distsim.interface.codec import Codec
 from distsim.interface.errors import Diverged
 from distsim.interface.fabric import Collective
+from distsim.interface.memory import Memory
+from distsim.interface.model import Block
 from distsim.interface.numerics import Numerics, Part
-from distsim.interface.optimizer import SGD
-from distsim.interface.values import Batch, Region
+from distsim.interface.optimizer import SGD, Optimizer
+from distsim.interface.values import ALL, Batch, Region
+from distsim.numerics import codecs_tensors
 from distsim.numerics.checks import Ledger, check_collective
+from distsim.numerics.layout import Layout, Span
+from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes
 from distsim.workloads.workload import Workload
 
 
@@ -40,128 +45,44 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass(slots=True)
-class _Saved:
-    """One forward pass: its input and output, and the parameters that it used."""
-
-    x: Tensor
-    y: Tensor
-    flat: Tensor
-    parameters: list[nn.Parameter]
-    g: Tensor | None = None
-    """The output's gradient, kept from `part="input"` for `part="weights"`."""
-
-
-class _Block:
-    """One block: its module over a flat tensor of parameters, its gradient, its saved forward passes, its momentum."""
-
-    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.module = module.to(device)
-        self.slots: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-        for owner in module.modules():
-            for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
-                if parameter.requires_grad:
-                    self.slots.setdefault(parameter, []).append((owner, name))
-        self.parameters: list[nn.Parameter] = list(self.slots)
-        self.saved: dict[Batch, _Saved] = {}
-        self.gradient: Tensor | None = None
-        self.velocity: Tensor | None = None
-        empty = torch.empty(0, device=device, dtype=dtype)
-        self.flat = empty
-        self._attach(torch.cat([empty, *(p.detach().reshape(-1) for p in self.parameters)]))
-
-    def _attach(self, flat: Tensor) -> None:
-        """Make `flat` the parameters: the module's become views of it, new ones, as graphs may hold the old."""
-        self.flat = flat
-        slots: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-        for old, piece in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
-            parameter = nn.Parameter(piece.view(old.shape))
-            for owner, name in self.slots[old]:
-                setattr(owner, name, parameter)
-            slots[parameter] = self.slots[old]
-        self.slots, self.parameters = slots, list(slots)
-
-    def _is_in_use(self) -> bool:
-        """True while a saved forward pass needs the parameters as they are."""
-        return any(saved.flat is self.flat for saved in self.saved.values())
-
-    def write(self, value: Tensor) -> None:
-        """Overwrite the parameters."""
-        if self._is_in_use():
-            self._attach(value.clone())
-        else:
-            self.flat.copy_(value)
-
-    def step(self, g: Tensor, rate: float, momentum: float) -> None:
-        """One step of SGD: the operations of torch.optim.SGD, in their order, so that results are equal bit for bit."""
-        if momentum:
-            if self.velocity is None:
-                self.velocity = g.clone()
-            else:
-                self.velocity.mul_(momentum).add_(g)
-            g = self.velocity
-        if self._is_in_use():
-            self._attach(torch.add(self.flat, g, alpha=-rate))
-        else:
-            self.flat.add_(g, alpha=-rate)
-
-    def forward(self, x: Tensor, batch: Batch, is_first: bool) -> Tensor:
-        """The output; the first block's input needs no gradient (and may be whole numbers)."""
-        x = x.detach() if is_first else x.detach().requires_grad_()
-        with torch.enable_grad():
-            y: Tensor = self.module(x)
-        self.saved[batch] = _Saved(x, y, self.flat, self.parameters)
-        return y.detach().contiguous()
-
-    def backward(self, g: Tensor, batch: Batch, part: Part) -> Tensor | None:
-        """The gradient of the input, if it has one and it was not given before; accumulates that of the parameters."""
-        saved = self.saved[batch]
-        wanted: list[Tensor] = [saved.x] if saved.x.requires_grad and part != "weights" else []
-        if part == "input":
-            saved.g = g
-        else:
-            del self.saved[batch]
-            wanted += saved.parameters
-            g = g if saved.g is None else saved.g
-        if not wanted:
-            return None
-        keep = part == "input" and bool(saved.parameters)
-        found = list(torch.autograd.grad(saved.y, wanted, g, retain_graph=keep, materialize_grads=True))
-        gx = found.pop(0).contiguous() if wanted[0] is saved.x else None
-        if found:
-            gradient = torch.cat([piece.reshape(-1) for piece in found])
-            self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
-        return gx
-
-    def accumulated(self) -> Tensor:
-        """The gradient accumulated since it was forgotten; not a copy."""
-        return torch.zeros_like(self.flat) if self.gradient is None else self.gradient
-
-
 class Tensors:
     """The tensors of one rank. Implements `Numerics[torch.Tensor]`."""
 
-    def __init__(self, workload: Workload, workers: int, optimizer: SGD, seed: int, device: str, rank: int) -> None:
+    def __init__(self, workload: Workload, workers: int, optimizer: Optimizer, seed: int, device: str, rank: int) -> None:
         model = workload.model()
         self._ledger = Ledger(model, workers)
         self._itemsize = model.itemsize
         self._workers = workers
         self._optimizer = optimizer
         self._rank = rank
-        self._device = torch.device(device)
         self._task = workload.task(seed)
         dtype = torch.float64 if model.itemsize == 8 else torch.float32
-        self._nothing = torch.empty(0, device=self._device, dtype=dtype)
-        self._blocks = {i: _Block(module, self._device, dtype) for i, module in enumerate(self._task.blocks)}
+        self._nothing = torch.empty(0, device=torch.device(device), dtype=dtype)
+        self._device = self._nothing.device
         self._lock = threading.RLock()
+        self._start(dict(enumerate(self._task.blocks)))
 
-    def place(self, blocks: Sequence[int]) -> None:
-        """Keep only `blocks` (ascending)."""
+    def _start(self, modules: dict[int, nn.Module]) -> None:
+        self._modules = modules
+        self._counts = Counts()
+        self._blocks = {b: TensorBlock(module, self._nothing, self._counts) for b, module in modules.items()}
+        self._shards: dict[Region, Tensor] = {}
+        """What has accumulated for shards."""
+        self._codecs: dict[tuple[Codec, Region], dict[str, Any]] = {}
+        """What codecs keep."""
+
+    def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
+        """Keep only `blocks` (ascending), or a tensor shard of each that can be cut."""
         with self._lock:
-            self._ledger.place(blocks)
-            self._blocks = {b: self._blocks[b] for b in blocks}
-            for block in self._blocks.values():
-                block.saved.clear()
+            self._ledger.place(blocks, shard)
+            self._start({b: self._shard(b, *shard) for b in blocks})
+
+    def _shard(self, block: int, index: int, count: int) -> nn.Module:
+        module = self._modules[block]
+        if count == 1 or not self._ledger.blocks[block].ways:
+            return module
+        shard: nn.Module = module.shard(index, count)  # type: ignore[operator]  # see distsim.workloads.parameters
+        return shard
 
     # ---- running
 
@@ -172,12 +93,12 @@ class Tensors:
     def forward(self, block: int, x: Tensor, batch: Batch) -> Tensor:
         """The output of `block`. Raises `StrategyError` on an input of another size."""
         with self._lock:
-            self._ledger.forward(block, _nbytes(x), batch)
-            return self._blocks[block].forward(x, batch, block == 0)
+            samples = self._ledger.forward(block, nbytes(x), batch)
+            return self._blocks[block].forward(x, batch, samples, block == 0)
 
     def loss(self, y: Tensor, batch: Batch) -> tuple[Tensor, float]:
         """The gradient of the output, weighted, and the mean loss. Raises `Diverged` if the loss is not finite."""
-        self._ledger.loss(_nbytes(y), batch)
+        self._ledger.loss(nbytes(y), batch)
         y = y.detach().requires_grad_()
         with torch.enable_grad():
             loss = self._task.loss(y, self._task.target(batch, self._workers).to(self._device))
@@ -193,7 +114,7 @@ class Tensors:
     def backward(self, block: int, g: Tensor, batch: Batch, part: Part) -> Tensor:
         """The gradient of the input of `block`. Raises `StrategyError` before its forward and on another size."""
         with self._lock:
-            self._ledger.backward(block, _nbytes(g), batch, part)
+            self._ledger.backward(block, nbytes(g), batch, part)
             gx = self._blocks[block].backward(g, batch, part)
             return self._nothing if gx is None else gx
 
@@ -202,62 +123,94 @@ class Tensors:
         with self._lock:
             self._ledger.forget(batch)
             for block in self._blocks.values():
-                block.saved.pop(batch, None)
+                block.forget(batch)
 
-    # ---- parameters and gradients
+    # ---- parameters
 
     def read(self, region: Region) -> Tensor:
-        """A copy of the parameters of `region`, flat."""
+        """A copy of the parameters of `region`, flat. Raises `StrategyError` where only a shard is here."""
         with self._lock:
-            return _joined([block.flat for block in self._blocks_of(region)], self._nothing)
+            layout = self._ledger.read(region)
+            return self._joined(layout, [self._blocks[b].part(start, stop) for b, start, stop in layout.spans])
 
     def load(self, region: Region, x: Tensor) -> None:
         """Overwrite the parameters of `region`. Raises `StrategyError` on another size."""
         with self._lock:
-            for block, piece in self._pieces("load", region, x):
-                block.write(piece)
+            layout = self._ledger.load(region, nbytes(x))
+            for (b, start, stop), piece in _pieces(layout, x):
+                self._blocks[b].load(start, stop, piece)
+
+    def release(self, region: Region) -> None:
+        """Keep only the shard that `region` names. Raises `StrategyError` if it names none, or another than before."""
+        with self._lock:
+            layout = self._ledger.release(region)
+            here = {span.block: (span.start, span.stop) for span in layout.spans}
+            for b in layout.blocks:
+                self._blocks[b].release(*here.get(b, (0, 0)))
+
+    def update(self, region: Region, gradient: Tensor, optimizer: Optimizer | None, scale: float) -> None:
+        """One step of the optimizer, its rate times `scale`. Raises `StrategyError` on a gradient of another size."""
+        chosen = self._optimizer if optimizer is None else optimizer
+        with self._lock:
+            layout = self._ledger.update(region, nbytes(gradient))
+            for (b, start, stop), piece in _pieces(layout, gradient):
+                self._blocks[b].step(start, stop, piece, optimizer, chosen, scale)
+
+    # ---- gradients
 
     def accumulated(self, region: Region) -> Tensor:
-        """A copy of the gradient accumulated since `zero`, flat."""
+        """A copy of what has accumulated for `region`, flat."""
         with self._lock:
-            return _joined([block.accumulated() for block in self._blocks_of(region)], self._nothing)
+            layout = self._ledger.layout(region)
+            if (shard := self._shards.get(layout.region)) is not None:
+                return shard.clone()
+            return self._joined(layout, [self._blocks[b].gradient(start, stop) for b, start, stop in layout.spans])
 
-    def zero(self) -> None:
-        """Forget the accumulated gradient."""
+    def accumulate(self, region: Region, g: Tensor) -> None:
+        """Add to the gradient of `region`. Raises `StrategyError` on another size."""
         with self._lock:
-            for block in self._blocks.values():
-                block.gradient = None
+            layout = self._ledger.fitting("accumulate", region, nbytes(g))
+            if region.shard is None:
+                for (b, start, stop), piece in _pieces(layout, g):
+                    self._blocks[b].accumulate(start, stop, piece)
+            elif (shard := self._shards.get(layout.region)) is not None:
+                shard.add_(g.detach().reshape(-1))
+            else:
+                self._shards[layout.region] = g.detach().reshape(-1).clone()
+                self._counts.gradients += nbytes(g)
 
-    def update(self, region: Region, gradient: Tensor, scale: float) -> None:
-        """One step of the optimizer, its rate times `scale`. Raises `StrategyError` on a gradient of another size."""
-        rate, momentum = self._optimizer.learning_rate * scale, self._optimizer.momentum
+    def zero(self, region: Region | None) -> None:
+        """Forget the gradient of `region`; None: everything."""
         with self._lock:
-            for block, piece in self._pieces("update", region, gradient):
-                block.step(piece, rate, momentum)
-
-    def _blocks_of(self, region: Region) -> list[_Block]:
-        return [self._blocks[b] for b in self._ledger.blocks_of(region)]
-
-    def _pieces(self, name: str, region: Region, x: Tensor) -> list[tuple[_Block, Tensor]]:
-        """The blocks of `region`, each with its piece of `x`."""
-        self._ledger.check_region(name, region, _nbytes(x))
-        blocks = self._blocks_of(region)
-        pieces = torch.split(x.detach().reshape(-1), [block.flat.numel() for block in blocks])
-        return list(zip(blocks, pieces, strict=True))
+            layout = self._ledger.layout(ALL if region is None else region)
+            for shard in list(self._shards) if region is None else [layout.region]:
+                if shard in self._shards:
+                    self._counts.gradients -= nbytes(self._shards.pop(shard))
+            if layout.region.shard is None:
+                for b, start, stop in layout.spans:
+                    self._blocks[b].zero(start, stop)
 
     # ---- payloads
 
     def nbytes(self, x: Tensor) -> float:
         """Bytes of a payload."""
-        return _nbytes(x)
+        return nbytes(x)
 
     def copy(self, x: Tensor) -> Tensor:
         """A payload of equal value that shares no memory with `x`."""
         return x.detach().clone()
 
+    def cut(self, x: Tensor, pieces: int) -> list[Tensor]:
+        """Equal pieces, the last padded with zeros; they may share memory with `x`."""
+        x = x.reshape(-1)
+        size = -(-x.numel() // pieces)
+        if padding := size * pieces - x.numel():
+            x = torch.cat([x, x.new_zeros(padding)])
+        return list(torch.split(x, size)) if size else [x] * pieces
+
     def combine(self, collective: Collective, values: Sequence[Tensor]) -> list[Tensor]:
         """The results of a collective. Raises `StrategyError` on unequal sizes and on one that does not divide."""
-        check_collective(collective, [_nbytes(x) for x in values], self._itemsize)
+        check_collective(collective, [nbytes(x) for x in values], self._itemsize)
         if collective.kind == "broadcast":
             return [values[collective.root].clone() for _ in values]
         if collective.kind == "all_gather":
@@ -271,14 +224,43 @@ class Tensors:
             return [piece.clone() for piece in total.chunk(len(values))]
         return [total, *(total.clone() for _ in values[1:])]
 
+    def encode(self, codec: Codec, x: Tensor, region: Region, received: Sequence[Tensor]) -> Tensor:
+        """What `x` sends in the next round. Raises `StrategyError` on another size."""
+        with self._lock:
+            layout = self._ledger.fitting("encode", region, nbytes(x))
+            state = self._codecs.setdefault((codec, layout.region), {})
+            return codecs_tensors.encode(codec, x.detach().reshape(-1), self._described(layout), received, state)
 
-def _nbytes(x: Tensor) -> int:
-    return x.numel() * x.element_size()
+    def decode(self, codec: Codec, region: Region, received: Sequence[Tensor], codes: int) -> Tensor:
+        """The gradient of `region` that the results stand for."""
+        with self._lock:
+            layout = self._ledger.layout(region)
+            state = self._codecs.setdefault((codec, layout.region), {})
+            blocks, dtype = self._described(layout), self._nothing.dtype
+            return codecs_tensors.decode(codec, layout.size, blocks, received, codes, state, dtype)
+
+    # ---- memory
+
+    def memory(self) -> Memory:
+        """What this rank holds, counted."""
+        return self._counts.memory()
+
+    def _described(self, layout: Layout) -> list[Block]:
+        return [self._ledger.blocks[b] for b in layout.blocks]
+
+    def _joined(self, layout: Layout, parts: list[Tensor]) -> Tensor:
+        """The parts in one new tensor, padded."""
+        padding = layout.size - layout.scalars
+        return torch.cat([*parts, self._nothing.new_zeros(padding)] if padding or not parts else parts)
 
 
-def _joined(pieces: Sequence[Tensor], nothing: Tensor) -> Tensor:
-    """The pieces in one new tensor."""
-    return torch.cat(list(pieces) or [nothing])
+def _pieces(layout: Layout, x: Tensor) -> Iterable[tuple[Span, Tensor]]:
+    """The spans of `layout`, each with its piece of `x`."""
+    x = x.detach().reshape(-1)
+    if len(layout.spans) == 1:
+        return [(layout.spans[0], x[: layout.scalars])]
+    sizes = [span.stop - span.start for span in layout.spans]
+    return zip(layout.spans, torch.split(x[: layout.scalars], sizes) if sizes else (), strict=True)
 
 
 @dataclass(frozen=True)
@@ -287,7 +269,7 @@ class TensorsFactory:
 
     workload: Workload
     workers: int
-    optimizer: SGD = field(default_factory=SGD)
+    optimizer: Optimizer = field(default_factory=SGD)
     seed: int = 0
     device: str = "cpu"
 

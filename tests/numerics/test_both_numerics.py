@@ -25,7 +25,7 @@ def both(workload, workers=2):
 def walk(numerics, workload, batch, halves):
     """Every payload of a step, in order, as bytes."""
     payloads, blocks = [], range(workload.depth)
-    numerics.zero()
+    numerics.zero(None)
     payloads.append(numerics.input(batch))
     for block in blocks:
         payloads.append(numerics.forward(block, payloads[-1], batch))
@@ -36,7 +36,7 @@ def walk(numerics, workload, batch, halves):
         if halves:
             numerics.backward(block, g, batch, "weights")
     gradient = numerics.accumulated(ALL)
-    numerics.update(ALL, gradient, 0.5)
+    numerics.update(ALL, gradient, None, 0.5)
     payloads += [gradient, numerics.read(ALL), numerics.copy(gradient), gradient * 2.0 - gradient]
     payloads += [numerics.read(Region((b,))) for b in blocks]
     payloads += [x for kind in COLLECTIVES for x in numerics.combine(kind, [gradient, gradient, gradient])]
@@ -84,7 +84,7 @@ def backward_of_another_size(numerics):
 
 
 def use_of_a_block_elsewhere(numerics):
-    numerics.place([0, 1])
+    numerics.place([0, 1], (0, 1))
     numerics.read(Region((2,)))
 
 
@@ -100,10 +100,10 @@ MISUSES = [
     ("backward of block 0, .* takes 160 bytes, it was given 80", backward_of_another_size),
     ("8 samples of a step do not cut into 3 equal parts", lambda n: n.input(Batch(0, 0, 3))),
     ("block 2 is not placed", use_of_a_block_elsewhere),
-    ("ascending order", lambda n: n.place([1, 0])),
-    ("blocks of 0 to 2", lambda n: n.place([3])),
+    ("ascending order", lambda n: n.place([1, 0], (0, 1))),
+    ("blocks of 0 to 2", lambda n: n.place([3], (0, 1))),
     ("load of blocks .0, 1, 2. takes 1660 bytes, it was given 1300", lambda n: n.load(ALL, n.read(Region((0,))))),
-    ("update of blocks .1. takes 120 bytes, it was given 1660", lambda n: n.update(Region((1,)), n.read(ALL), 1.0)),
+    ("update of blocks .1. takes 120 bytes, it was given 1660", lambda n: n.update(Region((1,)), n.read(ALL), None, 1.0)),
     ("different sizes", lambda n: n.combine(Collective("all_gather"), [n.read(ALL), n.read(Region((1,)))])),
     (
         "415 scalars does not divide by a group of 2",

@@ -53,7 +53,7 @@ def test_sizes_follow_the_samples_of_the_batch(numerics):
 def test_parameters_and_gradients_by_region(numerics):
     assert numerics.read(ALL).nbytes == numerics.accumulated(ALL).nbytes == 120
     assert numerics.read(Region((1,))).nbytes == 80
-    numerics.place([0])
+    numerics.place([0], (0, 1))
     assert numerics.read(ALL).nbytes == 40
     with pytest.raises(StrategyError, match="block 1 is not placed on this rank, which holds \\[0\\]"):
         numerics.read(Region((1,)))
@@ -61,7 +61,7 @@ def test_parameters_and_gradients_by_region(numerics):
 
 @pytest.mark.parametrize("name", ["load", "update"])
 def test_load_and_update_check_the_size(numerics, name):
-    call = numerics.load if name == "load" else lambda region, x: numerics.update(region, x, 1.0)
+    call = numerics.load if name == "load" else lambda region, x: numerics.update(region, x, None, 1.0)
     call(ALL, Size(120))
     call(Region((1,)), Size(80))
     with pytest.raises(StrategyError, match=f"{name} of blocks \\[1\\] takes 80 bytes, it was given 40"):

@@ -42,11 +42,11 @@ def backward(numerics, g, batch, blocks=BLOCKS):
 
 def gradient_of(numerics, batch):
     """The gradient and the loss of a batch, and nothing left of either."""
-    numerics.zero()
+    numerics.zero(None)
     g, loss = forward(numerics, batch)
     backward(numerics, g, batch)
     gradient = numerics.accumulated(ALL)
-    numerics.zero()
+    numerics.zero(None)
     return gradient, loss
 
 
@@ -103,7 +103,7 @@ def test_updates_are_those_of_torch_sgd_bit_for_bit(optimizer, dtype):
         w.grad = torch.randn(w.shape, dtype=dtype, generator=torch.Generator().manual_seed(step))
         for region in (Region((0, 1)), Region((2,))):
             size = numerics.read(region).numel()
-            numerics.update(region, w.grad[:size] if region.blocks == (0, 1) else w.grad[-size:], 1.0)
+            numerics.update(region, w.grad[:size] if region.blocks == (0, 1) else w.grad[-size:], None, 1.0)
         torch_sgd.step()
         assert torch.equal(numerics.read(ALL), w.detach())
 
@@ -111,7 +111,7 @@ def test_updates_are_those_of_torch_sgd_bit_for_bit(optimizer, dtype):
 def test_scale_multiplies_the_rate():
     numerics = numerics_of(optimizer=SGD(0.5))
     before = numerics.read(ALL)
-    numerics.update(ALL, torch.ones_like(before), 0.25)
+    numerics.update(ALL, torch.ones_like(before), None, 0.25)
     assert torch.equal(numerics.read(ALL), before - 0.125)
 
 
@@ -125,11 +125,11 @@ def test_a_backward_uses_the_weights_of_its_forward(write):
     if write == "load":
         numerics.load(ALL, new)
     else:
-        numerics.update(ALL, torch.full_like(old, -0.1), 1.0)
+        numerics.update(ALL, torch.full_like(old, -0.1), None, 1.0)
     g_second, _ = forward(numerics, second)  # two versions of the weights are in use now
-    numerics.update(ALL, torch.ones_like(old), 1.0)
+    numerics.update(ALL, torch.ones_like(old), None, 1.0)
     for batch, g, weights in ((first, g_first, old), (second, g_second, new)):
-        numerics.zero()
+        numerics.zero(None)
         backward(numerics, g, batch)
         torch.testing.assert_close(numerics.accumulated(ALL), plain(batch, weights)[0], rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(numerics.read(ALL), new - 0.1, rtol=1e-14, atol=1e-16)
@@ -142,7 +142,7 @@ def test_the_two_halves_of_a_backward_make_the_whole():
     for block in reversed(BLOCKS):
         g = numerics.backward(block, g, Batch(1), "input")
     assert not numerics.accumulated(ALL).any()
-    numerics.update(ALL, torch.ones_like(whole), 1.0)
+    numerics.update(ALL, torch.ones_like(whole), None, 1.0)
     for block in BLOCKS:
         assert numerics.backward(block, torch.zeros(0), Batch(1), "weights").numel() == 0
     torch.testing.assert_close(numerics.accumulated(ALL), whole, rtol=1e-12, atol=1e-15)
@@ -160,8 +160,8 @@ def test_the_input_gradient_of_a_stage_and_none_of_the_first_block():
 def test_stages_on_two_ranks_make_the_gradient_of_one():
     expected, loss, _ = plain(Batch(4))
     early, late = numerics_of(0), numerics_of(1)
-    early.place([0, 1])
-    late.place([2, 3])
+    early.place([0, 1], (0, 1))
+    late.place([2, 3], (0, 1))
     x = early.input(Batch(4))
     for numerics, block in ((early, 0), (early, 1), (late, 2), (late, 3)):
         x = numerics.forward(block, x, Batch(4))

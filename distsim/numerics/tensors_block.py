@@ -1,0 +1,228 @@
+"""One block of torch: its module over a flat vector of parameters, its gradient, its saved forward passes.
+
+- The parameters are one flat tensor; those of the module are views of it. So reading, loading and updating are one
+  operation a block, and running the module costs what it costs without distsim.
+- While a saved forward pass uses the parameters, a write goes to a copy (copy on write) and the graph keeps the old tensor.
+- A released block's tensor keeps its place in the module, and in graphs that use it, but no memory; what is left of it is a
+  tensor of its own. As FSDP does: the load that makes it whole again gives the graphs back what they used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distsim.interface.memory import Memory
+from distsim.interface.numerics import Part
+from distsim.interface.optimizer import Optimizer
+from distsim.numerics.tensors_optimizers import State, step
+from distsim.workloads.activations import kept
+from distsim.workloads.parameters import ordered
+
+
+@dataclass(slots=True)
+class Counts:
+    """Bytes of the tensors that a rank holds, by what they are for."""
+
+    parameters: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    versions: int = 0
+
+    def memory(self) -> Memory:
+        """The same as a value."""
+        return Memory(self.parameters, self.gradients, self.optimizer, self.activations, self.versions)
+
+
+@dataclass(slots=True, eq=False)
+class _Version:
+    """The parameters between two writes."""
+
+    flat: Tensor
+    parameters: list[nn.Parameter]
+    users: int = 0
+    """Saved forward passes that used them."""
+
+
+@dataclass(slots=True)
+class _Saved:
+    """One forward pass: its input and output, and the parameters that it used."""
+
+    x: Tensor
+    y: Tensor
+    version: _Version
+    nbytes: int
+    g: Tensor | None = None
+    """The output's gradient, kept from `part="input"` for `part="weights"`."""
+
+
+class TensorBlock:
+    """One block on one rank; `counts` is the rank's."""
+
+    def __init__(self, module: nn.Module, empty: Tensor, counts: Counts) -> None:
+        self.module = module.to(empty.device)
+        slots: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {p: [] for p in ordered(module).values()}
+        for owner in module.modules():
+            for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+                if parameter in slots:
+                    slots[parameter].append((owner, name))
+        self._slots = [(parameter.shape, places) for parameter, places in slots.items()]
+        """By parameter, in the order of the flat vector, its shape and where the module has it."""
+        self._sizes = [parameter.numel() for parameter in slots]
+        self._counts = counts
+        self._saved: dict[object, _Saved] = {}
+        self._kept: dict[int, int] = {}
+        """Samples -> bytes that a forward pass keeps."""
+        self._gradient: Tensor | None = None
+        self._states: dict[tuple[Optimizer | None, int, int], State] = {}
+        self._left: tuple[int, Tensor] | None = None
+        """Where what is left of a released block starts, and its scalars."""
+        self._attach(torch.cat([empty, *(p.detach().reshape(-1) for p in slots)]))
+        counts.parameters += nbytes(self._now.flat)
+
+    def _attach(self, flat: Tensor) -> None:
+        """Make `flat` the parameters: the module's become views of it, new ones, as graphs may hold the old."""
+        parameters = []
+        for piece, (shape, places) in zip(torch.split(flat, self._sizes) if self._sizes else (), self._slots, strict=True):
+            parameter = nn.Parameter(piece.view(shape))
+            for owner, name in places:
+                setattr(owner, name, parameter)
+            parameters.append(parameter)
+        self._now = _Version(flat, parameters)
+
+    # ---- parameters
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """The parameters from `start` to `stop`; not a copy."""
+        if self._left is not None:
+            first, left = self._left
+            return left[start - first : stop - first]
+        flat = self._now.flat
+        return flat if stop - start == flat.numel() else flat[start:stop]
+
+    def writable(self, start: int, stop: int) -> Tensor:
+        """The same, to be written to: a copy if a saved forward pass needs the parameters as they are."""
+        if self._now.users:
+            self._counts.versions += nbytes(self._now.flat)
+            self._attach(self._now.flat.clone())
+        return self.part(start, stop)
+
+    def load(self, start: int, stop: int, value: Tensor) -> None:
+        """Overwrite parameters; all of them make a released block whole again."""
+        flat = self._now.flat
+        if self._left is None or stop - start < flat.numel():
+            self.writable(start, stop).copy_(value)
+            return
+        self._counts.parameters += nbytes(flat) - nbytes(self._left[1])
+        self._left = None
+        flat.untyped_storage().resize_(nbytes(flat))
+        flat.data.copy_(value)  # .data: graphs that use it must not take this for a change
+
+    def release(self, start: int, stop: int) -> None:
+        """Keep only the parameters from `start` to `stop`."""
+        if self._left is None:
+            flat = self._now.flat
+            self._left = start, flat[start:stop].clone()
+            flat.untyped_storage().resize_(0)
+            self._counts.parameters -= nbytes(flat) - nbytes(self._left[1])
+
+    def step(self, start: int, stop: int, g: Tensor, key: Optimizer | None, optimizer: Optimizer, scale: float) -> None:
+        """One step of `optimizer` from `start` to `stop`; its state is kept under `key` and these."""
+        state = self._states.get((key, start, stop))
+        if state is not None:
+            step(optimizer, self.writable(start, stop), g, state, scale)
+            return
+        state = self._states[key, start, stop] = State()
+        step(optimizer, self.writable(start, stop), g, state, scale)
+        self._counts.optimizer += state.nbytes
+
+    # ---- running
+
+    def forward(self, x: Tensor, batch: object, samples: int, is_first: bool) -> Tensor:
+        """The output; the first block's input needs no gradient (and may be whole numbers)."""
+        self.forget(batch)
+        x = x.detach() if is_first else x.detach().requires_grad_()
+        with torch.enable_grad():
+            if samples in self._kept:
+                y: Tensor = self.module(x)
+            else:
+                with kept(self.module.parameters()) as counted:
+                    y = self.module(x)
+                self._kept[samples] = counted.nbytes
+        self._now.users += 1
+        self._saved[batch] = _Saved(x, y, self._now, self._kept[samples])
+        self._counts.activations += self._kept[samples]
+        return y.detach().contiguous()
+
+    def backward(self, g: Tensor, batch: object, part: Part) -> Tensor | None:
+        """The gradient of the input, if it has one and it was not given before; accumulates that of the parameters."""
+        saved = self._saved[batch]
+        parameters = saved.version.parameters
+        wanted: list[Tensor] = [saved.x] if saved.x.requires_grad and part != "weights" else []
+        if part == "input":
+            saved.g = g
+        else:
+            self.forget(batch)
+            wanted += parameters
+            g = g if saved.g is None else saved.g
+        if not wanted:
+            return None
+        keep = part == "input" and bool(parameters)
+        found = list(torch.autograd.grad(saved.y, wanted, g, retain_graph=keep, materialize_grads=True))
+        gx = found.pop(0).contiguous() if wanted[0] is saved.x else None
+        if found:
+            self._add(torch.cat([piece.reshape(-1) for piece in found]))
+        return gx
+
+    def forget(self, batch: object) -> None:
+        """Drop what a forward pass saved, if it ran."""
+        saved = self._saved.pop(batch, None)
+        if saved is None:
+            return
+        self._counts.activations -= saved.nbytes
+        version = saved.version
+        version.users -= 1
+        if version is not self._now and not version.users:
+            self._counts.versions -= nbytes(version.flat)
+
+    # ---- gradient
+
+    def gradient(self, start: int, stop: int) -> Tensor:
+        """What has accumulated from `start` to `stop`; not a copy."""
+        if self._gradient is None:
+            return self._now.flat.new_zeros(stop - start)
+        return self._gradient if stop - start == self._gradient.numel() else self._gradient[start:stop]
+
+    def accumulate(self, start: int, stop: int, g: Tensor) -> None:
+        """Add to it."""
+        if stop - start == self._now.flat.numel():
+            self._add(g.clone() if self._gradient is None else g)
+            return
+        if self._gradient is None:
+            self._add(torch.zeros_like(self._now.flat))
+        self.gradient(start, stop).add_(g)
+
+    def zero(self, start: int, stop: int) -> None:
+        """Forget it; all of it is freed."""
+        if self._gradient is None:
+            return
+        if stop - start == self._gradient.numel():
+            self._counts.gradients -= nbytes(self._gradient)
+            self._gradient = None
+        else:
+            self._gradient[start:stop].zero_()
+
+    def _add(self, g: Tensor) -> None:
+        if self._gradient is None:
+            self._gradient = g
+            self._counts.gradients += nbytes(g)
+        else:
+            self._gradient.add_(g)
+
+
+def nbytes(x: Tensor) -> int:
+    """Bytes of a tensor's values."""
+    return x.numel() * x.element_size()
