@@ -1,46 +1,44 @@
-"""Model parallelism: the blocks are cut into stages, one a rank, and activations travel.
+"""Model parallelism: the blocks are cut into stages by their cost, and activations travel.
 
-A step's samples are cut into micro-batches; `schedule` is the order of a stage's actions and `walk` executes it. A receive
-is kept posted in each direction, and no send is awaited before the next action: then a hop's latency is paid as the
-closed forms say, and 1F1B cannot deadlock.
+A step's samples are cut into micro-batches. The strategies here differ in their schedule (see schedules.py), which says in
+which order a rank's stages run; walker.py runs it. Every one of them gives the weights of one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Literal
 
-from distsim.interface import Batch, Block, Model, Problem, Strategy, T, Work, Worker
+from distsim.interface import Batch, Block, Model, Problem, Strategy, T, Worker
 from distsim.strategies.divisors import uneven
-from distsim.strategies.schedules import Schedule, cut, one_f_one_b
+from distsim.strategies.schedules import Schedule, cut, gpipe, interleaved, one_f_one_b, zb_h1, zb_h2, zb_v
+from distsim.strategies.walker import walk
 
 
 class Pipeline(Strategy):
-    """The program of a stage; the members differ in their schedule and number of micro-batches."""
+    """The program of a rank; the members differ in their schedule and number of micro-batches."""
 
     microbatches: int
-    schedule: Schedule = staticmethod(one_f_one_b)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The order of a step."""
+        raise NotImplementedError
 
     async def run(self, worker: Worker[T]) -> None:
-        mine = stages(worker.blocks, worker.world_size)[worker.rank]
-        worker.place(mine)
+        schedule = self.schedule
+        chunks = chunks_of(worker.blocks, schedule, worker.rank, worker.world_size)
+        worker.place([block for chunk in chunks for block in chunk])
         for step in worker.steps():
             worker.zero()
-            await walk(worker, mine, Batch(step).split(self.microbatches), self.schedule)
+            await walk(worker, worker, chunks, Batch(step).split(self.microbatches), schedule)
             await worker.apply(worker.accumulated())
             worker.publish()
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
-        blocks, samples = len(model.blocks), workers * model.batch
-        if workers > blocks:
-            yield Problem(
-                "cluster.workers",
-                workers,
-                f"a pipeline needs a block a stage, and this model has {blocks}",
-                f"take at most {blocks} workers or a deeper model",
-            )
-        yield from uneven(self.microbatches, samples, "of a step")
+        yield from stage_problems(workers, self.schedule.chunks, model, "cluster.workers")
+        yield from microbatch_problems(workers, self.schedule, self.microbatches, workers * model.batch)
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,20 @@ class ModelParallel(Pipeline):
     """
 
     microbatches = 1
+    schedule = Schedule(one_f_one_b)
+
+
+@dataclass(frozen=True)
+class GPipe(Pipeline):
+    """A pipeline that runs the forward passes of all m micro-batches of a step and then their backward passes.
+
+    Staleness 0; bubble (p-1)(F+B) a step, plus 2(p-1)c for a hop latency c; every stage holds m micro-batches. Huang et
+    al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS 2019.
+    """
+
+    microbatches: int = 8
+    """m: pieces of a step's samples; the bubble's share is (p-1)/(m+p-1)."""
+    schedule = Schedule(gpipe)
 
 
 @dataclass(frozen=True)
@@ -63,50 +75,73 @@ class OneFOneB(Pipeline):
 
     microbatches: int = 8
     """m: pieces of a step's samples; the bubble's share is (p-1)/(m+p-1)."""
+    schedule = Schedule(one_f_one_b)
+
+
+@dataclass(frozen=True)
+class Interleaved(Pipeline):
+    """1F1B where each rank holds v chunks from all over the model, so that a micro-batch passes every rank v times.
+
+    Staleness 0; bubble (p-1)(F+B)/v a step, where F and B are the times of all a rank's chunks; v times the messages.
+    Narayanan et al., "Efficient Large-Scale Language Model Training", SC 2021, section 2.2.
+    """
+
+    microbatches: int = 8
+    """m: pieces of a step's samples, a multiple of the p ranks."""
+    chunks: int = 2
+    """v: stages a rank; 1 is `one_f_one_b`."""
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(interleaved, self.chunks)
+
+
+@dataclass(frozen=True)
+class ZeroBubble(Pipeline):
+    """A pipeline whose backward pass is split, so that gradients of the weights are computed where others wait.
+
+    Staleness 0; with B the gradient of the input and W that of the weights, the bubble is (p-1)(F+B-W) a step for h1,
+    (p-1)(F+B-2W) for h2 and 0 at F=B=W for v. At most p, 2p-1 and p micro-batches are held. Qi et al., "Zero Bubble
+    Pipeline Parallelism", ICLR 2024.
+    """
+
+    microbatches: int = 8
+    """m: pieces of a step's samples; h2 and v reach their bubble from m = 2p-1 on."""
+    variant: Literal["h1", "h2", "v"] = "h1"
+    """`h1` takes the memory of 1F1B, `h2` almost twice that; `v` holds two chunks a rank, folded, in the memory of 1F1B."""
+
+    @property
+    def schedule(self) -> Schedule:
+        return {"h1": Schedule(zb_h1), "h2": Schedule(zb_h2), "v": Schedule(zb_v, 2, is_folded=True)}[self.variant]
+
+
+# ---- cuts, and what cannot be cut
 
 
 def stages(blocks: Sequence[Block], count: int) -> list[range]:
-    """The blocks of each stage, balanced by FLOPs."""
+    """The blocks of each stage of a chain, balanced by FLOPs."""
     return cut([b.flops + b.input_flops + b.weight_flops for b in blocks], count)
 
 
-class Ahead(Generic[T]):
-    """Receives from one neighbour, each posted before the one in front of it is used."""
-
-    def __init__(self, worker: Worker[T], source: int, tag: str, count: int) -> None:
-        self._receives = (worker.receive(source, tag) for _ in range(count))
-        self._next = next(self._receives, None)
-
-    async def next(self) -> T:
-        """The next payload."""
-        assert self._next is not None, "more receives than were announced"
-        message = await self._next
-        self._next = next(self._receives, None)
-        return message.payload
+def chunks_of(blocks: Sequence[Block], schedule: Schedule, rank: int, ranks: int) -> list[range]:
+    """The blocks of each chunk that `rank` of `ranks` holds, in ascending order."""
+    chain = stages(blocks, ranks * schedule.chunks)
+    return [chain[schedule.stage(rank, chunk, ranks)] for chunk in range(schedule.chunks)]
 
 
-async def walk(pipe: Worker[T], blocks: range, batches: Sequence[Batch], schedule: Schedule) -> None:
-    """Run one step of this stage: `blocks` on every micro-batch, in the schedule's order."""
-    first, last = pipe.rank == 0, pipe.rank == pipe.world_size - 1
-    activations = Ahead(pipe, pipe.rank - 1, "activation", 0 if first else len(batches))
-    gradients = Ahead(pipe, pipe.rank + 1, "gradient", 0 if last else len(batches))
-    sends = list[Work[None]]()
-    outputs = dict[int, T]()
-    for kind, i in schedule(pipe.rank, pipe.world_size, len(batches)):
-        batch = batches[i]
-        if kind == "F":
-            x = pipe.input(batch) if first else await activations.next()
-            for block in blocks:
-                x = await pipe.forward(block, x, batch)
-            if last:
-                outputs[i] = x
-            else:
-                sends.append(pipe.send(x, pipe.rank + 1, "activation"))
-        else:
-            g = await pipe.loss(outputs.pop(i), batch) if last else await gradients.next()
-            for block in reversed(blocks):
-                g = await pipe.backward(block, g, batch)
-            if not first:
-                sends.append(pipe.send(g, pipe.rank - 1, "gradient"))
-    for sent in sends:
-        await sent
+def stage_problems(ranks: int, chunks: int, model: Model, key: str) -> Iterable[Problem]:
+    """What makes so many stages impossible; `key` sets the ranks of a pipeline."""
+    blocks = len(model.blocks)
+    if chunks < 1:
+        yield Problem("strategy.chunks", chunks, "must be at least 1", "1 is one_f_one_b")
+    elif ranks > blocks:
+        allowed = f"a pipeline needs a block a stage, and this model has {blocks}"
+        yield Problem(key, ranks, allowed, f"take at most {blocks} workers or a deeper model")
+    elif ranks * chunks > blocks:
+        allowed = f"{ranks} ranks of {chunks} chunks need {ranks * chunks} blocks, and this model has {blocks}"
+        yield Problem("strategy.chunks", chunks, allowed, f"take at most {blocks // ranks} or a deeper model")
+
+
+def microbatch_problems(ranks: int, schedule: Schedule, microbatches: int, samples: int) -> Iterable[Problem]:
+    """What makes so many micro-batches of `samples` samples impossible."""
+    return uneven(microbatches, samples, "of a step", ranks if schedule.needs_rounds else 1)

@@ -29,10 +29,13 @@ class Times:
     byte: float = 0.0
     factors: tuple[float, ...] = ()
     """Of each block; empty: all 1."""
+    halves: tuple[float, float] = (0.0, 0.0)
+    """Of the backward pass: for the input, for the weights."""
 
     def seconds(self, model: Model, cost: Cost) -> float:
         """Seconds of the parts; the loss is free."""
         times = {"forward": self.forward, "backward": self.backward, "apply": self.apply, "loss": 0.0}
+        times["backward_input"], times["backward_weights"] = self.halves
         factor: Callable[[int], float] = self.factors.__getitem__ if self.factors else lambda block: 1.0
         return sum(times[operation] * factor(block) for operation, block in cost.parts) + self.byte * cost.nbytes
 

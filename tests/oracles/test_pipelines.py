@@ -1,10 +1,4 @@
-"""Pipelines against closed forms: F forward and B backward seconds of a micro-batch on a stage, p stages, m micro-batches.
-
-GPipe, all forwards and then all backwards, is a table in this file: whatever the schedule, the same walker runs it.
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass
+"""Pipelines against closed forms: F forward and B backward seconds of a micro-batch on a rank, p ranks, m micro-batches."""
 
 import pytest
 
@@ -12,25 +6,11 @@ from distsim.backends.simulated import SimulatedOptions
 from distsim.interface import Outcome, Straggler, Switch
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SyncPS
-from distsim.strategies.pipeline import ModelParallel, OneFOneB, Pipeline
-from distsim.strategies.schedules import Action
+from distsim.strategies.pipeline import GPipe, Interleaved, ModelParallel, OneFOneB, Pipeline, ZeroBubble
 
 from .jobs import IDEAL, ITEMSIZE, SAVED, Times, chain, done, job
 
 INSTANT = 1e308  # bytes a second: all that a hop costs is latency
-
-
-def all_forwards_first(stage: int, stages: int, microbatches: int) -> Iterator[Action]:
-    for i in range(microbatches):
-        yield "F", i
-    for i in range(microbatches):
-        yield "B", i
-
-
-@dataclass(frozen=True)
-class GPipe(Pipeline):
-    microbatches: int = 8
-    schedule = staticmethod(all_forwards_first)
 
 
 def run(

@@ -1,0 +1,158 @@
+"""The one walker: it runs a rank's actions of a pipeline schedule over a runner.
+
+- A receive is kept posted a direction and chunk, and no send is awaited before the next action: then a hop's latency is
+  paid as the closed forms say, and no schedule deadlocks that could run at all.
+- Messages carry the stage that they are for in their tag. What stays on the rank is handed over without a message.
+- The walker knows micro-batches and blocks. What running a block takes is the runner's affair, what becomes of gradients
+  the caller's: it hears of each block as soon as its gradient is final.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Generic
+
+from distsim.interface import Batch, Message, Part, T, Work, Worker
+from distsim.strategies.runners import Runner
+from distsim.strategies.schedules import Schedule
+
+Ready = Callable[[int], Awaitable[None]]
+
+
+async def walk(
+    pipe: Worker[T],
+    runner: Runner[T],
+    chunks: Sequence[Sequence[int]],
+    batches: Sequence[Batch],
+    schedule: Schedule,
+    ready: Ready | None = None,
+) -> None:
+    """Run one step of this rank of the group `pipe`: each of `chunks`, its blocks, on every micro-batch of `batches`.
+
+    `ready(block)` is awaited once a step and block, when the last of its backward passes is over.
+    """
+    wires = Wires(pipe)
+    stages = [Stage(pipe, runner, wires, schedule, chunk, blocks) for chunk, blocks in enumerate(chunks)]
+    for stage in stages:
+        stage.expect(batches)
+    left = [len(batches)] * len(stages)  # backward passes, by chunk
+    for kind, microbatch, chunk in schedule.actions(pipe.rank, pipe.world_size, len(batches)):
+        stage, batch = stages[chunk], batches[microbatch]
+        left[chunk] -= kind in "BW"
+        tell = None if left[chunk] or kind == "I" else ready
+        if kind == "F":
+            await stage.forward(batch)
+        elif kind == "W":
+            await stage.weights(batch, tell)
+        else:
+            await stage.backward(batch, "both" if kind == "B" else "input", tell)
+    await wires.settle()
+
+
+class Stage(Generic[T]):
+    """One stage of the chain: the blocks of a rank's chunk, between its neighbours."""
+
+    def __init__(
+        self,
+        pipe: Worker[T],
+        runner: Runner[T],
+        wires: Wires[T],
+        schedule: Schedule,
+        chunk: int = 0,
+        blocks: Sequence[int] = (),
+    ) -> None:
+        self._pipe, self._runner, self._wires, self._blocks = pipe, runner, wires, blocks
+        ranks = pipe.world_size
+        self._number = number = schedule.stage(pipe.rank, chunk, ranks)
+        last = ranks * schedule.chunks - 1
+        self._before = None if number == 0 else schedule.home(number - 1, ranks)
+        self._after = None if number == last else schedule.home(number + 1, ranks)
+        self._outputs = dict[Batch, T]()
+        """Of the last stage: what the loss will be taken of."""
+        self._halved = dict[Batch, T]()
+        """Gradients of the output whose half for the weights is to come."""
+
+    def expect(self, batches: Iterable[object]) -> None:
+        """As many messages will come from either neighbour; `batches` is asked for its next when a receive is posted."""
+        if self._before is not None:
+            self._wires.expect(self._before, f"activation {self._number}", batches)
+        if self._after is not None:
+            self._wires.expect(self._after, f"gradient {self._number}", batches)
+
+    async def forward(self, batch: Batch) -> None:
+        """Take an input, give the output."""
+        if self._before is None:
+            x = self._pipe.input(batch)
+        else:
+            x = await self._wires.receive(f"activation {self._number}")
+        for block in self._blocks:
+            x = await self._runner.forward(block, x, batch)
+        if self._after is None:
+            self._outputs[batch] = x
+        else:
+            self._wires.send(x, self._after, f"activation {self._number + 1}")
+
+    async def backward(self, batch: Batch, part: Part = "both", ready: Ready | None = None) -> None:
+        """Take the gradient of the output, give that of the input; tell `ready` of every block."""
+        if self._after is None:
+            g = await self._pipe.loss(self._outputs.pop(batch), batch)
+        else:
+            g = await self._wires.receive(f"gradient {self._number}")
+        if part == "input":
+            self._halved[batch] = g
+        for block in reversed(self._blocks):
+            g = await self._runner.backward(block, g, batch, part)
+            if ready is not None:
+                await ready(block)
+        if self._before is not None:
+            self._wires.send(g, self._before, f"gradient {self._number - 1}")
+
+    async def weights(self, batch: Batch, ready: Ready | None = None) -> None:
+        """The half of the backward pass that nobody waits for; tell `ready` of every block."""
+        g = self._halved.pop(batch)  # any will do: each block has kept its own
+        for block in reversed(self._blocks):
+            await self._runner.backward(block, g, batch, "weights")
+            if ready is not None:
+                await ready(block)
+
+
+class Wires(Generic[T]):
+    """What travels between the stages: to other ranks as messages, within a rank by hand."""
+
+    def __init__(self, pipe: Worker[T]) -> None:
+        self._pipe = pipe
+        self._sends = deque[Work[None]]()
+        self._handed = dict[str, deque[T]]()
+        self._receives = dict[str, Iterator[Work[Message[T]]]]()
+        self._next = dict[str, Work[Message[T]] | None]()
+
+    def expect(self, source: int, tag: str, messages: Iterable[object]) -> None:
+        """As many messages of this tag will come from `source`; the first receive is posted now."""
+        if source == self._pipe.rank:
+            self._handed[tag] = deque()
+        else:
+            self._receives[tag] = (self._pipe.receive(source, tag) for _ in messages)
+            self._next[tag] = next(self._receives[tag], None)
+
+    async def receive(self, tag: str) -> T:
+        """The next payload of this tag; the receive after it is posted before this one is used."""
+        if tag in self._handed:
+            return self._handed[tag].popleft()
+        work = self._next[tag]
+        assert work is not None, "more receives than were announced"
+        message = await work
+        self._next[tag] = next(self._receives[tag], None)
+        return message.payload
+
+    def send(self, x: T, to: int, tag: str) -> None:
+        """Give to a rank, without waiting."""
+        if tag in self._handed:
+            self._handed[tag].append(x)
+        else:
+            self._sends.append(self._pipe.send(x, to, tag))
+
+    async def settle(self) -> None:
+        """Wait until everything sent has arrived."""
+        while self._sends:
+            await self._sends.popleft()
