@@ -166,7 +166,9 @@ def _bad_choice(group: str, value: Any) -> list[Problem]:
     names = choices(group)
     if value in names:
         return []
-    return [Problem(group, value, "one of " + ", ".join(names), near(str(value), names))]
+    keys = isinstance(value, Mapping) and next(iter(value), None)
+    remedy = f"set its keys one by one: {group}.{keys}=..." if keys else near(str(value), names)
+    return [Problem(group, value, "one of " + ", ".join(names), remedy)]
 
 
 def _parsed(overrides: Sequence[str]) -> tuple[list[Any], list[Problem]]:

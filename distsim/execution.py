@@ -11,10 +11,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from distsim.interface import (
     Loopback,
     Numerics,
     Outcome,
+    Piece,
     Problem,
     Region,
     Roofline,
@@ -86,6 +87,8 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         inputs["host"] = identity.host()
         if cluster and not problems:
             inputs["device"] = device_of(resolved.options, cluster.world_size)
+            if inputs["device"] == "cpu":  # ranks share this machine's memory; the key describes a device of their own
+                cluster = replace(cluster, memory=inf)
         if resolved.straggler.is_off:  # only the sleep of an injected straggler follows from the profile
             inputs.pop("profile", None)
     if problems or cluster is None:
@@ -176,6 +179,8 @@ def _job(resolved: Resolved, cluster: Cluster) -> Job:
         numerics=_numerics(resolved, cluster),
         straggler=resolved.straggler,
         seed=resolved.seed,
+        schedule=resolved.schedule,
+        scaling=resolved.scaling,
         samples_between_snapshots=resolved.evaluation_samples if has_values else 0,
     )
 
@@ -216,7 +221,8 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
     else:
         network = Switch(section.bandwidth or 0.0, section.latency or 0.0)
     strategy, workers = resolved.strategy, section.workers
-    cluster = Cluster(workers, strategy.server_count(workers), device, network, beside=strategy.servers_beside())
+    servers, beside = strategy.server_count(workers), strategy.servers_beside()
+    cluster = Cluster(workers, servers, device, network, memory=section.memory or inf, beside=beside)
     if note and resolved.backend != "real":
         shared = section.network == "loopback"
         reducing = cluster.workers if shared and not cluster.servers else 0
@@ -240,7 +246,7 @@ def _profile(path: Path, default: bool, age: int) -> tuple[Any, str, str]:
 
 def _curve(prepared: Prepared, snapshots: Iterable[Snapshot]) -> Curve:
     """The evaluated snapshots, the initial model first. The model of an update is the union of what was published for it,
-    and the mean where regions overlap; snapshots that lack a block are left out. A loss that is not finite is None."""
+    and the mean where pieces overlap; updates of which a parameter was not published are left out. A loss that is not finite is None."""
     resolved = prepared.resolved
     if resolved.backend == "modeled" or not resolved.evaluation_samples:
         return []
@@ -250,22 +256,20 @@ def _curve(prepared: Prepared, snapshots: Iterable[Snapshot]) -> Curve:
 
 def _evaluated(resolved: Resolved, snapshots: Iterable[Snapshot]) -> Curve:
     from distsim.numerics.tensors import TensorsFactory
+    from distsim.numerics.tensors_assemble import assemble
 
-    blocks = range(len(resolved.model.blocks))
     task = resolved.workload.task(resolved.seed)
-    initial = TensorsFactory(resolved.workload, 1, resolved.optimizer, resolved.seed)(0)
-    first = Snapshot(0, 0, 0.0, {block: initial.read(Region((block,))) for block in blocks})
-    by_update: dict[int, list[Snapshot]] = {0: [first]}
+    whole = Region(tuple(range(len(resolved.model.blocks))))
+    initial = TensorsFactory(resolved.workload, 1, resolved.optimizer, resolved.seed)(0).read(whole)
+    by_update = {0: [Snapshot(0, 0, 0.0, [Piece(whole, (0, 1), initial)])]}
     for snapshot in snapshots:
         by_update.setdefault(snapshot.number, []).append(snapshot)
     curve: Curve = []
     for number, published in sorted(by_update.items()):
-        values = {block: [s.values[block] for s in published if block in s.values] for block in blocks}
-        if not all(values.values()):
+        values = assemble(resolved.model, task.blocks, (piece for s in published for piece in s.pieces))
+        if values is None:
             continue
-        loss, accuracy = task.evaluate(
-            {block: sum(several[1:], several[0]) / len(several) for block, several in values.items()}
-        )
+        loss, accuracy = task.evaluate(values)
         curve.append(
             {
                 "update": number,

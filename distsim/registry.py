@@ -13,7 +13,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal
 
-Kind = Literal["strategy", "workload", "backend"]
+Kind = Literal["strategy", "workload", "backend", "optimizer"]
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
@@ -32,6 +32,10 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "real": "distsim.backends.real.options:RealOptions",
             "modeled": "distsim.backends.simulated.fabric:SimulatedOptions",
             "cosimulated": "distsim.backends.simulated.fabric:SimulatedOptions",
+        },
+        "optimizer": {
+            "sgd": "distsim.interface.optimizer:SGD",
+            "adamw": "distsim.interface.optimizer:AdamW",
         },
     }
 )

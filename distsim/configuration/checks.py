@@ -94,10 +94,7 @@ def warnings(
     ranks = cluster.workers + strategy.server_count(cluster.workers)
     if backend == "real" and ranks > cores():
         yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
-    pieces, stages = vars(strategy).get("microbatches"), cluster.workers
-    if isinstance(pieces, int) and stages > 1 and pieces < stages:
-        bubble = (stages - 1) / (pieces + stages - 1)
-        yield f"{pieces} micro-batches are fewer than {stages} stages: {bubble:.0%} of all time is bubble"
+    yield from strategy.warnings(cluster.workers, model)
     for worker, factor in straggler.slow.items():
         if factor < 1.0:
             yield f"straggler.slow.{worker}={factor}: a factor under 1 makes worker {worker} faster"

@@ -162,6 +162,21 @@ def size(value: Any) -> float:
     return result
 
 
+def capacity(value: Any) -> float:
+    """Bytes, more than 0, with their unit."""
+    allowed = "a size greater than 0 with its unit, like 80GB"
+    amount, unit = _split(value, allowed)
+    if not unit:
+        raise Refused(allowed, f"did you mean {_plain(amount)}GB?" if 0.0 < amount < math.inf else "")
+    try:
+        result = size(value)
+    except Refused as refused:
+        raise Refused(allowed, refused.suggestion) from None
+    if not result:
+        raise Refused(allowed)
+    return result
+
+
 def seconds(at_least: float = 0.0, above: float = -math.inf, bare_at_most: float = math.inf) -> Kind:
     """Seconds; a bare number counts seconds, up to `bare_at_most`."""
     allowed = "a time" + _range(at_least, above, math.inf, math.inf) + " with its unit, like 5us or 1.5s"

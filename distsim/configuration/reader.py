@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from distsim import registry
 from distsim.configuration import quantities
 from distsim.configuration.quantities import Kind, Refused
 from distsim.interface import Problem
@@ -48,8 +49,12 @@ class Reader:
             return FAILED
 
     def section(self, path: str) -> dict[str, Any]:
-        """The values of a section; `path` "" is the top."""
-        values = self.values.get(path, {}) if path else self.values
+        """The values of a section; `path` "" is the top, and a dot leads into a section of a section."""
+        values: Any = self.values
+        for part in filter(None, path.split(".")):
+            values = (
+                values.get(part, {}) if isinstance(values, Mapping) else {}
+            )  # the outer one is refused where it is read
         if not isinstance(values, Mapping):
             keys = [key for key in self._known() if key.startswith(f"{path}.")]
             self.refuse(path, values, "a group of keys", f"its keys are {', '.join(keys)}")
@@ -70,6 +75,24 @@ class Reader:
             good = good and found.get(field.name) is not FAILED
         good = self.close(path, values, {*found, *skip}, [*kinds, *skip]) and good
         return cls(**found) if good else None
+
+    def component(self, kind: registry.Kind, kinds: Mapping[str, Kind] | None = None, skip: Iterable[str] = ()) -> Any:
+        """An instance of the class that the section's name stands for, or None after a problem.
+
+        `kinds` are allowed to hold more keys than the class has fields.
+        """
+        name = self.section(kind).get("name")
+        try:
+            cls = registry.load(kind, str(name))
+        except KeyError:
+            names = registry.names(kind)
+            self.refuse(kind, name, "one of " + ", ".join(names), quantities.near(str(name), names))
+            return None
+        except ImportError as error:
+            self.refuse(kind, name, f"cannot be imported ({error})", "install what it needs")
+            return None
+        own = {field.name for field in settable(cls)}
+        return self.fill(kind, cls, {key: value for key, value in (kinds or {}).items() if key in own}, ("name", *skip))
 
     def close(self, path: str, values: Mapping[str, Any], read: Iterable[str], names: Iterable[str]) -> bool:
         """Refuse keys that nobody read; `names` are those that belong here. True if there was none."""

@@ -13,12 +13,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from distsim import registry
 from distsim.configuration import checks, quantities
+from distsim.configuration.optimizers import check_course, read_optimizer
 from distsim.configuration.reader import Reader
 from distsim.configuration.sections import (
     GROUPS,
-    OPTIMIZER,
     RUN,
     ClusterSection,
     known_keys,
@@ -26,7 +25,7 @@ from distsim.configuration.sections import (
     read_cluster,
     read_straggler,
 )
-from distsim.interface import SGD, BadInput, Budget, Model, Problem, Straggler, Strategy
+from distsim.interface import BadInput, Budget, Model, Optimizer, Problem, Scaling, Schedule, Straggler, Strategy
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,9 @@ class Resolved:
     model: Model
     cluster: ClusterSection
     straggler: Straggler
-    optimizer: SGD
+    optimizer: Optimizer
+    schedule: Schedule
+    scaling: Scaling
     budget: Budget
     evaluation_samples: int
     seed: int
@@ -53,19 +54,21 @@ class Resolved:
 def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     """The run that `values` describe, or None and everything that is wrong with them."""
     reader = Reader(values, known_keys)
-    strategy = _component(reader, "strategy")
-    options = _component(reader, "backend")
-    workload = _component(reader, "workload")
+    strategy = reader.component("strategy")
+    options = reader.component("backend")
+    workload = reader.component("workload")
     cluster = read_cluster(reader)
     straggler, straggler_name = read_straggler(reader, cluster.workers if cluster else None)
-    optimizer = reader.fill("optimizer", SGD, OPTIMIZER)
+    course = read_optimizer(reader)
     budget = read_budget(reader)
+    if course and budget:
+        check_course(reader, course, budget)
     evaluation = reader.section("evaluation")
     samples = reader.value("evaluation.samples", quantities.integer(0), evaluation.get("samples", 0))
     reader.close("evaluation", evaluation, ["samples"], ["samples"])
     top = reader.section("")
     run = {key: reader.value(key, kind, top.get(key, _DEFAULTS[key])) for key, kind in RUN.items()}
-    reader.close("", top, [*GROUPS, "optimizer", "budget", "evaluation", *RUN], _TOP)
+    reader.close("", top, _TOP, _TOP)
     if workload is not None:
         problems = list(workload.problems())
         reader.problems += problems
@@ -77,13 +80,13 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         fits = checks.machine(reader, backend, options, cluster, model, strategy)
         if fits and strategy and model and budget:
             checks.together(reader, strategy, backend, model, cluster, budget)
-    parts = (strategy, options, workload, model, cluster, straggler, optimizer, budget)
+    parts = (strategy, options, workload, model, cluster, straggler, course, budget)
     if reader.problems or any(part is None for part in parts):
         return None, reader.problems
     assert cluster is not None
     assert model is not None
     assert straggler is not None
-    assert optimizer is not None
+    assert course is not None
     assert budget is not None
     config = {
         "strategy": _plain(reader, "strategy", strategy),
@@ -91,7 +94,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         "workload": _plain(reader, "workload", workload),
         "cluster": cluster.spelled(),
         "straggler": {"name": straggler_name, **asdict(straggler), "slow": {str(k): v for k, v in straggler.slow.items()}},
-        "optimizer": asdict(optimizer),
+        "optimizer": course.plain(),
         "budget": asdict(budget),
         "evaluation": {"samples": samples},
         **run,
@@ -105,18 +108,23 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         model=model,
         cluster=cluster,
         straggler=straggler,
-        optimizer=optimizer,
+        optimizer=course.optimizer,
+        schedule=course.schedule,
+        scaling=course.scaling,
         budget=budget,
         evaluation_samples=samples,
         seed=run_seed(run["seed"], run["repeat"]),
         runs=Path(run["runs"]).expanduser(),
-        warnings=tuple(checks.warnings(strategy, backend, model, cluster, straggler)),
+        warnings=(
+            *checks.warnings(strategy, backend, model, cluster, straggler),
+            *course.warnings(budget.updates_allowed(strategy.gradients_an_update(cluster.workers) * model.batch)),
+        ),
     )
     return resolved, []
 
 
 _DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "runs": "runs", "label": ""}
-_TOP = (*GROUPS, "optimizer", "budget", "evaluation", *RUN)
+_TOP = (*GROUPS, "budget", "evaluation", *RUN)
 
 
 def run_seed(seed: int, repeat: int) -> int:
@@ -138,21 +146,6 @@ def _described(reader: Reader, workload: Any) -> Model | None:
     else:
         return model
     return None
-
-
-def _component(reader: Reader, kind: registry.Kind) -> Any:
-    """An instance of the class that the section's name stands for, or None after a problem."""
-    name = reader.section(kind).get("name")
-    try:
-        cls = registry.load(kind, str(name))
-    except KeyError:
-        names = registry.names(kind)
-        reader.refuse(kind, name, "one of " + ", ".join(names), quantities.near(str(name), names))
-        return None
-    except ImportError as error:
-        reader.refuse(kind, name, f"cannot be imported ({error})", "install what it needs")
-        return None
-    return reader.fill(kind, cls, skip=("name",))
 
 
 def _plain(reader: Reader, section: str, component: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 `cluster.network` says how ranks are joined: `loopback`, all on one host, whose cores and messages a profile describes; or
 `switch`, a host each, with a link of `bandwidth` and `latency`. `cluster.device` says what computes: `profile`, as
-measured; or `roofline`, by `flops` and `memory_bandwidth`.
+measured; or `roofline`, by `flops` and `memory_bandwidth`. A run of which a rank holds more than `cluster.memory` at once
+does not fit, and says by how much.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from distsim import registry
 from distsim.configuration import quantities
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import Reader, settable
-from distsim.interface import SGD, Budget, Straggler
+from distsim.interface import Budget, Schedule, Straggler
 
-GROUPS = ("strategy", "backend", "workload", "cluster", "straggler")
+GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "optimizer")
 """The sections that are chosen by name: a folder of conf/ each."""
 
 
@@ -35,11 +36,12 @@ class ClusterSection:
     flops: float | None = None
     memory_bandwidth: float | None = None
     overhead: float | None = None
+    memory: float | None = None
     profile: str = "auto"
 
     def spelled(self) -> dict[str, object]:
         """The keys as a configuration writes them."""
-        units = {"bandwidth": "bit/s", "flops": "flop/s", "memory_bandwidth": "B/s"}
+        units = {"bandwidth": "bit/s", "flops": "flop/s", "memory_bandwidth": "B/s", "memory": "B"}
         values = dict(vars(self))
         for key, unit in units.items():
             if values[key] is not None:
@@ -57,12 +59,8 @@ CLUSTER: Mapping[str, Kind] = {
     "flops": quantities.optional(quantities.flops),
     "memory_bandwidth": quantities.optional(quantities.bandwidth),
     "overhead": quantities.optional(quantities.seconds(bare_at_most=1.0)),
+    "memory": quantities.optional(quantities.capacity),
     "profile": quantities.path,
-}
-
-OPTIMIZER: Mapping[str, Kind] = {
-    "learning_rate": quantities.number(above=0.0),
-    "momentum": quantities.number(at_least=0.0, below=1.0),
 }
 
 BUDGET: Mapping[str, Kind] = {
@@ -99,13 +97,13 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
     """Every key that some configuration has, and the choices that it belongs to. Imports the built-in components."""
     own = {
         "cluster": settable(ClusterSection),
-        "optimizer": settable(SGD),
+        "optimizer.schedule": settable(Schedule),
         "budget": settable(Budget),
         "straggler": settable(Straggler),
     }
-    keys: dict[str, tuple[str, ...]] = dict.fromkeys((*GROUPS, "evaluation.samples", *RUN), ())
+    keys: dict[str, tuple[str, ...]] = dict.fromkeys((*GROUPS, "optimizer.scaling", "evaluation.samples", *RUN), ())
     keys |= {f"{section}.{field.name}": () for section, entries in own.items() for field in entries}
-    kinds: tuple[registry.Kind, ...] = ("strategy", "workload", "backend")
+    kinds: tuple[registry.Kind, ...] = ("strategy", "workload", "backend", "optimizer")
     for kind in kinds:
         for name in registry.BUILT_IN[kind]:
             with suppress(ImportError):

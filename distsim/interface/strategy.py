@@ -49,3 +49,7 @@ class Strategy:
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         """What makes this strategy impossible for P `workers` and `model`; nothing if it can run."""
         return ()
+
+    def warnings(self, workers: int, model: Model) -> Iterable[str]:
+        """What a user should know of this choice, though it runs: a line each."""
+        return ()

@@ -23,7 +23,7 @@ _READERS = frozenset(
     ["report", "cli.py", "api.py", "composition.py"]
     + [f"calibration/{name}.py" for name in ("analysis", "bench", "measure", "probes", "strategy")]
     + [f"results/{name}.py" for name in ("agreement", "cases", "explanation", "fairness", "keys", "naming", "selection")]
-    + [f"results/{name}.py" for name in ("statistics", "table", "verdict", "wording")]
+    + [f"results/{name}.py" for name in ("statistics", "table", "verdict")]
 )
 """Folders and files of the package that a run's records do not depend on: they read runs, or write what is an input."""
 _COMPUTES_WITH = {"modeled": ("simpy",), "cosimulated": ("simpy", "torch"), "real": ("torch",)}

@@ -15,13 +15,14 @@ from distsim.results.keys import (
     option_fields,
     own_label,
 )
+from distsim.results.wording import duration, nbytes
 
 
 def labels(configs: Sequence[Config]) -> dict[str, str]:
     """A short name for every contender key: the strategy's, with the fields in which namesakes differ.
 
-    The learning rate is told of controls, and where a strategy competes with several rates in one case: tuned rates may
-    differ between cases.
+    The learning rate is told of controls, and where a strategy competes with several optimizers in one case (tuned rates
+    may differ between cases); with it what else differs between the optimizers of the page.
     """
     strategies = _Fields((config["strategy"]["name"], config["strategy"]) for config in configs)
     optimizers: dict[tuple[Any, ...], set[str]] = {}
@@ -31,13 +32,46 @@ def labels(configs: Sequence[Config]) -> dict[str, str]:
             rates.add(canonical(config["optimizer"]))
     several = {strategy for (strategy, _), found in optimizers.items() if len(found) > 1}
     named = {}
+    courses = _Fields(("", flat(config["optimizer"])) for config in configs)
     for config in sorted(configs, key=lambda config: not is_control(config)):  # who also competes is named as that
         strategy, optimizer = config["strategy"], config["optimizer"]
         told = strategies.differing(strategy["name"], strategy)
         if canonical(strategy) in several or is_control(config):
-            told += [f"{key.replace('_', ' ')} {value:g}" for key, value in optimizer.items() if value]
+            told += _optimizer(optimizer, courses)
         named[contender_key(config)] = ", ".join([strategy["name"], *told])
     return named
+
+
+def flat(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an optimizer with those of its schedule among them; its name, where it has one, is its `algorithm`."""
+    schedule = optimizer.get("schedule") or {}
+    plain = {key: value for key, value in optimizer.items() if key not in ("name", "schedule")}
+    return {"algorithm": optimizer.get("name"), **plain, **schedule}
+
+
+def _optimizer(optimizer: Mapping[str, Any], all_of_them: _Fields) -> list[str]:
+    """The algorithm if several are on the page, the rate, and what else differs."""
+    told = all_of_them.differing("", flat(optimizer), known=("algorithm", "learning_rate"))
+    algorithm = all_of_them.differing("", {"algorithm": optimizer.get("name")})
+    return [
+        *(word.removeprefix("algorithm ") for word in algorithm),
+        f"learning rate {optimizer['learning_rate']:g}",
+        *told,
+    ]
+
+
+def field_in_words(key: str, value: Any) -> str:
+    """A field of a configuration as a label tells it: `k 3`, `bucket 25 MB`, `late drop`, `no nesterov`."""
+    words = key.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    if isinstance(value, (int, float)) and key.endswith("_bytes"):
+        return f"{words.removesuffix(' bytes')} {nbytes(value)}"
+    if isinstance(value, float) and key.endswith("_seconds"):
+        return f"{words.removesuffix(' seconds')} {duration(value)}"
+    if isinstance(value, (list, tuple)):
+        return f"{words} {','.join(map(str, value))}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 class Places:
@@ -79,7 +113,7 @@ class _Fields:
         """Those of `fields` that a namesake has another value of, in words."""
         others = self.names[name].values()
         return [
-            f"{key.replace('_', ' ')} {value}"
+            field_in_words(key, value)
             for key, value in fields.items()
             if key not in ("name", *known) and value is not None and any(other.get(key) != value for other in others)
         ]

@@ -30,7 +30,7 @@ from distsim.interface import BadInput, Problem, Trace
 from distsim.results import records
 
 SCHEMA = 1
-FINISHED = ("done", "diverged")
+FINISHED = ("done", "diverged", "out of memory")
 """A run that ended like this is not done again."""
 _SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
 
@@ -49,7 +49,7 @@ class Result:
 
     @property
     def status(self) -> str:
-        """done, failed, diverged, deadlocked or timed out."""
+        """done, failed, diverged, deadlocked, timed out or out of memory."""
         return str(self.summary["status"])
 
     @property

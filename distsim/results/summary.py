@@ -2,7 +2,9 @@
 
 seconds, updates, samples    until the last update, on the run's clock
 curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null if not finite)
-status                       the backend's; diverged too if the last snapshot's loss is not finite
+status                       the backend's; diverged too if the last snapshot's loss is not finite; out of memory if a rank
+                             held more than its device has: then no time and no loss of the run means anything
+memory                       bytes that the rank with most of them held at its peak, by what they were for; see _memory
 final_loss, final_accuracy   of the model after the last update; null if that was not evaluated
 staleness                    of the gradients that were applied; null where no gradient travelled
 breakdown                    the workers' mean fractions of time, see `distsim.results.breakdown`
@@ -16,8 +18,10 @@ from typing import Any
 
 from distsim.interface import Job, Outcome, Trace
 from distsim.results.breakdown import breakdown
+from distsim.results.wording import nbytes
 
 Curve = list[dict[str, float | None]]
+OUT_OF_MEMORY = "out of memory"
 
 
 def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
@@ -25,10 +29,10 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     updates = max((trace.updates[-1].number for trace in outcome.traces if trace.updates), default=0)
     a_step = job.strategy.gradients_an_update(job.cluster.workers) * job.model.batch
     seconds = outcome.seconds
-    timed = updates > 0 and seconds > 0.0
-    status, message = _ended(outcome, curve)
-    last = curve[-1] if curve and curve[-1]["update"] == updates else {}
-    complete = len(outcome.traces) == job.cluster.world_size and outcome.status == "done"
+    status, message = _ended(job, outcome, curve)
+    timed = updates > 0 and seconds > 0.0 and status != OUT_OF_MEMORY
+    last = curve[-1] if curve and curve[-1]["update"] == updates and status != OUT_OF_MEMORY else {}
+    complete = len(outcome.traces) == job.cluster.world_size and outcome.status == "done" and status != OUT_OF_MEMORY
     return {
         "status": status,
         "message": message,
@@ -41,6 +45,7 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
         "seconds_per_update": seconds / updates if timed else None,
         "samples_per_second": updates * a_step / seconds if timed else None,
         "staleness": _staleness(outcome.traces),
+        "memory": _memory(outcome.traces),
         "breakdown": breakdown(outcome.traces, job.cluster.workers, seconds) if complete else None,
         "curve": curve,
         "final_loss": last.get("loss"),
@@ -48,11 +53,51 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     }
 
 
-def _ended(outcome: Outcome, curve: Curve) -> tuple[str, str]:
-    """Status and message: a run whose last evaluated model is no model any more has diverged, whatever its backend saw."""
+def _ended(job: Job, outcome: Outcome, curve: Curve) -> tuple[str, str]:
+    """Status and message: a run that does not fit its devices is none, and one whose last evaluated model is no model any
+    more has diverged, whatever its backend saw."""
+    if outcome.status in ("done", "diverged") and (missing := _overflow(job, outcome.traces)):
+        return OUT_OF_MEMORY, missing
     if outcome.status == "done" and curve and curve[-1]["loss"] is None:
         return "diverged", f"validation loss is not finite at update {curve[-1]['update']}"
     return outcome.status, outcome.message
+
+
+def _overflow(job: Job, traces: Sequence[Trace]) -> str:
+    """Which rank holds too much for its device, and how much too much; empty if all fit."""
+    trace = _largest(traces)
+    limit = job.cluster.memory
+    if trace is None or trace.peak.total <= limit:
+        return ""
+    total = trace.peak.total
+    kinds = ", ".join(f"{kind} {nbytes(value)}" for kind, value in trace.peak._asdict().items() if value)
+    others = sum(other.peak.total > limit for other in traces) - 1
+    more = f"; {others} more {'rank does' if others == 1 else 'ranks do'} not fit" if others else ""
+    return (
+        f"would not fit: rank {trace.rank} needs {nbytes(total)}, {nbytes(total - limit)} more than the "
+        f"{nbytes(limit)} of its device ({kinds}){more}"
+    )
+
+
+def _memory(traces: Sequence[Trace]) -> Mapping[str, Any] | None:
+    """The peak of the rank that held most: its rank, its bytes and their kinds, the activations at their own peak, and the
+    bytes of every rank."""
+    trace = _largest(traces)
+    if trace is None:
+        return None
+    return {
+        "rank": trace.rank,
+        "bytes": trace.peak.total,
+        **trace.peak._asdict(),
+        "peak_activations": trace.peak_activations,
+        "by_rank": [each.peak.total for each in sorted(traces, key=lambda each: each.rank)],
+    }
+
+
+def _largest(traces: Sequence[Trace]) -> Trace | None:
+    """The first of the ranks that held most; None where nobody weighed."""
+    trace = max(traces, key=lambda trace: (trace.peak.total, -trace.rank), default=None)
+    return trace if trace is not None and trace.peak.total else None
 
 
 def metrics(outcome: Outcome, curve: Curve) -> dict[str, Any]:

@@ -20,6 +20,8 @@ _NUMBERS = (
     "final_accuracy",
     "wall_seconds",
 )
+_MEMORY = ("parameters", "gradients", "optimizer", "activations", "versions")
+"""What the largest rank's bytes were for."""
 
 
 def table(results: Iterable[Result]) -> DataFrame:
@@ -33,16 +35,21 @@ def row(result: Result) -> dict[str, Any]:
     """The row of one run."""
     config, summary = result.config, result.summary
     staleness = summary["staleness"] or {}
+    memory = summary.get("memory") or {}
     return {
         "id": result.id,
         "status": result.status,
         **{group: config[group]["name"] for group in ("strategy", "backend", "workload", "cluster", "straggler")},
         "workers": summary["workers"],
+        "optimizer": config["optimizer"].get("name"),
         "learning_rate": config["optimizer"]["learning_rate"],
         "seed": config["seed"],
         "repeat": config["repeat"],
         "label": config["label"],
         **{key: summary[key] for key in _NUMBERS},
         "staleness": staleness.get("mean"),
+        "memory_rank": memory.get("rank"),
+        "memory_bytes": memory.get("bytes"),
+        **{f"{kind}_bytes": memory.get(kind) for kind in _MEMORY},
         "message": summary["message"],
     }

@@ -21,6 +21,14 @@ def factor(x: float) -> str:
     return f"{x:.{2 if x < 9.995 else 1 if x < 99.95 else 0}f}" if math.isfinite(x) else number(x)
 
 
+def nbytes(x: float) -> str:
+    """Bytes in the decimal unit that suits: 91.2 GB, 16 MB, 512 bytes."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if x >= limit:
+            return f"{number(x / limit)} {unit}"
+    return f"{number(x)} bytes"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits: 850 us, 12.3 ms, 1.31 s, 4.2 min."""
     for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (300.0, 1.0, "s")):

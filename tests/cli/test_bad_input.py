@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from distsim.cli import main
+from distsim.registry import BUILT_IN
 
-STRATEGIES = "one of all_reduce, sync_ps, async_ps, model_parallel, one_f_one_b"
+STRATEGIES = "one of " + ", ".join(BUILT_IN["strategy"])
 BANDWIDTH = "a bandwidth greater than 0 with its unit, like 10Gbit/s or 25GB/s"
 NAME = "letters, digits, spaces and . _ - (no ..), at most 100 of them"
 TWICE = "every value once: the same run would be done twice"
@@ -31,15 +32,15 @@ SINGLE = {
     "cluster.workers=1.5": "cluster.workers=1.5: a whole number 1 or more",
     "cluster.workers=four": "cluster.workers='four': a whole number 1 or more; did you mean 4?",
     "strategy=asynch_ps": f"strategy='asynch_ps': {STRATEGIES}; did you mean async_ps?",
-    "straggler=lognormol": "straggler='lognormol': one of exponential, lognormal, none, one_slow, shifted_exponential; "
-    "did you mean lognormal?",
+    "straggler=lognormol": "straggler='lognormol': one of bernoulli, exponential, lognormal, none, one_slow, pareto, "
+    "shifted_exponential; did you mean lognormal?",
     "straggler.jitter=exponentiol": "straggler.jitter='exponentiol': one of none, exponential, shifted_exponential, "
-    "lognormal; did you mean exponential?",
+    "lognormal, pareto, bernoulli; did you mean exponential?",
     "workload=digit_mlp": "workload='digit_mlp': one of digits_mlp, module; did you mean digits_mlp?",
     "cluster=local": "cluster='local': one of local4, switch; did you mean local4?",
     "optimizer.learning_rat=1": "optimizer.learning_rat=1: no such key; did you mean optimizer.learning_rate?",
     "strategy.learning_rate=1": "strategy.learning_rate=1: no such key; did you mean optimizer.learning_rate?",
-    "strategy.microbatches=2": "strategy.microbatches=2: no such key; a key of strategy=one_f_one_b",
+    "strategy.weight=inverse": "strategy.weight='inverse': no such key; a key of strategy=async_ps",
     "bugdet.updates=3": "bugdet={'updates': 3}: no such key; did you mean budget?",
     "worker=3": "worker=3: no such key; did you mean cluster.workers?",
     "cluster.batch=3": "cluster.batch=3: no such key; did you mean workload.batch?",
@@ -61,6 +62,35 @@ SINGLE = {
     "optimizer.learning_rate=0": "optimizer.learning_rate=0: a number greater than 0",
     "optimizer.learning_rate=-1": "optimizer.learning_rate=-1: a number greater than 0",
     "optimizer.momentum=1": "optimizer.momentum=1: a number 0 or more and less than 1",
+    "optimizer.momentum=-0.1": "optimizer.momentum=-0.1: a number 0 or more and less than 1",
+    "optimizer=adam": "optimizer='adam': one of adamw, sgd; did you mean adamw?",
+    "optimizer={learning_rate:1}": "optimizer={'learning_rate': 1}: one of adamw, sgd; "
+    "set its keys one by one: optimizer.learning_rate=...",
+    "optimizer.nesterov=true": "optimizer.nesterov=True: needs momentum; for example optimizer.momentum=0.9",
+    "optimizer.nesterov=1": "optimizer.nesterov=1: true or false",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay=-1: a number 0 or more",
+    "optimizer.beta1=0.8": "optimizer.beta1=0.8: no such key; a key of optimizer=adamw",
+    "optimizer=adamw optimizer.momentum=0.9": "optimizer.momentum=0.9: no such key; a key of optimizer=sgd",
+    "optimizer=adamw optimizer.beta1=1": "optimizer.beta1=1: a number 0 or more and less than 1",
+    "optimizer=adamw optimizer.beta2=-0.1": "optimizer.beta2=-0.1: a number 0 or more and less than 1",
+    "optimizer=adamw optimizer.epsilon=0": "optimizer.epsilon=0: a number greater than 0",
+    "optimizer=adamw optimizer.learning_rate=nan": "optimizer.learning_rate=nan: a number greater than 0",
+    "optimizer.scaling=sqrt": "optimizer.scaling='sqrt': one of none, linear, square_root",
+    "optimizer.schedule.decay=cosin": "optimizer.schedule.decay='cosin': one of constant, linear, cosine; "
+    "did you mean cosine?",
+    "optimizer.decay=cosine": "optimizer.decay='cosine': no such key; did you mean optimizer.schedule.decay?",
+    "optimizer.schedule.warmup=-1": "optimizer.schedule.warmup=-1: a whole number 0 or more",
+    "optimizer.schedule.warmup=0.5": "optimizer.schedule.warmup=0.5: a whole number 0 or more",
+    "optimizer.schedule.final=1.5": "optimizer.schedule.final=1.5: a number from 0 to 1",
+    "optimizer.schedule=cosine": "optimizer.schedule='cosine': a group of keys; its keys are optimizer.schedule.warmup, "
+    "optimizer.schedule.decay, optimizer.schedule.final",
+    "optimizer.schedule.decay=linear budget.seconds=1": "optimizer.schedule.decay='linear': a decay ends with the last "
+    "update, so it needs a budget that counts updates or samples; for example budget.updates=200",
+    "cluster.memory=0GB": "cluster.memory='0GB': a size greater than 0 with its unit, like 80GB",
+    "cluster.memory=-1GB": "cluster.memory='-1GB': a size greater than 0 with its unit, like 80GB",
+    "cluster.memory=80": "cluster.memory=80: a size greater than 0 with its unit, like 80GB; did you mean 80GB?",
+    "cluster.memory=80Gb": "cluster.memory='80Gb': a size greater than 0 with its unit, like 80GB; "
+    "did you mean 80GB (bytes) or 10GB (the same number of bits)?",
     "backend=real cluster=switch": "cluster.network='switch': backend=real runs on this machine: loopback; "
     "take cluster=local4 cluster.workers=4, or backend=modeled",
     "label=../x": f"label='../x': {NAME}",

@@ -60,8 +60,13 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
         ("strategy.bucket_bytes", "1MiB"),
         ("cluster", "switch"),
         ("cluster.latency", "5us"),
+        ("cluster.memory", "80e9B"),
         ("straggler", "one_slow"),
         ("straggler.slow", {2: 1.5}),
+        ("optimizer", "adamw"),
+        ("optimizer.weight_decay", 0),
+        ("optimizer.scaling", "square_root"),
+        ("optimizer.schedule.warmup", "1e1"),
         ("budget.seconds", "2min"),
         ("runs", str(tmp_path)),
     ]
@@ -72,8 +77,10 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
     assert problems == []
     assert second is not None
     assert second == first
+    strategy = first.config["strategy"]
+    assert (strategy["name"], strategy["bucket_bytes"]) == ("all_reduce", 1048576.0)
     assert first.config == {
-        "strategy": {"name": "all_reduce", "bucket_bytes": 1048576.0},
+        "strategy": strategy,
         "backend": {"name": "modeled", "preemption": "instant", "collectives": "auto"},
         "workload": {"name": "digits_mlp", "batch": 16, "depth": 8, "width": 256, "dtype": "float32"},
         "cluster": {
@@ -86,6 +93,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "flops": None,
             "memory_bandwidth": None,
             "overhead": None,
+            "memory": "80GB",
             "profile": "auto",
         },
         "straggler": {
@@ -98,7 +106,16 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "multiple": 10.0,
             "slow": {"0": 3.0, "2": 1.5},
         },
-        "optimizer": {"learning_rate": 0.03, "momentum": 0.0},
+        "optimizer": {
+            "name": "adamw",
+            "learning_rate": 0.001,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "epsilon": 1e-8,
+            "weight_decay": 0.0,
+            "scaling": "square_root",
+            "schedule": {"warmup": 10, "decay": "constant", "final": 0.0},
+        },
         "budget": {"updates": None, "samples": None, "seconds": 120.0},
         "evaluation": {"samples": 1000},
         "seed": 0,

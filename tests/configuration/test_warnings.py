@@ -44,3 +44,14 @@ def test_more_ranks_than_cores() -> None:
     cores = len(os.sched_getaffinity(0))
     (warning,) = warnings(("backend", "real"), ("strategy", "sync_ps"), ("cluster.workers", cores))
     assert warning == f"contended: {cores + 1} ranks share {cores} cores, so times hold for this machine only"
+
+
+def test_a_course_that_does_nothing_is_told() -> None:
+    assert warnings(("optimizer.schedule.final", 0.1)) == (
+        "optimizer.schedule.final=0.1 changes nothing: the rate decays to nowhere",
+    )
+    assert warnings(("optimizer.schedule.warmup", 5), ("budget.updates", 5)) == (
+        "optimizer.schedule.warmup=5: the run has 5 updates, and all of them warm up",
+    )
+    assert warnings(("optimizer.schedule.warmup", 4), ("budget.updates", 5)) == ()
+    assert warnings(("optimizer.schedule.warmup", 1000), ("budget.seconds", 5)) == ()
