@@ -59,3 +59,11 @@ class BadInput(DistsimError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def foreign_await(yielded: object) -> str:
+    """The message for a strategy that awaited a foreign object."""
+    return (
+        f"a strategy may only await its worker's Work; it awaited something that yielded {yielded!r} "
+        "(asyncio and other event loops do not run here)"
+    )

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
+from distsim.interface.errors import StrategyError, foreign_await
+
 R = TypeVar("R")
 
 
@@ -28,23 +30,35 @@ class Flow(Generic[R]):
     def __init__(self, coroutine: Coroutine[Any, Any, R], clock: Callable[[], float]) -> None:
         self._coroutine = coroutine
         self._clock = clock
-        self._is_over = False
+        self._is_over = self._is_awaited = False
+        self._error: BaseException | None = None
         self.begun = self.ended = clock()
         before, STARTING.flag = STARTING.flag, True
         try:
-            coroutine.send(None)
+            foreign = coroutine.send(None)
+            if STARTING.flag:  # Work would have taken it down
+                coroutine.close()
+                raise StrategyError(foreign_await(foreign))
         except StopIteration as end:
             self._finish(end.value)
         finally:
             STARTING.flag = before
 
     def __await__(self) -> Generator[Any, Any, R]:
+        if self._error is not None:
+            raise self._error
+        if self._is_awaited and not self._is_over:
+            raise StrategyError("what start gave is awaited by two flows of control at once; let one of them await it")
+        self._is_awaited = True
         sent = None
         while not self._is_over:
             try:
                 event = self._coroutine.send(sent)
             except StopIteration as end:
                 self._finish(end.value)
+            except BaseException as error:
+                self._error = error
+                raise
             else:
                 sent = yield event
         return self._value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from distsim.interface.errors import StrategyError
+from distsim.interface.errors import StrategyError, foreign_await
 from distsim.interface.strategy import Strategy
 from distsim.interface.values import T
 from distsim.interface.worker import Worker
@@ -34,11 +34,3 @@ def drive(coroutine: Coroutine[Any, Any, R]) -> R:
         return result
     coroutine.close()
     raise StrategyError(foreign_await(foreign))
-
-
-def foreign_await(yielded: object) -> str:
-    """The message for a strategy that awaited a foreign object."""
-    return (
-        f"a strategy may only await its worker's Work; it awaited something that yielded {yielded!r} "
-        "(asyncio and other event loops do not run here)"
-    )

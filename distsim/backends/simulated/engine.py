@@ -15,7 +15,7 @@ import simpy
 from simpy.events import NORMAL, Event, EventPriority
 
 from distsim.interface import StrategyError
-from distsim.interface.program import foreign_await
+from distsim.interface.errors import foreign_await
 
 R = TypeVar("R")
 ENDS = (Exception, SystemExit)
