@@ -103,7 +103,7 @@ def test_a_start_within_a_start(mode):
 
 
 def test_first_operations_of_nested_starts_overlap(exact):
-    # `first` and `inner` are computed at 0 and 1 s, `double` at 2; the second all-reduce is called when it is awaited, at 3.
+    # `first` and `inner` are computed at 0 and 1 s, `double` at 2; the second all-reduce is called once awaited, at 3.
     ran = exact.run(nested)
     assert ran.all("now") == [[0.0, 3.0, 4.0]] * 2
     assert ran.all("between") == [[1.0]] * 2
