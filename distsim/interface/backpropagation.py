@@ -51,7 +51,7 @@ def start_buckets(
     gradient: list[T] = []  # of the output of the block that is next in the backward pass
 
     def begin() -> None:
-        state.numerics.zero(None)
+        state.numerics.zero(ALL)  # what was accumulated for shards stays
         for piece in before:
             _run(state, piece, state.placed, _never)
         x = state.numerics.input(last)
