@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 from distsim import api
 from distsim.calibration.host import Others, hardware
+from distsim.interface import BadInput
 from distsim.results.statistics import reached
 from distsim.results.store import Result
 
@@ -107,6 +108,18 @@ def best_rates(tuned: Iterable[Any], target: float) -> dict[str, float]:
         return median(seconds for seconds, _ in repeats), median(loss for _, loss in repeats)
 
     return {label: min(rates, key=lambda rate: judged(rates[rate])) for label, rates in scores.items()}
+
+
+def script(main: Callable[[], int]) -> NoReturn:
+    """Run an experiment's `main` and exit with its status: 2 after bad input, 130 when interrupted."""
+    try:
+        sys.exit(main())
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def _name(one: Settings) -> str:

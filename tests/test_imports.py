@@ -22,7 +22,7 @@ BELOW = {  # what a room may import of distsim, besides itself
 }
 ALL = {*BELOW, "execution", "api", "cli"}
 BELOW |= {"execution": ALL - {"api", "cli", "report", "composition"}, "api": ALL - {"cli", "report"}, "cli": ALL}
-BELOW |= {"study": {"api", "calibration", "results"}}
+BELOW |= {"study": {"api", "calibration", "interface", "results"}}
 HEAVY = {
     "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),
     "numpy": (),

@@ -15,7 +15,6 @@ The target, the budget and the grid below were fixed before any run that is comp
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,9 +27,8 @@ import distsim
 from distsim import Result
 from distsim.calibration.host import hardware
 from distsim.calibration.profile import DEFAULT, Profile
-from distsim.interface import BadInput
 from distsim.report.page import write_report
-from distsim.study import Progress, Settings, best_rates, cores, in_turn, minutes, side_by_side
+from distsim.study import Progress, Settings, best_rates, cores, in_turn, minutes, script, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = Path(__file__).resolve().parent.name
@@ -181,11 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    script(main)
