@@ -124,7 +124,7 @@ class Bench:
 def numerics(has_values: bool, workload: Any, workers: int, optimizer: SGD | None = None, seed: int = 0) -> Any:
     """The factory of tensors or of byte counts."""
     if not has_values:
-        return SizesFactory(workload.model(), workers)
+        return SizesFactory(workload.model(), workers, optimizer or SGD())
     from distsim.numerics.tensors import TensorsFactory
 
     return TensorsFactory(workload, workers, optimizer or SGD(), seed)

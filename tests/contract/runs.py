@@ -46,7 +46,7 @@ def run(strategy: str, network: str, straggler: str, has_values: bool, options: 
     job = Job(
         strategy=chosen,
         model=WORKLOAD.model(),
-        cluster=Cluster(WORKERS, chosen.servers, Roofline(3.1e7, 1.7e9, 2e-6), NETWORKS[network]),
+        cluster=Cluster(WORKERS, chosen.server_count(WORKERS), Roofline(3.1e7, 1.7e9, 2e-6), NETWORKS[network]),
         budget=Budget(samples=5 * WORKERS * WORKLOAD.batch),
         numerics=numerics(has_values, WORKLOAD, WORKERS, SGD(0.05, momentum=0.5), seed=7),
         straggler=STRAGGLERS[straggler],
@@ -58,7 +58,7 @@ def run(strategy: str, network: str, straggler: str, has_values: bool, options: 
 
 def records(outcome: Outcome) -> list[Any]:
     """All that was recorded of a run but the values of its losses and parameters."""
-    snapshots = [(s.number, s.samples, s.time, sorted(s.values)) for s in outcome.snapshots]
+    snapshots = [(s.number, s.samples, s.time, [(p.region, p.shard) for p in s.pieces]) for s in outcome.snapshots]
     return [outcome.status, outcome.message, outcome.seconds, outcome.notes, snapshots] + [
         (
             trace.rank,
@@ -69,6 +69,7 @@ def records(outcome: Outcome) -> list[Any]:
             trace.arrivals,
             trace.ended,
             trace.gradients,
+            trace.peak,
             trace.peak_activations,
         )
         for trace in outcome.traces

@@ -85,13 +85,14 @@ async def publishes(worker, note):
 def test_a_model_is_published_when_enough_samples_have_gone_by_and_at_the_end(mode):
     # 8 samples an update: 20 samples have gone by every 3 updates.
     ran = mode.run(publishes, budget=Budget(updates=7), samples_between_snapshots=20)
-    snapshots = sorted(ran.outcome.snapshots, key=lambda snapshot: (len(snapshot.values), snapshot.number))
-    assert [(s.number, s.samples, sorted(s.values)) for s in snapshots] == [
-        *[(number, 8 * number, [0]) for number in (3, 6, 7)],
-        *[(number, 8 * number, [0, 1]) for number in (3, 6, 7)],
+    snapshots = sorted(ran.outcome.snapshots, key=lambda snapshot: (snapshot.pieces[0].region.blocks, snapshot.number))
+    assert [(s.number, s.samples, s.pieces[0].region.blocks) for s in snapshots] == [
+        *[(number, 8 * number, (0,)) for number in (3, 6, 7)],
+        *[(number, 8 * number, (0, 1)) for number in (3, 6, 7)],
     ]
-    for snapshot in snapshots:
-        assert plain(snapshot.values[0]) == mode.payload([value + snapshot.number for value in (1.0, 2.0, 3.0, 4.0)])
+    for number, _, _, ((region, _, values),) in snapshots:
+        blocks = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0][: 4 * len(region.blocks)]
+        assert plain(values) == mode.payload([value + number for value in blocks])
 
 
 async def publishes_until_time_is_up(worker, note):
@@ -106,8 +107,8 @@ def test_the_last_model_is_published_when_time_is_up(mode):
     ran = mode.run(publishes_until_time_is_up, budget=Budget(seconds=0.05), samples_between_snapshots=8000)
     last = [trace.updates[-1] for trace in ran.outcome.traces]
     assert [(s.number, s.samples, s.time) for s in ran.outcome.snapshots] == [(u.number, u.samples, u.time) for u in last]
-    assert [plain(s.values[0]) for s in ran.outcome.snapshots] == [
-        mode.payload([value + update.number for value in (1.0, 2.0, 3.0, 4.0)]) for update in last
+    assert [plain(s.pieces[0].values) for s in ran.outcome.snapshots] == [
+        mode.payload([value + update.number for value in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)]) for update in last
     ]
 
 

@@ -83,7 +83,7 @@ def test_the_outcome_holds_what_every_rank_gave(tmp_path):
     assert outcome.status == "done"
     assert [trace.rank for trace in outcome.traces] == [0, 1, 2, 3]
     assert [snapshot.number for snapshot in outcome.snapshots] == [2, 4]
-    assert all(isinstance(x, torch.Tensor) for s in outcome.snapshots for x in s.values.values())
+    assert all(isinstance(p.values, torch.Tensor) for s in outcome.snapshots for p in s.pieces)
     assert [sorted(weights) for weights in outcome.weights] == [[0, 1]] * 4
     assert outcome.seconds == max(trace.updates[-1].time for trace in outcome.traces)
     said = f"contended: 4 ranks share {cores()} cores, so times hold for this machine only"  # as the configuration says it
