@@ -46,7 +46,7 @@ def encode(codec: Codec, x: Tensor, blocks: Sequence[Block], received: Sequence[
     if received:
         columns = [_orthogonal(p) for p in _split(received[0], [(m.rows, m.rank) for m in found])]
         return _joined(x, [(matrix.T @ p).reshape(-1) for matrix, p in zip(seen, columns, strict=True)])
-    before = _split(state["q"], [(m.columns, m.rank) for m in found]) if "q" in state else _noise(x, found, blocks)
+    before = _split(state["q"], [(m.columns, m.rank) for m in found]) if "q" in state else noise(x, found, blocks)
     columns = [matrix @ _orthogonal(q) for matrix, q in zip(seen, before, strict=True)]
     return _joined(x, [*(p.reshape(-1) for p in columns), *_rest(x, found)])
 
@@ -79,6 +79,12 @@ def decode(
     return total.div_(codes) if codes > 1 else total
 
 
+def noise(x: Tensor, found: Sequence[Matrix], blocks: Sequence[Block]) -> list[Tensor]:
+    """The first Q of each matrix, before it is made orthogonal; the same on every rank."""
+    generator = torch.Generator().manual_seed(Random(repr(("powersgd", [block.index for block in blocks]))).getrandbits(63))
+    return [torch.randn(m.columns, m.rank, generator=generator, dtype=x.dtype).to(x.device) for m in found]
+
+
 def _product(found: Sequence[Matrix], scalars: int, received: Sequence[Tensor]) -> Tensor:
     """The gradient of which P, with what is not low rank behind it, and Q were received."""
     first, second = received
@@ -97,12 +103,6 @@ def _orthogonal(x: Tensor) -> Tensor:
     """Orthonormal columns that span those of `x`."""
     columns: Tensor = torch.linalg.qr(x).Q
     return columns
-
-
-def _noise(x: Tensor, found: Sequence[Matrix], blocks: Sequence[Block]) -> list[Tensor]:
-    """The first Q of each matrix, the same on every rank."""
-    generator = torch.Generator().manual_seed(Random(repr(("powersgd", [block.index for block in blocks]))).getrandbits(63))
-    return [torch.randn(m.columns, m.rank, generator=generator, dtype=x.dtype).to(x.device) for m in found]
 
 
 def _rest(x: Tensor, found: Sequence[Matrix]) -> list[Tensor]:

@@ -71,13 +71,13 @@ class Exchange(Generic[T]):
     def __init__(self, group: Worker[T], compressed: Compressed) -> None:
         self._group = group
         self._codec = compressed.codec()
-        self._feedback = Feedback[T](compressed.error_feedback)
+        self.feedback = Feedback[T](compressed.error_feedback)
 
     async def start(self, gradient: T, region: Region = ALL) -> Work[T]:
         """The mean of this gradient of `region` over the group, under way: encoding it is over when this returns."""
         if self._codec is None:
             return self._group.all_reduce(gradient)
-        wanted = self._feedback.add(gradient, region)
+        wanted = self.feedback.add(gradient, region)
         code = await self._group.encode(self._codec, wanted, region)
         mean = self._gather if self._codec.is_own else self._sum
         return self._group.start(mean(self._codec, wanted, code, region))
@@ -90,7 +90,7 @@ class Exchange(Generic[T]):
             code = await group.encode(codec, wanted, region, received)
             received.append(await group.all_reduce(code / group.world_size, "sum"))
         mean = await group.decode(codec, received, region)
-        self._feedback.keep(wanted, mean, region)
+        self.feedback.keep(wanted, mean, region)
         return mean
 
     async def _gather(self, codec: Codec, wanted: T, code: T, region: Region) -> T:
@@ -98,5 +98,5 @@ class Exchange(Generic[T]):
         gathering = self._group.all_gather(code)
         own = self._group.decode(codec, [code], region)
         codes = await gathering
-        self._feedback.keep(wanted, await own, region)
+        self.feedback.keep(wanted, await own, region)
         return await self._group.decode(codec, [codes], region, self._group.world_size)
