@@ -9,7 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from distsim.interface import Batch, Block, Budget, Cluster, Collective, Job, Model, Part, Region, Straggler, Strategy
+from distsim.interface import (
+    Batch,
+    Block,
+    Budget,
+    Cluster,
+    Collective,
+    Job,
+    Memory,
+    Model,
+    Optimizer,
+    Part,
+    Region,
+    Straggler,
+    Strategy,
+)
 
 from .jobs import IDEAL, Times, done
 
@@ -40,7 +54,7 @@ class Quadratic:
         self.gradient = 0.0
         self.saved: dict[Batch, float] = {}
 
-    def place(self, blocks: Sequence[int]) -> None: ...
+    def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None: ...
 
     def input(self, batch: Batch) -> float:
         return self.spec.noise(batch)
@@ -65,14 +79,18 @@ class Quadratic:
     def accumulated(self, region: Region) -> float:
         return self.gradient
 
-    def zero(self) -> None:
+    def zero(self, region: Region | None) -> None:
         self.gradient = 0.0
 
     def forget(self, batch: Batch) -> None:
         del self.saved[batch]
 
-    def update(self, region: Region, gradient: float, scale: float) -> None:
-        self.path.append(self.path[-1] - self.spec.rate * scale * gradient)
+    def update(self, region: Region, gradient: float, optimizer: Optimizer | None, scale: float) -> None:
+        rate = self.spec.rate if optimizer is None else optimizer.learning_rate
+        self.path.append(self.path[-1] - rate * scale * gradient)
+
+    def memory(self) -> Memory:
+        return Memory()
 
     def nbytes(self, x: float) -> float:
         return 8.0
