@@ -190,7 +190,7 @@ def _numerics(resolved: Resolved, cluster: Cluster) -> Callable[[int], Numerics[
     if resolved.backend == "modeled":
         from distsim.numerics.sizes import SizesFactory
 
-        return SizesFactory(resolved.model, workers)
+        return SizesFactory(resolved.model, workers, resolved.optimizer)
     device = "cpu"
     if resolved.backend == "real":
         from distsim.backends.real.options import device_of
@@ -246,7 +246,8 @@ def _profile(path: Path, default: bool, age: int) -> tuple[Any, str, str]:
 
 def _curve(prepared: Prepared, snapshots: Iterable[Snapshot]) -> Curve:
     """The evaluated snapshots, the initial model first. The model of an update is the union of what was published for it,
-    and the mean where pieces overlap; updates of which a parameter was not published are left out. A loss that is not finite is None."""
+    and the mean where pieces overlap; an update whose pieces lack a parameter is left out. A loss that is not finite is
+    None."""
     resolved = prepared.resolved
     if resolved.backend == "modeled" or not resolved.evaluation_samples:
         return []

@@ -21,7 +21,7 @@ from distsim import registry
 from distsim.interface.straggler import Straggler
 
 _PACKAGE = Path(__file__).parent.parent
-_GROUPS = ("strategy", "backend", "workload", "cluster", "straggler")
+_GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "optimizer")
 _DEFAULTS = {"straggler": asdict(Straggler())}
 """What holds where a choice does not spell a key out."""
 
@@ -52,13 +52,13 @@ def _call(config: Mapping[str, Any], swept: Mapping[str, Sequence[int]]) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    run = _choice("", "run")
     for group in _GROUPS:
         section = config[group]
         yield group, section["name"]
-        yield from _differing(group, section, {**_DEFAULTS.get(group, {}), **_choice(group, str(section["name"]))})
-    run = _choice("", "run")
-    for group in ("optimizer", "evaluation"):
-        yield from _differing(group, config.get(group) or {}, run.get(group) or {})
+        known = {**_DEFAULTS.get(group, {}), **(run.get(group) or {}), **_choice(group, str(section["name"]))}
+        yield from _differing(group, section, known)
+    yield from _differing("evaluation", config.get("evaluation") or {}, run["evaluation"])
     yield from ((f"budget.{key}", value) for key, value in (config.get("budget") or {}).items() if value is not None)
     if config.get("label"):
         yield "label", config["label"]
@@ -67,7 +67,9 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _differing(group: str, section: Mapping[str, Any], known: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in section.items():
         default = known.get(key)
-        if key != "name" and value is not None and _spelled(value) != _spelled(default):
+        if key == "schedule":
+            yield from _differing(f"{group}.{key}", value, default or {})
+        elif key != "name" and value is not None and _spelled(value) != _spelled(default):
             yield f"{group}.{key}", value
 
 

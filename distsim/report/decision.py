@@ -80,6 +80,8 @@ def _lane(page: Page, standing: Standing, longest: float) -> Html:
 
 def _never(standing: Standing) -> str:
     """Why a lane has no bar; the facts below say more."""
+    if not standing.contender.fits:
+        return "does not fit"
     return f"reached {standing.times} of {len(standing.repeats)}" if standing.times else "not reached"
 
 
@@ -91,6 +93,7 @@ def _facts(page: Page) -> list[Html]:
         _fact("How far the model was", model_distance(page.agreement)),
         _fact("When it changes", changes(page.verdicts)),
         _fact("Did not get there", _not_reached(verdict)),
+        _fact("Does not fit", [Statement(f"{s.label} {outcome(s)}.", (verdict.case.badge,)) for s in verdict.unfit]),
     ]
     return [fact for fact in facts if fact is not None]
 
@@ -116,5 +119,5 @@ def _not_reached(verdict: Verdict) -> list[Statement]:
     return [
         Statement(f"{standing.label}: {outcome(standing)}.", (verdict.case.badge,))
         for standing in verdict.standings
-        if standing.times < len(standing.repeats) and outcome(standing) != "done"
+        if standing.times < len(standing.repeats) and outcome(standing) != "done" and standing.contender.fits
     ]

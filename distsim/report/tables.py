@@ -13,7 +13,7 @@ from distsim.report.markup import Html, element
 from distsim.report.page_data import Page, badge, dotted, section
 from distsim.results.agreement import Agreement, Comparison
 from distsim.results.verdict import Standing, Verdict
-from distsim.results.wording import duration, number
+from distsim.results.wording import duration, nbytes, number
 
 SHOWN = 12
 """Rows that are shown before the reader asks for all."""
@@ -33,6 +33,7 @@ COLUMNS = (
     Column("seconds_per_update", "per update", duration),
     Column("samples_per_second", "samples/s", number),
     Column("staleness", "staleness", number),
+    Column("memory_bytes", "memory", nbytes),
     Column("final_loss", "last loss", number),
 )
 
@@ -63,6 +64,7 @@ def _row(verdict: Verdict, standing: Standing) -> dict[str, Any]:
         "seconds_per_update": _number(contender.typical("seconds_per_update")),
         "samples_per_second": _number(contender.typical("samples_per_second")),
         "staleness": sum(known) / len(known) if known else math.nan,
+        "memory_bytes": _number(contender.memory),
         "final_loss": _number(contender.typical("final_loss")),
     }
 
@@ -77,6 +79,8 @@ def outcome(standing: Standing) -> str:
     failed = [run for run in standing.contender.runs.values() if run.summary["status"] != "done"]
     if failed:
         message = str(failed[0].summary.get("message") or "").splitlines()
+        if not standing.contender.fits and message:
+            return f"{control}{message[0]}"
         said = f"{failed[0].summary['status']} ({len(failed)} of {len(standing.contender.runs)})"
         return f"{control}{said}: {message[0][:160]}" if message else f"{control}{said}"
     if not standing.has_losses:
@@ -99,7 +103,8 @@ def results(page: Page) -> Html | None:
     more = element("button", f"Show all {len(rows)} rows", type="button", class_="more") if len(rows) > SHOWN else None
     lead = (
         "Medians over the repeats, best first in each setting. Ranks are workers + parameter servers. An update of an "
-        "asynchronous strategy holds one worker's gradient, so compare samples a second. Click a heading to sort."
+        "asynchronous strategy holds one worker's gradient, so compare samples a second. Memory is what the rank with most "
+        "held at its peak. Click a heading to sort."
     )
     return section("Every run", lead, element("div", body, more, class_="results"), _commands(page), name="runs")
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from distsim.interface.trace import Trace
 from distsim.results.keys import CaseKey, Config, case_key, contender_key, is_control, pair_key
 from distsim.results.naming import Places, labels
+from distsim.results.summary import OUT_OF_MEMORY
 
 BADGES = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"}
 """Backend -> what its numbers are called."""
@@ -45,6 +46,11 @@ class Contender:
         return all(is_control(run.config) for run in self.runs.values())
 
     @property
+    def fits(self) -> bool:
+        """False if it needs more memory than there is: an answer, and no time to rank it by."""
+        return bool(self.done) or all(run.summary["status"] != OUT_OF_MEMORY for run in self.runs.values())
+
+    @property
     def done(self) -> list[Run]:
         """The runs that ended as planned."""
         return [run for run in self.runs.values() if run.summary["status"] == "done"]
@@ -53,6 +59,12 @@ class Contender:
         """The median over its done runs of a number of the summary; None where no run has it."""
         values = [run.summary[key] for run in self.done if run.summary.get(key) is not None]
         return float(median(values)) if values else None
+
+    @property
+    def memory(self) -> float | None:
+        """The bytes of the rank that held most, in the run that needed most; None where nobody weighed."""
+        found = [run.summary["memory"]["bytes"] for run in self.runs.values() if run.summary.get("memory")]
+        return max(found, default=None)
 
     def breakdown(self) -> dict[str, float] | None:
         """The mean division of the workers' time over its done runs."""

@@ -22,6 +22,7 @@ from distsim.results.wording import nbytes
 
 Curve = list[dict[str, float | None]]
 OUT_OF_MEMORY = "out of memory"
+"""The status of a run that its devices could not hold."""
 
 
 def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:

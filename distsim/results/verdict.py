@@ -12,7 +12,8 @@
 5.  Otherwise there is no winner, and why is said. Throughput makes none.
 6.  Case by case: measured and modeled numbers are never mixed in one ranking. The headline is the case with the strongest
     evidence (at least two contenders, losses, measured before cosimulated before modeled, no straggler, most runs).
-7.  Controls are shown and not ranked: a strategy competes with the learning rate that its own tuning chose.
+7.  Controls are shown and not ranked: a strategy competes with the learning rate that its own tuning chose. What does not
+    fit into the memory of its devices is shown and not ranked either: it has no time.
 """
 
 from __future__ import annotations
@@ -91,8 +92,13 @@ class Verdict:
 
     @property
     def ranked(self) -> list[Standing]:
-        """The standings that compete: all but controls."""
-        return [standing for standing in self.standings if not standing.contender.is_control]
+        """The standings that compete: all but controls and what does not fit."""
+        return [standing for standing in self.standings if not standing.contender.is_control and standing.contender.fits]
+
+    @property
+    def unfit(self) -> list[Standing]:
+        """The standings of what does not fit into memory."""
+        return [standing for standing in self.standings if not standing.contender.fits]
 
     @property
     def first(self) -> Standing | None:
@@ -138,7 +144,7 @@ def common_target(cases: Sequence[Case]) -> float | None:
 
 def _best(case: Case) -> float | None:
     lowest = []
-    for contender in (c for c in case.contenders if not c.is_control):
+    for contender in (c for c in case.contenders if not c.is_control and c.fits):
         losses = [r.best for run in contender.runs.values() if (r := reached(run.summary["curve"], 0.0)).best is not None]
         lowest += [median(losses)] if losses else []
     return min(lowest, default=None)
@@ -150,16 +156,26 @@ def judge(case: Case, target: float | None) -> Verdict:
     verdict = Verdict(case, target, standings, None, None, "")
     first, second = verdict.first, verdict.second
     if first is None or second is None:
-        return Verdict(case, target, standings, None, None, "one strategy alone has nothing to be compared with")
+        return Verdict(case, target, standings, None, None, _alone(verdict))
     unequal = fairness.inequality(verdict.ranked)
     ratio = None if unequal else _ratio(first, second)
     reason = _reason(verdict.ranked, ratio, unequal)
     return Verdict(case, target, standings, None if reason else first, ratio, reason)
 
 
-def _order(standing: Standing) -> tuple[float, float, str]:
-    """The ranking; those who never got there follow by throughput, for the eye only."""
-    return standing.seconds.value, -(standing.contender.typical("samples_per_second") or 0.0), standing.label
+def _alone(verdict: Verdict) -> str:
+    """Why nothing is compared."""
+    if not verdict.unfit:
+        return "one strategy alone has nothing to be compared with"
+    others = ", ".join(standing.label for standing in verdict.unfit)
+    fits = f"only {verdict.first.label} fits" if verdict.first else "nothing fits"
+    return f"{fits} into the memory of its devices; {others} would not"
+
+
+def _order(standing: Standing) -> tuple[bool, float, float, str]:
+    """The ranking; those who never got there follow by throughput, for the eye only, and what does not fit comes last."""
+    rate = standing.contender.typical("samples_per_second") or 0.0
+    return not standing.contender.fits, standing.seconds.value, -rate, standing.label
 
 
 def _standing(contender: Contender, target: float | None) -> Standing:

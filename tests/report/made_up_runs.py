@@ -165,7 +165,7 @@ def configuration(
             "sigma": 0.2,
             "slow": {str(worker): factor for worker, factor in slow.items()},
         },
-        "optimizer": {"learning_rate": rate, "momentum": 0.0},
+        "optimizer": {"name": "sgd", "learning_rate": rate, "momentum": 0.0},
         "budget": {"updates": None, "samples": STEPS * workers * SAMPLES, "seconds": None},
         "evaluation": {"samples": 192},
         "seed": seed,

@@ -55,7 +55,7 @@ def run(
         "workload": {"name": "digits_mlp", **(model or {})},
         "cluster": {"name": "local4", "workers": workers, "network": "loopback"},
         "straggler": {"name": "x", "jitter": "none", "scale": 1.0, "sigma": 0.2, "slow": slow or {}},
-        "optimizer": {"learning_rate": rate, "momentum": 0.0},
+        "optimizer": {"name": "sgd", "learning_rate": rate, "momentum": 0.0},
         "budget": {"updates": None, "samples": samples, "seconds": None} if budget is None else budget,
         "evaluation": {"samples": evaluation},
         "seed": 0,
