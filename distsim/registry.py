@@ -28,7 +28,12 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "gossip": "distsim.strategies.gossip:Gossip",
             "ad_psgd": "distsim.strategies.ad_psgd:ADPSGD",
             "model_parallel": "distsim.strategies.pipeline:ModelParallel",
+            "gpipe": "distsim.strategies.pipeline:GPipe",
             "one_f_one_b": "distsim.strategies.pipeline:OneFOneB",
+            "interleaved": "distsim.strategies.pipeline:Interleaved",
+            "zero_bubble": "distsim.strategies.pipeline:ZeroBubble",
+            "pipedream": "distsim.strategies.pipedream:PipeDream",
+            "pipedream_2bw": "distsim.strategies.pipedream:PipeDream2BW",
         },
         "workload": {
             "digits_mlp": "distsim.workloads.digits_mlp:DigitsMLP",

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import tee
 from typing import Generic
 
 from distsim.interface import Batch, Message, Part, T, Work, Worker
@@ -75,10 +76,11 @@ class Stage(Generic[T]):
 
     def expect(self, batches: Iterable[object]) -> None:
         """As many messages will come from either neighbour; `batches` is asked for its next when a receive is posted."""
+        forwards, backwards = tee(batches)
         if self._before is not None:
-            self._wires.expect(self._before, f"activation {self._number}", batches)
+            self._wires.expect(self._before, f"activation {self._number}", forwards)
         if self._after is not None:
-            self._wires.expect(self._after, f"gradient {self._number}", batches)
+            self._wires.expect(self._after, f"gradient {self._number}", backwards)
 
     async def forward(self, batch: Batch) -> None:
         """Take an input, give the output."""
@@ -122,7 +124,7 @@ class Wires(Generic[T]):
 
     def __init__(self, pipe: Worker[T]) -> None:
         self._pipe = pipe
-        self._sends = deque[Work[None]]()
+        self._sends = defaultdict[str, deque[Work[None]]](deque)
         self._handed = dict[str, deque[T]]()
         self._receives = dict[str, Iterator[Work[Message[T]]]]()
         self._next = dict[str, Work[Message[T]] | None]()
@@ -150,9 +152,10 @@ class Wires(Generic[T]):
         if tag in self._handed:
             self._handed[tag].append(x)
         else:
-            self._sends.append(self._pipe.send(x, to, tag))
+            self._sends[tag].append(self._pipe.send(x, to, tag))
 
-    async def settle(self) -> None:
-        """Wait until everything sent has arrived."""
-        while self._sends:
-            await self._sends.popleft()
+    async def settle(self, but: int = 0) -> None:
+        """Wait until everything sent has arrived, but for the last so many of each tag."""
+        for sends in self._sends.values():
+            while len(sends) > but:
+                await sends.popleft()
