@@ -141,7 +141,7 @@ def _forms(index: int, block: nn.Module, x: Tensor, whole: _Count, itemsize: int
     These are counted on as few shards as can be: n of them keep together n times what all keep, and once the rest."""
     ways: int = getattr(block, "ways", 0)
     if ways < 2:
-        return 0, 0, 0
+        return ways, 0, 0
     count = next(n for n in range(2, ways + 1) if ways % n == 0)
     shards = [_count(index, block.shard(i, count), x) for i in range(count)]  # type: ignore[operator]
     total = sum((shard.y for shard in shards[1:]), shards[0].y)

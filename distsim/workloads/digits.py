@@ -5,15 +5,13 @@ Alpaydin and Kaynak, UCI Machine Learning Repository, 1998, dataset 80, CC BY 4.
 
 from __future__ import annotations
 
-import gzip
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from distsim.interface.errors import BadInput, Problem
+from distsim.workloads.shipped import DATA, unpack
 
-FILE = Path(__file__).parent / "data" / "digits.bin.gz"
+FILE = DATA / "digits.bin.gz"
 SHA256 = "b14331f5100db0031de1abc44bb1da54e9e338aa94e5138763a5851fcb9f52df"
 SAMPLES, PIXELS, CLASSES = 1797, 64, 10
 VALIDATION_EVERY = 5
@@ -29,14 +27,7 @@ class Digits(NamedTuple):
 @lru_cache(maxsize=1)
 def load(file: Path = FILE) -> Digits:
     """The images and labels, in the file's order. Raises `BadInput` if the file is missing or not the one that shipped."""
-    try:
-        packed = file.read_bytes()
-    except OSError as error:
-        raise _bad(file, f"its data cannot be read ({error.strerror})") from error
-    digest = sha256(packed).hexdigest()
-    if digest != SHA256:
-        raise _bad(file, f"its data is torn or changed: SHA-256 {digest[:12]}..., expected {SHA256[:12]}...")
-    raw = gzip.decompress(packed)
+    raw = unpack("digits", file, SHA256)
     return Digits(raw[: SAMPLES * PIXELS], raw[SAMPLES * PIXELS :])
 
 
@@ -46,7 +37,3 @@ def split(labels: bytes) -> tuple[list[int], list[int]]:
     validation = by_class[::VALIDATION_EVERY]
     held_out = set(validation)
     return [i for i in range(len(labels)) if i not in held_out], sorted(validation)
-
-
-def _bad(file: Path, what: str) -> BadInput:
-    return BadInput([Problem("workload.name", "digits_mlp", f"{what}, {file}", "install distsim again")])
