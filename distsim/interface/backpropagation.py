@@ -18,7 +18,7 @@ def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, micro
     def action(stop: Stop) -> T | None:
         state.numerics.zero(None)
         for piece in batch.split(microbatches):
-            if not _run(state, piece, blocks, stop):
+            if not _run(state, piece, blocks, stop, unless is not None):
                 return None
         return state.numerics.accumulated(ALL)
 
@@ -26,21 +26,29 @@ def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, micro
     return state.start_compute("gradient", parts, batch, action, unless, pieces=microbatches)
 
 
-def _run(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> bool:
+def _run(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop, may_stop: bool = True) -> bool:
     """Forward and backward of all blocks; False if it was stopped in between."""
-    x = state.numerics.input(batch)
-    for b in blocks:
-        if stop():
-            state.numerics.forget(batch)
-            return False
-        x = state.forward(b, x, batch)
-    x = state.loss(x, batch)
+    g = _gradient_of_output(state, batch, blocks, stop if may_stop else _never)
+    if g is None:
+        state.numerics.forget(batch)
+        return False
     for b in reversed(blocks):
         if stop():
             state.numerics.forget(batch)
             return False
-        x = state.backward(b, x, batch, "both")
+        g = state.backward(b, g, batch, "both")
     return True
+
+
+def _gradient_of_output(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> T | None:
+    """Forward and loss; None if it was stopped. All blocks run with the parameters of one instant, whatever tasks change."""
+    with state.lock:
+        x = state.numerics.input(batch)
+        for b in blocks:
+            if stop():
+                return None
+            x = state.forward(b, x, batch)
+        return state.loss(x, batch)
 
 
 def start_buckets(
@@ -54,10 +62,9 @@ def start_buckets(
         state.numerics.zero(ALL)  # what was accumulated for shards stays
         for piece in before:
             _run(state, piece, state.placed, _never)
-        x = state.numerics.input(last)
-        for b in state.placed:
-            x = state.forward(b, x, last)
-        gradient.append(state.loss(x, last))
+        g = _gradient_of_output(state, last, state.placed, _never)
+        assert g is not None
+        gradient.append(g)
 
     for bucket in buckets(state.model, state.placed, bucket_bytes):
         first = bucket[0] == state.placed[-1]
