@@ -3,7 +3,7 @@
     distsim run strategy=async_ps backend=modeled budget.updates=200
     distsim run -m strategy=all_reduce,sync_ps backend=real,modeled repeat=0,1,2
     distsim report runs --output report.html
-    distsim list strategies | workloads | clusters
+    distsim list strategies | workloads | backends | clusters | stragglers | optimizers
     distsim calibrate --quick
 
 A sweep is Hydra's multirun with whatever launcher is configured (`hydra/launcher=joblib`). Before it starts, the whole grid
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (DistsimError, OSError) as error:
         print(f"distsim: {error}", file=sys.stderr)
         return 1
@@ -65,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs, or of one run")
     report.add_argument("--output", metavar="FILE", type=Path, default=Path("report.html"))
     listing = commands.add_parser("list", help="what can be chosen")
-    listing.add_argument("what", choices=("strategies", "workloads", "clusters"))
+    kinds = ("strategies", "workloads", "backends", "clusters", "stragglers", "optimizers")
+    listing.add_argument("what", choices=kinds)
+    listing.add_argument("--json", action="store_true", help="for programs")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
@@ -210,18 +216,26 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from distsim import composition, registry
+    import json
 
-    if options.what == "clusters":
-        files = sorted((composition.conf() / "cluster").glob("*.yaml"))
-        lines = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
+    from distsim import catalogue, composition
+
+    if options.what == "strategies":
+        entries = catalogue.strategies()
+        document: object = catalogue.as_documents(entries)
+        text = catalogue.in_blocks(entries, _width())
     else:
-        kind: registry.Kind = "strategy" if options.what == "strategies" else "workload"
-        lines = {name: (registry.load(kind, name).__doc__ or "").partition("\n")[0] for name in registry.names(kind)}
-    width = max(map(len, lines))
-    for name, line in lines.items():
-        print(f"{name:{width}}  {line}")
+        folder = composition.conf() / options.what.removesuffix("s")
+        named = catalogue.workloads() if options.what == "workloads" else catalogue.choices(folder)
+        document = [{"name": name, "rule": said} for name, said in named]
+        text = catalogue.in_lines(named, _width())
+    print(json.dumps(document, indent=1) if options.json else text)
     return 0
+
+
+def _width() -> int:
+    """Columns of the terminal, within what reads well."""
+    return min(120, max(60, shutil.get_terminal_size((100, 24)).columns))
 
 
 def _calibrate(options: argparse.Namespace) -> int:

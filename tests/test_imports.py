@@ -11,6 +11,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "strategies": {"interface"},
     "foreign": set(),
     "registry": {"interface"},
+    "catalogue": {"registry"},
     "numerics": {"interface", "workloads"},
     "workloads": {"interface", "foreign"},
     "configuration": {"interface", "registry"},

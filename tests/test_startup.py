@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOFLINE = ["cluster=switch", "cluster.device=roofline", "cluster.flops=50Gflop/s", "cluster.memory_bandwidth=10GB/s"]
 HEAVY = ("torch", "numpy", "pandas", "plotly")
 
@@ -44,6 +46,14 @@ def test_a_modeled_run_loads_nothing_heavy(tmp_path: Path) -> None:
     assert code == 0
     assert not set(HEAVY) & set(modules)
     assert seconds < 2 * 0.6
+
+
+@pytest.mark.parametrize("what", ["strategies", "workloads", "clusters"])
+def test_a_list_loads_nothing_heavy(what: str, tmp_path: Path) -> None:
+    code, seconds, modules = start(["list", what], tmp_path)
+    assert code == 0
+    assert not {"simpy", *HEAVY} & set(modules)
+    assert seconds < 2 * 0.3
 
 
 def test_importing_distsim_is_free(tmp_path: Path) -> None:

@@ -40,12 +40,18 @@ class Pipeline(Strategy):
         yield from stage_problems(workers, self.schedule.chunks, model, "cluster.workers")
         yield from microbatch_problems(workers, self.schedule, self.microbatches, workers * model.batch)
 
+    def warnings(self, workers: int, model: Model) -> Iterable[str]:
+        if 1 < self.microbatches < workers:
+            bubble = (workers - 1) / (self.microbatches + workers - 1)
+            yield f"{self.microbatches} micro-batches are fewer than {workers} stages: {bubble:.0%} of all time is bubble"
+
 
 @dataclass(frozen=True)
 class ModelParallel(Pipeline):
     """Layers on different ranks, one batch at a time: while one stage computes, the others wait.
 
-    Staleness 0; (p-1)/p of all time is bubble. Nothing is gained but memory: the baseline of every pipeline.
+    Staleness 0; (p-1)/p of all time is bubble. Nothing is gained but memory: the baseline of every pipeline. Huang et al.,
+    "GPipe", NeurIPS 2019, figure 2b.
     """
 
     microbatches = 1
@@ -113,6 +119,11 @@ class ZeroBubble(Pipeline):
     @property
     def schedule(self) -> Schedule:
         return {"h1": Schedule(zb_h1), "h2": Schedule(zb_h2), "v": Schedule(zb_v, 2, is_folded=True)}[self.variant]
+
+    def warnings(self, workers: int, model: Model) -> Iterable[str]:
+        least = workers if self.variant == "h1" else 2 * workers - 1
+        if self.microbatches < least:
+            yield f"{self.microbatches} micro-batches are fewer than {least}: the bubble is longer than by its closed form"
 
 
 # ---- cuts, and what cannot be cut

@@ -206,17 +206,6 @@ def test_an_ended_sweep_goes_on_where_it_was(here: Path, how: signal.Signals, ca
     assert after.items() >= before.items()
 
 
-def test_lists_come_from_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "strategies"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["all_reduce", "sync_ps", "async_ps", "model_parallel", "one_f_one_b"]
-    assert lines[2].startswith("async_ps        The server updates with every gradient at once")
-    assert main(["list", "clusters"]) == 0
-    assert capsys.readouterr().out.startswith("local4  Four workers on one machine")
-    assert main(["list", "workloads"]) == 0
-    assert capsys.readouterr().out.startswith("digits_mlp  ")
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -44,7 +44,7 @@ def distsim(installed: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_is_listed_run_swept_and_named_by_its_source(installed: Path) -> None:
-    assert distsim(installed, "list", "strategies").stdout.splitlines()[-1] == "lonely          Nobody ever talks."
+    assert "\n\nlonely\n    Nobody ever talks.\n\n" in distsim(installed, "list", "strategies").stdout
     words = ["strategy=lonely", "strategy.steps_between_bytes=1kB", "budget.updates=2", *ROOFLINE]
     first = distsim(installed, "run", *words)
     assert (first.returncode, first.stderr) == (0, "")
@@ -59,4 +59,4 @@ def test_it_is_listed_run_swept_and_named_by_its_source(installed: Path) -> None
 def test_it_is_suggested(installed: Path) -> None:
     refused = distsim(installed, "run", "strategy=lonly")
     assert refused.returncode == 2
-    assert refused.stderr.endswith("one_f_one_b, lonely; did you mean lonely?\n")
+    assert refused.stderr.endswith("lonely; did you mean lonely?\n")

@@ -55,3 +55,12 @@ def test_a_course_that_does_nothing_is_told() -> None:
     )
     assert warnings(("optimizer.schedule.warmup", 4), ("budget.updates", 5)) == ()
     assert warnings(("optimizer.schedule.warmup", 1000), ("budget.seconds", 5)) == ()
+
+
+@pytest.mark.parametrize(("variant", "microbatches", "least"), [("h1", 2, 4), ("h2", 4, 7)])
+def test_a_zero_bubble_wants_more_micro_batches(variant: str, microbatches: int, least: int) -> None:
+    settings = [("strategy", "zero_bubble"), ("strategy.variant", variant), ("strategy.microbatches", microbatches)]
+    assert warnings(*settings) == (
+        f"{microbatches} micro-batches are fewer than {least}: the bubble is longer than by its closed form",
+    )
+    assert warnings(*settings[:2], ("strategy.microbatches", 8)) == ()
