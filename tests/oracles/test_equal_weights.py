@@ -6,6 +6,7 @@ are drawn. Differences are relative to how far 20 steps moved the weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from random import Random
 
@@ -21,6 +22,7 @@ from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SyncPS
 from distsim.strategies.pipeline import ModelParallel, OneFOneB
 from distsim.workloads.digits_mlp import DigitsMLP
+from distsim.workloads.task import Task
 
 from .jobs import Times, done
 
@@ -30,35 +32,42 @@ STRATEGIES = [AllReduce(), AllReduce(0.0), SyncPS(), OneFOneB(8), OneFOneB(3), M
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
-def workload(workers: int, dtype: str) -> DigitsMLP:
-    return DigitsMLP(batch=BATCH // workers, depth=6, width=32, dtype=dtype)
+def workload(workers: int, dtype: str, depth: int = 6) -> DigitsMLP:
+    return DigitsMLP(batch=BATCH // workers, depth=depth, width=32, dtype=dtype)
+
+
+def batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets of the whole batch of each of 20 steps, by the rule of drawing."""
+    order: list[int] = []
+    for epoch in range(2):
+        places = list(range(len(task.data.inputs)))
+        Random(repr((SEED, "epoch", epoch))).shuffle(places)
+        order += places
+    for step in range(STEPS):
+        places = order[step * BATCH : (step + 1) * BATCH]
+        yield task.data.inputs[places], task.data.targets[places]
 
 
 @lru_cache
-def one_process(dtype: str, optimizer: SGD) -> tuple[list[Tensor], list[Tensor]]:
+def one_process(dtype: str, optimizer: SGD, depth: int = 6) -> tuple[list[Tensor], list[Tensor]]:
     """The flat weights of every block before and after 20 steps on the whole batch."""
-    task = workload(1, dtype).task(SEED)
-    inputs, targets = task.data.inputs, task.data.targets
-    order: list[int] = []
-    for epoch in range(2):
-        places = list(range(len(inputs)))
-        Random(repr((SEED, "epoch", epoch))).shuffle(places)
-        order += places
+    task = workload(1, dtype, depth).task(SEED)
     model = nn.Sequential(*task.blocks)
     before = [parameters_to_vector(block.parameters()).detach().clone() for block in model]
     sgd = torch.optim.SGD(model.parameters(), optimizer.learning_rate, optimizer.momentum)
-    for step in range(STEPS):
-        places = order[step * BATCH : (step + 1) * BATCH]
+    for inputs, targets in batches(task):
         sgd.zero_grad()
-        nn.functional.cross_entropy(model(inputs[places]), targets[places]).backward()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
         sgd.step()
     return before, [parameters_to_vector(block.parameters()).detach() for block in model]
 
 
-def run(strategy: Strategy, workers: int, dtype: str, optimizer: SGD, is_modeled: bool = False) -> Outcome:
-    task = workload(workers, dtype)
+def run(strategy: Strategy, workers: int, dtype: str, optimizer: SGD, is_modeled: bool = False, depth: int = 6) -> Outcome:
+    task = workload(workers, dtype, depth)
     numerics = SizesFactory(task.model(), workers) if is_modeled else TensorsFactory(task, workers, optimizer, SEED)
-    cluster = Cluster(workers, strategy.server_count(workers), Times(1e-3, 2e-3, 1e-4), Switch(1e8, 1e-5))
+    cluster = Cluster(
+        workers, strategy.server_count(workers), Times(1e-3, 2e-3, 1e-4, halves=(1e-3, 1e-3)), Switch(1e8, 1e-5)
+    )
     straggler = Straggler("lognormal", slow={workers - 1: 3.0})
     return done(Job(strategy, task.model(), cluster, Budget(updates=STEPS), numerics, straggler, SEED))
 
