@@ -37,6 +37,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
         },
         "workload": {
             "digits_mlp": "distsim.workloads.digits_mlp:DigitsMLP",
+            "digits_cnn": "distsim.workloads.digits_cnn:DigitsCNN",
+            "char_gpt": "distsim.workloads.char_gpt:CharGPT",
             "module": "distsim.workloads.user_module:UserModule",
         },
         "backend": {

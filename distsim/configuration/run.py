@@ -69,12 +69,12 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     top = reader.section("")
     run = {key: reader.value(key, kind, top.get(key, _DEFAULTS[key])) for key, kind in RUN.items()}
     reader.close("", top, _TOP, _TOP)
+    backend = str(reader.section("backend").get("name"))
     if workload is not None:
-        problems = list(workload.problems())
+        problems = [*workload.problems(), *(workload.obstacles() if backend != "modeled" else ())]
         reader.problems += problems
         workload = None if problems else workload
     model = _described(reader, workload)
-    backend = str(reader.section("backend").get("name"))
     checks.runs_folder(reader, run["runs"])
     if cluster and options is not None:
         fits = checks.machine(reader, backend, options, cluster, model, strategy)

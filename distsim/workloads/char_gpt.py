@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from distsim.interface.errors import BadInput, Problem
 from distsim.interface.model import Block, Model
 from distsim.workloads import text
-from distsim.workloads.workload import LARGEST_BATCH
+from distsim.workloads.workload import LARGEST_BATCH, Workload
 
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
@@ -29,7 +29,7 @@ _INDEX_BYTES = 8
 
 
 @dataclass(frozen=True)
-class CharGPT:
+class CharGPT(Workload):
     """A GPT on the characters of a play."""
 
     name: ClassVar[str] = "char_gpt"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from distsim.interface.errors import Problem
 from distsim.interface.model import Block, Model
 from distsim.workloads import digits
-from distsim.workloads.workload import LARGEST_BATCH
+from distsim.workloads.workload import LARGEST_BATCH, Workload
 
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
@@ -29,7 +29,7 @@ _ITEMSIZE = {"float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
-class DigitsCNN:
+class DigitsCNN(Workload):
     """A residual convolutional network on the digits."""
 
     name: ClassVar[str] = "digits_cnn"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from distsim.interface.errors import Problem
 from distsim.interface.model import Block, Model
 from distsim.workloads import digits
-from distsim.workloads.workload import LARGEST_BATCH
+from distsim.workloads.workload import LARGEST_BATCH, Workload
 
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
@@ -23,7 +23,7 @@ _ITEMSIZE = {"float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
-class DigitsMLP:
+class DigitsMLP(Workload):
     """A residual perceptron on the digits."""
 
     name: ClassVar[str] = "digits_mlp"

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from distsim.interface.errors import Problem
 from distsim.interface.model import Model
-from distsim.workloads.workload import LARGEST_BATCH
+from distsim.workloads.workload import LARGEST_BATCH, Workload
 
 if TYPE_CHECKING:
     from distsim.workloads.task import Task
 
 
 @dataclass(frozen=True)
-class UserModule:
+class UserModule(Workload):
     """The model and data that a function of the user's returns."""
 
     name: ClassVar[str] = "module"

@@ -27,6 +27,10 @@ class Workload(Protocol):
     def problems(self) -> Iterable[Problem]:
         """What is wrong with its fields; nothing if it can run."""
 
+    def obstacles(self) -> Iterable[Problem]:
+        """What keeps it from being trained, though its description is one: modeled runs do not ask."""
+        return ()
+
     def model(self) -> Model:
         """The description of the model; equal fields give an equal description."""
 
