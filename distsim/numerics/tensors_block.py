@@ -200,10 +200,10 @@ class TensorBlock:
         """Add to it."""
         if stop - start == self._now.flat.numel():
             self._add(g.clone() if self._gradient is None else g)
-            return
-        if self._gradient is None:
-            self._add(torch.zeros_like(self._now.flat))
-        self.gradient(start, stop).add_(g)
+        elif start < stop:
+            if self._gradient is None:
+                self._add(torch.zeros_like(self._now.flat))
+            self.gradient(start, stop).add_(g)
 
     def zero(self, start: int, stop: int) -> None:
         """Forget it; all of it is freed."""

@@ -1,0 +1,1 @@
+"""Byte counts and tensors, held against torch and against each other."""
