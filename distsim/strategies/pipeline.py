@@ -41,7 +41,7 @@ class Pipeline(Strategy):
         yield from microbatch_problems(workers, self.schedule, self.microbatches, workers * model.batch)
 
     def warnings(self, workers: int, model: Model) -> Iterable[str]:
-        if 1 < self.microbatches < workers:
+        if self.microbatches < workers:
             bubble = (workers - 1) / (self.microbatches + workers - 1)
             yield f"{self.microbatches} micro-batches are fewer than {workers} stages: {bubble:.0%} of all time is bubble"
 
@@ -56,6 +56,9 @@ class ModelParallel(Pipeline):
 
     microbatches = 1
     schedule = Schedule(one_f_one_b)
+
+    def warnings(self, workers: int, model: Model) -> Iterable[str]:
+        return ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Pipelines against closed forms: F forward and B backward seconds of a micro-batch on a rank, p ranks, m micro-batches."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from distsim.backends.simulated import SimulatedOptions
@@ -15,25 +18,31 @@ INSTANT = 1e308  # bytes a second: all that a hop costs is latency
 
 def run(
     strategy: Pipeline,
-    stages: int,
+    ranks: int,
     forward: float = 1.0,
     backward: float = 2.0,
     updates: int = 1,
     hop: float = 0.0,
     slow: tuple[float, ...] = (),
     straggler: Straggler | None = None,
+    halves: tuple[float, float] | None = None,
 ) -> Outcome:
-    """A run of one block a stage in which a micro-batch is one sample a worker's share: b = m, so P b / m = P samples."""
-    device = Times(forward, backward, factors=slow)
+    """A run of one block a chunk in which a micro-batch is one sample a worker's share: b = m, so P b / m = P samples.
+
+    `forward`, `backward` and its `halves` (each half of it, unless given) are seconds of a micro-batch on all of a rank.
+    """
+    chunks = strategy.schedule.chunks
+    both = halves or (backward / 2, backward / 2)
+    device = Times(forward / chunks, backward / chunks, factors=slow, halves=(both[0] / chunks, both[1] / chunks))
     network = Switch(INSTANT, hop / 2) if hop else IDEAL
-    model = chain(blocks=stages, batch=strategy.microbatches)
-    return done(job(strategy, stages, updates, device, network, model, straggler))
+    model = chain(blocks=ranks * chunks, batch=strategy.microbatches)
+    return done(job(strategy, ranks, updates, device, network, model, straggler))
 
 
 def peaks(outcome: Outcome) -> list[float]:
-    """Most micro-batches whose activations a stage held at once; a micro-batch has as many samples as there are stages."""
-    stages = len(outcome.traces)
-    return [trace.peak_activations / (SAVED * ITEMSIZE * stages) for trace in outcome.traces]
+    """Most activations of a micro-batch in one chunk that a rank held at once; a micro-batch has a sample a rank."""
+    ranks = len(outcome.traces)
+    return [trace.peak_activations / (SAVED * ITEMSIZE * ranks) for trace in outcome.traces]
 
 
 @pytest.mark.parametrize("kind", [OneFOneB, GPipe])
@@ -76,6 +85,83 @@ def test_layer_wise_model_parallelism_leaves_p_minus_1_of_p_idle(p: int) -> None
     for trace in outcome.traces:
         assert sum(c.ended - c.begun for c in trace.compute) / outcome.seconds == pytest.approx(1 / p, rel=1e-12)
     assert peaks(outcome) == [1] * p
+
+
+# ---- several chunks, split backward passes
+
+
+def bubble(strategy: Pipeline, ranks: int, forward: float, halves: tuple[float, float]) -> tuple[float, float]:
+    """Seconds beyond computing of a step alone, and of a step in a long run, whose neighbours fill its ends."""
+    work = strategy.microbatches * (forward + sum(halves))
+    one, two, five = (run(strategy, ranks, forward, sum(halves), n, halves=halves).seconds for n in (1, 2, 5))
+    return one - work, (five - two) / 3 - work
+
+
+@pytest.mark.parametrize(("p", "m"), [(4, 8), (4, 16), (2, 6), (8, 8), (3, 3)])
+@pytest.mark.parametrize(("forward", "backward"), [(1.0, 2.0), (0.5, 0.75)])
+@pytest.mark.parametrize("v", [2, 3, 4])
+def test_bubble_of_interleaved_is_that_of_1f1b_divided_by_the_chunks(
+    p: int, m: int, forward: float, backward: float, v: int
+) -> None:
+    expected = (p - 1) * (forward + backward) / v
+    both = (backward / 2, backward / 2)
+    assert bubble(Interleaved(m, v), p, forward, both) == pytest.approx((expected, expected), rel=1e-9)
+
+
+def test_zb_h1_of_four_ranks_and_eight_micro_batches_takes_27() -> None:
+    outcome = run(ZeroBubble(8), 4, 1.0, halves=(1.0, 1.0))
+    assert outcome.seconds == 27.0
+    assert peaks(outcome) == [4, 4, 4, 4]  # until W a micro-batch is held
+
+
+SPLITS = [(1.0, (1.0, 1.0)), (1.0, (1.0, 0.5)), (2.0, (1.5, 1.0)), (1.0, (1.25, 0.0))]
+"""F and (B, W) with W no longer than the others."""
+
+
+@pytest.mark.parametrize(("p", "m"), [(4, 8), (4, 16), (2, 4), (8, 24), (5, 9)])
+@pytest.mark.parametrize(("forward", "halves"), SPLITS)
+def test_bubble_of_zb_h1(p: int, m: int, forward: float, halves: tuple[float, float]) -> None:
+    expected = (p - 1) * (forward + halves[0] - halves[1])
+    assert bubble(ZeroBubble(m), p, forward, halves) == pytest.approx((expected, expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(("p", "m"), [(4, 8), (4, 16), (2, 4), (8, 24), (5, 9)])
+@pytest.mark.parametrize(("forward", "halves"), SPLITS)
+def test_bubble_of_zb_h2(p: int, m: int, forward: float, halves: tuple[float, float]) -> None:
+    """The last rank starts p-1 forwards after the first and ends as much later: only the steps that follow hide that."""
+    _, steady = bubble(ZeroBubble(m, "h2"), p, forward, halves)
+    assert steady == pytest.approx((p - 1) * (forward + halves[0] - 2 * halves[1]), rel=1e-9)
+
+
+@pytest.mark.parametrize(("p", "m"), [(4, 8), (4, 16), (2, 4), (8, 24), (5, 9)])
+def test_zb_v_has_no_bubble_where_all_passes_take_equally_long(p: int, m: int) -> None:
+    one, steady = bubble(ZeroBubble(m, "v"), p, 1.0, (1.0, 1.0))
+    assert steady == pytest.approx(0.0, abs=1e-9)
+    assert one == pytest.approx((p - 1) / 2)  # the last rank waits for p-1 forwards of half a rank's blocks
+
+
+@pytest.mark.parametrize(("p", "m"), [(4, 8), (4, 16), (8, 24), (3, 6)])
+def test_memory_of_split_and_interleaved_schedules(p: int, m: int) -> None:
+    """Qi et al., ICLR 2024, table 2: p, 2p-1; ZB-V p of two half chunks. Interleaved: the warm-up and one more."""
+    assert peaks(run(ZeroBubble(m), p)) == [p] * p
+    assert peaks(run(ZeroBubble(m, "h2"), p)) == [2 * p - 1] * p
+    assert peaks(run(ZeroBubble(m, "v"), p)) == [2 * p] * p
+    assert peaks(run(Interleaved(m, 2), p)) == [min(2 * m, p + 2 * (p - 1 - rank) + 1) for rank in range(p)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "messages"),
+    [
+        (OneFOneB(8), 2 * 8 * 3),
+        (ModelParallel(), 2 * 3),
+        (Interleaved(8, 2), 2 * 8 * 7),
+        (Interleaved(8, 3), 2 * 8 * 11),
+        (ZeroBubble(8, "v"), 2 * 8 * 6),  # one of seven boundaries lies within a rank
+    ],
+)
+def test_messages_of_a_step(strategy: Pipeline, messages: int) -> None:
+    outcome = run(strategy, 4, updates=2)
+    assert sum(t.kind == "send" for trace in outcome.traces for t in trace.transfers) == 2 * messages
 
 
 # ---- unequal stages
@@ -145,16 +231,18 @@ def test_model_parallelism_moves_activations_and_their_gradients(p: int) -> None
 
 # ---- metamorphic
 
-PIPELINES = [ModelParallel(), OneFOneB(6), GPipe(6)]
+PIPELINES = [ModelParallel(), OneFOneB(6), GPipe(6), Interleaved(8, 2), ZeroBubble(6), ZeroBubble(9, "h2")]
+PIPELINES += [ZeroBubble(5, "v")]
 
 
 @pytest.mark.parametrize("strategy", PIPELINES)
 def test_one_stage_is_a_single_worker(strategy: Pipeline) -> None:
-    m, device = strategy.microbatches, Times(forward=1.0, backward=2.0, apply=0.25)
+    m, device = strategy.microbatches, Times(forward=1.0, backward=2.0, apply=0.25, halves=(1.25, 0.75))
+    v = strategy.schedule.chunks
     alone = done(job(AllReduce(), 1, 4, device)).seconds
     assert alone == 4 * 3.25 == done(job(SyncPS(), 1, 4, device)).seconds
-    seconds = done(job(strategy, 1, 4, device, model=chain(batch=m))).seconds
-    assert seconds == 4 * (3.0 * m + 0.25)  # this device's times are of a micro-batch
+    seconds = done(job(strategy, 1, 4, device, model=chain(blocks=v, batch=m))).seconds
+    assert seconds == 4 * (3.0 * m + 0.25) * v  # this device's times are of a micro-batch and block
 
 
 @pytest.mark.parametrize("strategy", PIPELINES)
@@ -178,7 +266,7 @@ def test_all_times_times_four_are_four_times_the_seconds(strategy: Pipeline) -> 
 @pytest.mark.parametrize("strategy", PIPELINES)
 def test_twice_the_bandwidth_is_half_of_a_pure_transfer(strategy: Pipeline) -> None:
     def seconds(bandwidth: float) -> float:
-        model = chain(blocks=4, batch=strategy.microbatches)
+        model = chain(blocks=4 * strategy.schedule.chunks, batch=strategy.microbatches)
         return done(job(strategy, 4, 2, Times(), Switch(bandwidth, 0.0), model), SimulatedOptions()).seconds
 
     assert seconds(200.0) == pytest.approx(seconds(100.0) / 2, rel=1e-12)
@@ -187,7 +275,28 @@ def test_twice_the_bandwidth_is_half_of_a_pure_transfer(strategy: Pipeline) -> N
 @pytest.mark.parametrize("per_stage", [2, 3])
 @pytest.mark.parametrize("strategy", PIPELINES)
 def test_blocks_of_a_stage_are_one_block_of_their_sum(strategy: Pipeline, per_stage: int) -> None:
-    model = chain(blocks=4 * per_stage, batch=strategy.microbatches)
-    device = Times(forward=1.0 / per_stage, backward=2.0 / per_stage)
+    blocks = per_stage * strategy.schedule.chunks  # of a rank
+    model = chain(blocks=4 * blocks, batch=strategy.microbatches)
+    device = Times(forward=1.0 / blocks, backward=2.0 / blocks, halves=(1.0 / blocks, 1.0 / blocks))
     split = done(job(strategy, 4, 2, device, Switch(INSTANT, 0.05), model)).seconds
     assert split == pytest.approx(run(strategy, 4, updates=2, hop=0.1).seconds, rel=1e-12)
+
+
+# ---- all of it ends
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+@pytest.mark.parametrize("m", [1, 2, 4])
+@pytest.mark.parametrize(
+    "kind",
+    [GPipe, OneFOneB, ZeroBubble, partial(ZeroBubble, variant="h2"), partial(ZeroBubble, variant="v")]
+    + [partial(Interleaved, chunks=v) for v in (2, 4)],
+)
+def test_no_deadlock_on_slow_links_with_a_late_rank_and_few_micro_batches(
+    kind: Callable[[int], Pipeline], m: int, late: int
+) -> None:
+    strategy = kind(4 * m if kind(m).schedule.needs_rounds else m)
+    straggler = Straggler("exponential", slow={late: 50.0})
+    for network in (Switch(10.0, 3.0), Switch(1e9, 0.0)):
+        model = chain(blocks=4 * strategy.schedule.chunks, batch=strategy.microbatches)
+        done(job(strategy, 4, 2, Times(0.1, 0.2, 0.1, halves=(0.1, 0.1)), network, model, straggler))
