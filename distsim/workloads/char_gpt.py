@@ -58,9 +58,9 @@ class CharGPT(Workload):
             if not least <= getattr(self, key) <= most:
                 yield Problem(f"workload.{key}", getattr(self, key), f"must be from {least} to {most}")
         if 1 <= self.heads <= 10_000 and self.width >= 1 and self.width % self.heads:
-            divisors = [n for n in range(1, min(self.width, 10_000) + 1) if self.width % n == 0]
-            near = sorted(sorted(divisors, key=lambda n: abs(n - self.heads))[:2])
-            nearest = " or ".join(map(str, near))
+            divisors = [n for n in range(1, 10_001) if self.width % n == 0]
+            below, above = [n for n in divisors if n < self.heads], [n for n in divisors if n > self.heads]
+            nearest = " or ".join(map(str, [*below[-1:], *above[:1]]))
             yield Problem("workload.heads", self.heads, f"must divide workload.width={self.width}", f"nearest: {nearest}")
         if self.dtype not in _ITEMSIZE:
             yield Problem("workload.dtype", self.dtype, "must be float32 or float64, or bfloat16 in modeled runs")

@@ -37,7 +37,7 @@ class Dealt(nn.Module):
     def shard(self, index: int, count: int) -> Self:
         """Shard `index` of `count`, its parameters copies of these values. Raises `StrategyError` if there is none."""
         if not self.ways or self.ways % count or not 0 <= index < count:
-            raise StrategyError(f"a {type(self).__name__} has no shard {index} of {count}: they must divide {self.ways}")
+            raise StrategyError(f"{type(self).__name__} has no shard {index} of {count}: they must divide {self.ways}")
         shard = copy.deepcopy(self)
         shard.index, shard.count, shard.ways = index, count, 0
         for path, dimension in self.dealt.items():
