@@ -1,4 +1,4 @@
-"""Runs of the five strategies on the digits, in both modeled modes, on clusters and stragglers of uneven numbers."""
+"""Runs of strategies of every family on the digits, in both modeled modes, on clusters and stragglers of uneven numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 from contract.kit import numerics
 from distsim.backends.simulated import SimulatedOptions, simulate
 from distsim.interface import SGD, Budget, Cluster, Curve, Job, Loopback, Outcome, Roofline, Straggler, Strategy, Switch
+from distsim.strategies.ad_psgd import ADPSGD
 from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.diloco import DiLoCo, StreamingDiLoCo
+from distsim.strategies.gossip import Gossip
+from distsim.strategies.local_sgd import LocalSGD
 from distsim.strategies.parameter_server import AsyncPS, SyncPS
 from distsim.strategies.pipeline import ModelParallel, OneFOneB
 from distsim.workloads.digits_mlp import DigitsMLP
@@ -20,6 +24,11 @@ STRATEGIES: dict[str, Strategy] = {
     "sync_ps": SyncPS(),
     "async_ps": AsyncPS(),
     "async_ps inverse": AsyncPS(weight="inverse"),
+    "local_sgd": LocalSGD(every=2),
+    "diloco": DiLoCo(every=2),
+    "streaming_diloco": StreamingDiLoCo(every=3, fragments=2, delay=1),
+    "gossip": Gossip(),
+    "ad_psgd": ADPSGD(),
     "model_parallel": ModelParallel(),
     "one_f_one_b": OneFOneB(microbatches=4),
 }
