@@ -62,7 +62,7 @@ def job(
 ) -> Job:
     """A modeled job."""
     model = model or chain()
-    cluster = Cluster(workers, strategy.server_count(workers), device, network)
+    cluster = Cluster(workers, strategy.server_count(workers), device, network, beside=strategy.servers_beside())
     return Job(
         strategy, model, cluster, Budget(updates=updates), SizesFactory(model, workers), straggler or Straggler(), seed
     )

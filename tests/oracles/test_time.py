@@ -4,6 +4,7 @@ Averages of random draws are held within three standard errors; the errors follo
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -82,10 +83,10 @@ def test_nobody_waits_in_an_asynchronous_run() -> None:
 class Served(AsyncPS):
     """Asynchronous, and the server serves each gradient for an exponential time of mean 1e9 bytes."""
 
-    async def mean(self, server: Worker[T], batch: list[Message[T]]) -> T:
+    async def combine(self, server: Worker[T], batch: Sequence[tuple[Message[T], T]]) -> T:
         nanoseconds = round(1e9 * server.random(server.version).expovariate(1.0))
         await server.compute("serve", lambda size: size, Size(nanoseconds))
-        return await super().mean(server, batch)
+        return await super().combine(server, batch)
 
 
 def update_rate(strategy: Strategy, workers: int, device: Times, seed: int, updates: int = 200, warm: int = 50) -> float:

@@ -39,7 +39,7 @@ def ends(mode, hosts, joins, collective, nbytes):
 @pytest.mark.parametrize("joins", [[0.0, 0.0], [0.3, 0.0], [0.0] * 5, SKEWED[:4], SKEWED])
 def test_the_price_is_what_flows_take_when_nothing_else_is_under_way(collective, joins):
     def hosts(engine):
-        return SwitchedHosts(engine, Switch(bandwidth=1e6, latency=1e-3), len(joins))
+        return SwitchedHosts(engine, Switch(bandwidth=1e6, latency=1e-3), range(len(joins)))
 
     flows, _ = ends("flows", hosts, joins, collective, 123456.0)
     for mode in ("price", "auto"):
@@ -59,7 +59,7 @@ def test_the_price_is_what_flows_take_when_nothing_else_is_under_way(collective,
     ],
 )
 def test_rounds_by_hand(collective, expected):
-    found, _ = ends("flows", lambda e: SwitchedHosts(e, Switch(1e6, 1e-3), 4), [0.0] * 4, collective, 4e6)
+    found, _ = ends("flows", lambda e: SwitchedHosts(e, Switch(1e6, 1e-3), range(4)), [0.0] * 4, collective, 4e6)
     assert found == pytest.approx([expected] * 4, rel=1e-12)
 
 

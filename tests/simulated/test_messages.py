@@ -14,7 +14,7 @@ def carry(calls, nbytes=10.0):
     A call is (when, "send", source, to, tag, payload) or (when, "receive", rank, source, tag); all are to be met.
     """
     engine = Engine()
-    hosts = SwitchedHosts(engine, Switch(bandwidth=10.0, latency=0.0), 4)
+    hosts = SwitchedHosts(engine, Switch(bandwidth=10.0, latency=0.0), range(4))
     messages, received, sent = Messages(engine, hosts), [], []
 
     def call(kind, *arguments):

@@ -1,12 +1,14 @@
 """Where ranks are and what lies between them: who computes on which cores, and how bytes get from one rank to another.
 
-`SwitchedHosts`: a host a rank, on one non-blocking switch. Rank r sends over link 2r and receives over link 2r + 1.
+`SwitchedHosts`: hosts on one non-blocking switch, one a rank unless servers live beside workers (`Cluster.host`). Host h
+sends over link 2h and receives over link 2h + 1, whichever of its ranks it is; a message within a host takes no network
+time. Every rank has a device of its own, so ranks of one host do not slow each other's computing.
 `SharedHost`: all ranks on one machine. Its cores are shared as processors, and over loopback a transfer is CPU work too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from distsim.backends.simulated.engine import Engine
@@ -39,15 +41,16 @@ class Hosts(Protocol):
 
 
 class SwitchedHosts:
-    """A host a rank, each with one full-duplex link to a switch that never blocks."""
+    """Hosts, each with one full-duplex link to a switch that never blocks."""
 
     least_factor = 0.0
     price_contends = False
 
-    def __init__(self, engine: Engine, network: Switch, world_size: int) -> None:
+    def __init__(self, engine: Engine, network: Switch, hosts: Sequence[int]) -> None:
         self._engine = engine
         self._links = network
-        self._network = Network(engine, [network.bandwidth] * (2 * world_size))
+        self._hosts = hosts  # of each rank
+        self._network = Network(engine, [network.bandwidth] * (2 * len(hosts)))
         self._latency = 2.0 * network.latency
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
@@ -55,14 +58,21 @@ class SwitchedHosts:
         return _nothing
 
     def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
-        self._network.start((2 * source, 2 * to + 1), nbytes, self._latency, done)
+        here, there = self._hosts[source], self._hosts[to]
+        if here == there:
+            self._engine.after(0.0, done)
+        else:
+            self._network.start((2 * here, 2 * there + 1), nbytes, self._latency, done)
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Rounds of equal chunks between equal links, all in step: a ring's last rank to join sets the pace.
 
         Under skewed arrival a ring's ranks follow T[i] = max(T[i-1], T[i], T[i+1]) + d, which is max(T) + n d after
-        n >= P/2 rounds: the price from the last arrival is exact if nothing else uses the links.
+        n >= P/2 rounds: the price from the last arrival is exact if nothing else uses the links. Ranks on one host share
+        its link, and have no price.
         """
+        if len({self._hosts[rank] for rank in group}) < len(group):
+            return False
         rounds, chunk = ring_rounds(collective, len(group), nbytes)
         self._engine.after(rounds * (chunk / self._links.bandwidth + self._latency), done)
         return True
@@ -168,7 +178,7 @@ def ring_rounds(collective: Collective, size: int, nbytes: float) -> tuple[int, 
 def build_hosts(engine: Engine, cluster: Cluster) -> Hosts:
     """The hosts of a cluster."""
     if isinstance(cluster.network, Switch):
-        return SwitchedHosts(engine, cluster.network, cluster.world_size)
+        return SwitchedHosts(engine, cluster.network, [cluster.host(rank) for rank in range(cluster.world_size)])
     return SharedHost(engine, cluster.network)
 
 

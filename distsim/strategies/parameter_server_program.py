@@ -1,0 +1,285 @@
+"""The program of all parameter servers and their workers. Five rules tell one from another:
+
+    admission   admit    who may have a model now
+    collection  collect  how many gradients an update waits for; `waits`: whether their workers wait for it, too
+    late        on_late  what becomes of a gradient whose model is no longer the newest: its worker is told to cancel, it is
+                         dropped when it arrives, or it is applied like any other
+    weight      weigh    what a gradient counts, by its staleness
+    combine     combine  how the gradients of an update become one
+
+The protocol: **every model is answered exactly once**, with its gradient or, if that was cancelled, with a signal. The
+server knows who owes it an answer. That one rule gives cancellation, termination and conservation. After an update that
+cancels, each worker that computes gets one notice, a signal on the models' tag: its place among them tells which model it
+means, and a worker skips a notice that crossed its answer. At the end: notices, the answers still owed, and a stop each.
+
+Staleness counts from the moment the model was read at the server, not from when it arrived.
+
+Several servers hold a shard of the parameters each, of equal bytes, and run this same program on it: a worker needs a model
+from all of them, and answers all at once. Where every gradient counts and nobody waits for some others (or all wait for
+all), servers need not know of each other: each applies what comes in its own order and counts its own versions, as in
+Downpour SGD. Elsewhere they must agree: if three servers each wait for the first three of five workers, each can keep two
+others waiting, until all five wait. So there the first server's order is everybody's: it names to the others the source of
+each answer that it takes, and they take theirs from the same. Then all are in the same state after the same answers: the
+first K at the first server are the first K at every server, its notices alone can cancel, and as one server alone never
+stops for want of answers, several do not either.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal
+
+from distsim.interface import ALL, Message, Model, Problem, Region, Strategy, T, Work, Worker
+
+Late = Literal["cancel", "drop", "apply"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterServer(Strategy):
+    """Workers compute gradients on models that servers hand out; the servers are the last ranks."""
+
+    servers: int = 1
+    """S, how many servers share the parameters, by bytes."""
+    beside: bool = False
+    """Server i lives on the host of worker i mod P and shares its link; `servers`=P is a server beside each worker."""
+
+    waits: ClassVar[bool] = True
+    """Whether a worker waits for the update that its gradient joins; else it gets the newest model at once, and one update
+    may hold several gradients of one worker."""
+
+    # ---- the rules
+
+    def admit(self, ahead: int) -> bool:
+        """Whether a worker may have a model that has answered so many more than the slowest worker."""
+        return True
+
+    def collect(self, workers: int) -> int:
+        """How many gradients an update waits for."""
+        raise NotImplementedError
+
+    def on_late(self) -> Late:
+        """What becomes of a gradient of another version than the newest."""
+        return "apply"
+
+    def weigh(self, staleness: int, workers: int) -> float:
+        """What a gradient of this staleness counts in its update's mean."""
+        return 1.0
+
+    async def combine(self, server: Worker[T], batch: Sequence[tuple[Message[T], T]]) -> T:
+        """One gradient out of several, each with the message that it came with: their weighted mean, which costs time."""
+        weights = [self.weigh(server.version - message.version, server.workers) for message, _ in batch]
+        weighted = [g if w == 1.0 else g * w for (_, g), w in zip(batch, weights, strict=True)]
+        return weighted[0] if len(weighted) == 1 else await server.compute("average", _average, *weighted)
+
+    # ---- what follows from them
+
+    def server_count(self, workers: int) -> int:
+        return self.servers
+
+    def servers_beside(self) -> bool:
+        return self.beside
+
+    def gradients_an_update(self, workers: int) -> int:
+        return self.collect(workers)
+
+    def takes_one_order(self, workers: int) -> bool:
+        """Whether several servers must take answers in the order of the first."""
+        collect = self.collect(workers)
+        if self.waits and collect == workers:
+            return False  # of everybody one
+        return self.on_late() != "apply" or (self.waits and collect > 1)
+
+    def problems(self, workers: int, model: Model) -> Iterable[Problem]:
+        scalars = sum(block.parameters for block in model.blocks)
+        yield from outside("servers", self.servers, 1, scalars, f"this model has {scalars} parameters to share")
+
+    def regions(self) -> list[Region]:
+        """What each server holds."""
+        return ALL.cut(self.servers) if self.servers > 1 else [ALL]
+
+    # ---- the program
+
+    async def run(self, worker: Worker[T]) -> None:
+        await (self.train(worker) if worker.rank < worker.workers else self.serve(worker))
+
+    async def train(self, worker: Worker[T]) -> None:
+        """A worker: answer each model with its gradient, until told to stop."""
+        servers = range(worker.workers, worker.world_size)
+        news = [worker.receive(server, "model") for server in servers]
+        models = [await each for each in news]
+        while not any(model.label == "stop" for model in models):
+            news = [worker.receive(server, "model") for server in servers]  # before computing: a notice, a model, the end
+            if not models[0].is_signal:  # else a notice that crossed our answer
+                await self.answer(worker, models, news[0])
+            models = [await each for each in news]
+        for server, model in zip(servers, models, strict=True):
+            if not model.is_signal:  # all gradients that this server needs to end, too, are under way
+                stop = worker.receive(server, "model")
+                await worker.send(None, server, "gradient")
+                await stop
+
+    async def answer(self, worker: Worker[T], models: Sequence[Message[T]], notice: Work[Message[T]]) -> None:
+        """Compute a gradient on the servers' models, and send each its piece."""
+        for region, model in zip(self.regions(), models, strict=True):
+            worker.load(model.payload, region)
+        batch = worker.draw(worker.rank, worker.workers)
+        may_be_cancelled = self.on_late() == "cancel"
+        gradient = await (worker.gradient(batch, unless=notice) if may_be_cancelled else worker.gradient(batch))
+        pieces: Sequence[T | None] = [None] * len(models)
+        if gradient is not None:
+            pieces = worker.cut(gradient, len(models)) if len(models) > 1 else [gradient]
+        sends = [
+            worker.send(piece, worker.workers + i, "gradient", model.version, "gradient")
+            for i, (piece, model) in enumerate(zip(pieces, models, strict=True))
+        ]
+        for send in sends:
+            await send
+
+    async def serve(self, server: Worker[T]) -> None:
+        """A server: hand out models, take answers, update."""
+        desk = self.desk(server)
+        for _ in server.steps():
+            batch: list[tuple[Message[T], T]] = []
+            while len(batch) < self.collect(server.workers):
+                desk.hand_out(self.admit)
+                message, model = await desk.answer()
+                is_late = self.on_late() != "apply" and message.version < server.version
+                if is_late or message.is_signal:
+                    desk.reject(message)
+                    continue
+                batch.append((message, await desk.gradient(message, model)))
+                if not self.waits:
+                    desk.idle.append(message.source)
+            batch.sort(key=lambda pair: pair[0].source)  # sums do not depend on who was first
+            of = [message for message, _ in batch]
+            await server.apply(await self.combine(server, batch), desk.region, of=of)
+            server.publish(desk.region)
+            if self.waits:
+                desk.idle += [message.source for message in of]
+            if self.on_late() == "cancel":
+                desk.notify()
+        await desk.close()
+
+    def desk(self, server: Worker[T]) -> Desk[T]:
+        """What one server keeps during a run."""
+        return Desk(server, self)
+
+
+class Desk(Generic[T]):
+    """One server's side of the protocol: who computes on which model, who waits for one, whose answers are to come."""
+
+    def __init__(self, server: Worker[T], strategy: ParameterServer) -> None:
+        number = server.rank - server.workers
+        self.server = server
+        self.region = strategy.regions()[number]
+        self.idle = list(range(server.workers))
+        """Who waits for a model."""
+        self._clock = [0] * server.workers  # answers of each worker
+        self._given: dict[int, tuple[T, Work[None]]] = {}  # the model under way to, or in use by, each worker
+        self._told: set[int] = set()  # of them, who has had a notice; only membership is asked
+        self._model: tuple[int, T] | None = None  # a copy of the newest version that was handed out, and its number
+        self._may_cancel = strategy.on_late() == "cancel"
+        in_order = strategy.takes_one_order(server.workers)
+        first = server.workers
+        self._followers = range(first + 1, server.world_size) if in_order and number == 0 else range(0)
+        self._leader = first if in_order and number else None
+        self._inbox: deque[Work[Message[T]]] = (
+            deque()
+        )  # a receive from any for each model handed out, or the leader's orders
+        self._answers: dict[int, Work[Message[T]]] = {}  # where a leader orders, a receive from each
+        if len(strategy.regions()) > 1:
+            server.release(self.region)
+
+    def hand_out(self, admit: Callable[[int], bool]) -> None:
+        """Send the newest model to every idle worker that is admitted."""
+        slowest, waiting = min(self._clock), self.idle
+        self.idle = []
+        for w in waiting:
+            if admit(self._clock[w] - slowest):
+                model = self._newest()
+                self._given[w] = model, self.server.send(model, w, "model", self.server.version)
+                self.expect(w)
+            else:
+                self.idle.append(w)
+
+    def _newest(self) -> T:
+        """A copy of the newest model, the same for all that get it."""
+        if self._model is None or self._model[0] != self.server.version:
+            self._model = self.server.version, self.server.read(self.region)
+        return self._model[1]
+
+    def expect(self, worker: int) -> None:
+        """Post the receive of an answer."""
+        if self._leader is None:
+            self._inbox.append(self.server.receive_any("gradient"))
+        else:
+            self._inbox.append(self.server.receive(self._leader, "order"))
+            self._answers[worker] = self.server.receive(worker, "gradient")
+
+    async def take(self) -> Message[T]:
+        """The next answer: the first to arrive, or of the worker that the leader names."""
+        message = await self._inbox.popleft()
+        if self._leader is not None:
+            return await self._answers.pop(message.version)
+        for follower in self._followers:
+            self.server.post(None, follower, "order", message.source)
+        return message
+
+    async def answer(self) -> tuple[Message[T], T]:
+        """The next answer, and the model it answers: its worker has that, so the send is over."""
+        message = await self.take()
+        model, send = self._given.pop(message.source)
+        await send
+        self._told.discard(message.source)
+        self._clock[message.source] += 1
+        return message, model
+
+    async def gradient(self, message: Message[T], model: T) -> T:
+        """The gradient that a message brings; `model` is what it was computed on."""
+        return message.payload
+
+    def reject(self, message: Message[T]) -> None:
+        """Discard a late gradient, or take note of a signal: its worker was cancelled, or has left for good because
+        another server has made all its updates."""
+        if not message.is_signal:
+            self.server.discard(message)
+        if self._may_cancel or not message.is_signal:
+            self.idle.append(message.source)
+        else:
+            self._stop(message.source)
+
+    def notify(self) -> None:
+        """Tell every worker that computes, once, that its gradient comes too late."""
+        for w in self._given:
+            if w not in self._told:
+                self._told.add(w)
+                self.server.post(None, w, "model", self.server.version, "notice")
+
+    async def close(self) -> None:
+        """Take the answers still owed, and stop each worker that owes none."""
+        for w in self.idle:
+            self._stop(w)
+        while self._given:
+            message, _ = await self.answer()
+            if not message.is_signal:
+                self.server.discard(message)
+            self._stop(message.source)
+
+    def _stop(self, worker: int) -> None:
+        self.server.post(None, worker, "model", label="stop")
+
+
+def outside(key: str, value: int, low: int, high: int, why: str) -> Iterable[Problem]:
+    """The problem of a number that is not in low..high."""
+    if not low <= value <= high:
+        nearest = f"take strategy.{key}={min(max(value, low), high)}"
+        yield Problem(f"strategy.{key}", value, f"must be {low} to {high}: {why}", nearest)
+
+
+def _average(*payloads: T) -> T:
+    total = payloads[0]
+    for payload in payloads[1:]:
+        total = total + payload
+    return total / len(payloads)
