@@ -124,7 +124,8 @@ def test_by_hand():
     assert both.memory == Memory(2 * block, block + 23 * 8, 2 * block + block / 2)
     both.do(lambda n: n.zero(Region((0,))))
     assert both.memory == Memory(2 * block, 23 * 8, 2 * block + block / 2)
-    both.do(lambda n: n.zero(None))
+    both.do(lambda n: n.zero(Region((0, 1), 3, 0)))
+    assert both.memory == Memory(2 * block, 0, 2 * block + block / 2)
     both.do(lambda n: n.release(Region((0, 1), 3, 2)))  # 22 scalars and one of padding
     assert both.memory == Memory(22 * 8, 0, 2 * block + block / 2)
     both.do(lambda n: n.load(Region((1,)), n.accumulated(Region((1,)))))  # block 0 had nothing of that shard
