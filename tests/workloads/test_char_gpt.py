@@ -1,5 +1,8 @@
 """char_gpt: its blocks against torch's own functions, its samples, its evaluation, and that it learns."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
@@ -147,3 +150,15 @@ def test_a_configuration_says_so_before_anything_runs(backend):
     resolved, problems = resolve(compose(settings)[0])
     assert [problem.key for problem in problems] == ([] if backend == "modeled" else ["workload.dtype"])
     assert (resolved is None) == bool(problems)
+
+
+def test_a_description_of_billions_needs_no_torch():
+    code = (
+        "import sys; from distsim.workloads.char_gpt import CharGPT; "
+        "w = CharGPT(layers=32, heads=32, width=4096, context=2048, dtype='bfloat16'); "
+        "w.fingerprint(); assert not list(w.problems()); print(w.model().parameter_bytes, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # a layer 12 width^2 + 10 width, characters and positions, and the last norm with its scores; two bytes each
+    parameters = 32 * (12 * 4096**2 + 10 * 4096) + (68 + 2048) * 4096 + (2 + 68) * 4096
+    assert done.stdout.split() == [str(2 * parameters), "False"]
