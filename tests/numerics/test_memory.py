@@ -8,6 +8,8 @@ import torch
 from distsim.interface import ALL, SGD, AdamW, Batch, Memory, Region
 from distsim.numerics.sizes import SizesFactory
 from distsim.numerics.tensors import TensorsFactory
+from distsim.workloads.char_gpt import CharGPT
+from distsim.workloads.digits_cnn import DigitsCNN
 from distsim.workloads.digits_mlp import DigitsMLP
 from numerics.two_layers import Chain
 
@@ -148,6 +150,22 @@ def test_equal_after_every_operation(workload, optimizer, shard, seed):
     held = workload.model().sharded(shard[1]).parameter_bytes
     assert both.memory[:2] == (held, 0)
     assert both.memory[3:] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "workload", [*WORKLOADS, DigitsCNN(batch=2, channels=8), CharGPT(batch=2, layers=2, width=16, context=8)]
+)
+@pytest.mark.parametrize("shard", [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_activations_of_every_block_are_as_described(workload, shard, parts):
+    both, batch = Both(workload, SGD()), Batch(0, 0, parts)
+    blocks = range(len(workload.model().blocks))
+    both.do(lambda n: n.place(blocks, shard))
+    x = both.do(lambda n: n.input(batch))
+    for block in blocks:
+        before, scalars = both.memory.activations, workload.model().sharded(shard[1]).blocks[block].saved
+        x = both.do(lambda n, x=x, block=block: n.forward(block, x[n is both.tensors], batch))
+        assert both.memory.activations - before == scalars * workload.model().itemsize * workload.batch * 2 // parts
 
 
 def test_a_released_block_holds_no_memory_even_where_a_backward_pass_awaits_it():
