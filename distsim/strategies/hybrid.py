@@ -69,7 +69,7 @@ class Hybrid(Strategy):
         if self.stages < 1 or self.tensor < 1:
             return
         schedule, replica = self._schedule(), self.tensor * self.stages
-        yield from stage_problems(self.stages, schedule.chunks, model, "strategy.stages")
+        yield from stage_problems(self.stages, schedule, model, "strategy.stages")
         if workers % replica:
             allowed = f"must be a multiple of tensor x stages = {replica}"
             near = [n for n in (workers - workers % replica, workers - workers % replica + replica) if n]

@@ -17,6 +17,9 @@ from distsim.strategies.pipeline import chunks_of, stage_problems
 from distsim.strategies.schedules import Schedule, one_f_one_b
 from distsim.strategies.walker import Stage, Wires
 
+CHAIN = Schedule(one_f_one_b)
+"""One stage a rank. The order of a step is not used."""
+
 
 @dataclass(frozen=True)
 class PipeDream(Strategy):
@@ -45,7 +48,7 @@ class PipeDream(Strategy):
         await wires.settle()
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
-        return stage_problems(workers, 1, model, "cluster.workers")
+        return stage_problems(workers, CHAIN, model, "cluster.workers")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class PipeDream2BW(Strategy):
         return batch.part == self.microbatches - 1
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
-        yield from stage_problems(workers, 1, model, "cluster.workers")
+        yield from stage_problems(workers, CHAIN, model, "cluster.workers")
         samples = workers * model.batch
         wrong = list(uneven(self.microbatches, samples, "of a step"))
         yield from wrong
@@ -112,11 +115,10 @@ class PipeDream2BW(Strategy):
 
 def chain(worker: Worker[T]) -> tuple[Stage[T], Wires[T]]:
     """This rank's stage of a pipeline over all workers, its blocks placed, and what joins it to its neighbours."""
-    schedule = Schedule(one_f_one_b)  # only for its chain of stages
-    (blocks,) = chunks_of(worker.blocks, schedule, worker.rank, worker.world_size)
+    (blocks,) = chunks_of(worker.blocks, CHAIN, worker.rank, worker.world_size)
     worker.place(blocks)
     wires = Wires(worker)
-    return Stage(worker, worker, wires, schedule, 0, blocks), wires
+    return Stage(worker, worker, wires, CHAIN, 0, blocks), wires
 
 
 def steps(worker: Worker[T]) -> Iterator[int]:

@@ -37,7 +37,7 @@ class Pipeline(Strategy):
             worker.publish()
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
-        yield from stage_problems(workers, self.schedule.chunks, model, "cluster.workers")
+        yield from stage_problems(workers, self.schedule, model, "cluster.workers")
         yield from microbatch_problems(workers, self.schedule, self.microbatches, workers * model.batch)
 
     def warnings(self, workers: int, model: Model) -> Iterable[str]:
@@ -143,14 +143,16 @@ def chunks_of(blocks: Sequence[Block], schedule: Schedule, rank: int, ranks: int
     return [chain[schedule.stage(rank, chunk, ranks)] for chunk in range(schedule.chunks)]
 
 
-def stage_problems(ranks: int, chunks: int, model: Model, key: str) -> Iterable[Problem]:
+def stage_problems(ranks: int, schedule: Schedule, model: Model, key: str) -> Iterable[Problem]:
     """What makes so many stages impossible; `key` sets the ranks of a pipeline."""
-    blocks = len(model.blocks)
+    blocks, chunks = len(model.blocks), schedule.chunks
     if chunks < 1:
         yield Problem("strategy.chunks", chunks, "must be at least 1", "1 is one_f_one_b")
-    elif ranks > blocks:
-        allowed = f"a pipeline needs a block a stage, and this model has {blocks}"
-        yield Problem(key, ranks, allowed, f"take at most {blocks} workers or a deeper model")
+    elif ranks > blocks or (schedule.is_folded and ranks * chunks > blocks):
+        needs = "a block a stage" if chunks == 1 else f"{chunks} blocks a rank" if schedule.is_folded else "a block a rank"
+        most = blocks // chunks if schedule.is_folded else blocks
+        suggestion = f"take at most {most} {key.rpartition('.')[2]} or a deeper model" if most else "take a deeper model"
+        yield Problem(key, ranks, f"a pipeline needs {needs}, and this model has {blocks}", suggestion)
     elif ranks * chunks > blocks:
         allowed = f"{ranks} ranks of {chunks} chunks need {ranks * chunks} blocks, and this model has {blocks}"
         yield Problem("strategy.chunks", chunks, allowed, f"take at most {blocks // ranks} or a deeper model")

@@ -13,7 +13,8 @@ from distsim.strategies.diloco import DiLoCo, StreamingDiLoCo
 from distsim.strategies.gossip import Gossip
 from distsim.strategies.local_sgd import LocalSGD
 from distsim.strategies.parameter_server import AsyncPS, SyncPS
-from distsim.strategies.pipeline import ModelParallel, OneFOneB
+from distsim.strategies.pipedream import PipeDream
+from distsim.strategies.pipeline import ModelParallel, OneFOneB, ZeroBubble
 from distsim.workloads.digits_mlp import DigitsMLP
 
 WORKERS = 3
@@ -31,6 +32,8 @@ STRATEGIES: dict[str, Strategy] = {
     "ad_psgd": ADPSGD(),
     "model_parallel": ModelParallel(),
     "one_f_one_b": OneFOneB(microbatches=4),
+    "zero_bubble": ZeroBubble(microbatches=4),
+    "pipedream": PipeDream(),
 }
 NETWORKS: dict[str, Switch | Loopback] = {
     "switch": Switch(bandwidth=1.25e9 / 7, latency=5e-6),
