@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from distsim.interface import ALL, SGD, Batch, Model, Problem, Region, Strategy, T, Work, Worker
 from distsim.strategies.local_sgd import at_least
@@ -48,7 +49,8 @@ class SlowMo(OuterSteps):
     """Every worker takes `every` local steps, then all take one step of slow momentum along the mean of how far they went.
 
     Staleness 0. Time as local SGD, which slow momentum 0 and slow rate 1 are. The paper divides how far they went by the
-    inner rate and multiplies again: the same unless a schedule changes that rate. Wang et al., "SlowMo", ICLR 2020.
+    inner rate and multiplies again: the same unless a schedule changes that rate. Wang et al., "SlowMo: Improving
+    Communication-Efficient Distributed SGD with Slow Momentum", ICLR 2020.
     """
 
     every: int = 12
@@ -64,7 +66,7 @@ class SlowMo(OuterSteps):
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from super().problems(workers, model)
-        yield from _optimizer_problems("slow", self.outer)
+        yield from _optimizer_problems("slow", self.outer, SlowMo().outer)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class DiLoCo(OuterSteps):
     """Every worker takes `every` local steps, then all take one outer Nesterov step along the mean of how far they went.
 
     Staleness 0. Time as local SGD: one all-reduce is paid for H steps. Outer rate 1 without momentum is local SGD; the
-    paper has AdamW inside and H=500. Douillard et al., "DiLoCo", arXiv:2311.08105.
+    paper has AdamW inside and H=500. Douillard et al., "DiLoCo: Distributed Low-Communication Training of Language Models",
+    arXiv:2311.08105.
     """
 
     every: int = 20
@@ -87,7 +90,7 @@ class DiLoCo(OuterSteps):
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from super().problems(workers, model)
-        yield from _optimizer_problems("outer", self.outer)
+        yield from _optimizer_problems("outer", self.outer, DiLoCo().outer)
 
 
 @dataclass(frozen=True)
@@ -135,14 +138,10 @@ class StreamingDiLoCo(DiLoCo):
         if not 1 <= self.fragments <= blocks:
             allowed = f"a fragment holds blocks, of which this model has {blocks}: from 1 to {blocks}"
             yield Problem("strategy.fragments", self.fragments, allowed, f"take {max(1, min(self.fragments, blocks))}")
-        if self.every >= 1 and not 0 <= self.delay < self.every:
-            allowed = f"a fragment's average is used before its next one is sent, every {self.every} steps: from 0 to "
-            yield Problem(
-                "strategy.delay",
-                self.delay,
-                f"{allowed}{self.every - 1}",
-                f"take {max(0, min(self.delay, self.every - 1))}, or a longer strategy.every",
-            )
+        most = self.every - 1
+        if self.every >= 1 and not 0 <= self.delay <= most:
+            allowed = f"an average is used before its fragment is sent again, every {self.every} steps: from 0 to {most}"
+            yield Problem("strategy.delay", self.delay, allowed, f"take {max(0, min(self.delay, most))}")
         if not 0.0 <= self.alpha <= 1.0:
             yield Problem(
                 "strategy.alpha", self.alpha, "the share of a worker's own parameters: from 0 to 1", "the paper: 0.5"
@@ -153,10 +152,9 @@ def _difference(agreed: T, own: T) -> T:
     return agreed - own
 
 
-def _optimizer_problems(name: str, optimizer: SGD) -> Iterable[Problem]:
-    if not 0.0 < optimizer.learning_rate < float("inf"):
-        yield Problem(
-            f"strategy.{name}_learning_rate", optimizer.learning_rate, "greater than 0 and finite", "try 0.7 or 1"
-        )
-    if not 0.0 <= optimizer.momentum < 1.0:
-        yield Problem(f"strategy.{name}_momentum", optimizer.momentum, "at least 0 and less than 1", "try 0.9")
+def _optimizer_problems(name: str, outer: SGD, usual: SGD) -> Iterable[Problem]:
+    if not 0.0 < outer.learning_rate < inf:
+        allowed, near = "greater than 0 and finite", f"try {usual.learning_rate:g}"
+        yield Problem(f"strategy.{name}_learning_rate", outer.learning_rate, allowed, near)
+    if not 0.0 <= outer.momentum < 1.0:
+        yield Problem(f"strategy.{name}_momentum", outer.momentum, "at least 0 and less than 1", f"try {usual.momentum:g}")

@@ -12,9 +12,9 @@ from distsim.interface import Batch, Model, Problem, Strategy, T, Worker
 class LocalSGD(Strategy):
     """Every worker takes `every` steps on its own copy of the model, then all average their weights.
 
-    Staleness 0, as a gradient meets the very weights it is of; each copy lacks what the others learned since the average.
-    With n exponential workers H steps take E max of n Gamma(H), and one all-reduce of the weights is paid for H steps. H=1
-    with plain SGD is all-reduce. Stich, "Local SGD Converges Fast and Communicates Little", ICLR 2019.
+    Staleness 0, within each copy. H steps of n exponential workers take E max of n Gamma(H), and then one all-reduce of the
+    weights: 1/H of the traffic. H=1 with plain SGD is all-reduce. Stich, "Local SGD Converges Fast and Communicates
+    Little", ICLR 2019.
     """
 
     every: int = 8
