@@ -35,6 +35,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "streaming_diloco": "distsim.strategies.diloco:StreamingDiLoCo",
             "gossip": "distsim.strategies.gossip:Gossip",
             "ad_psgd": "distsim.strategies.ad_psgd:ADPSGD",
+            "zero": "distsim.strategies.zero:Zero",
+            "hsdp": "distsim.strategies.zero:HSDP",
             "model_parallel": "distsim.strategies.pipeline:ModelParallel",
             "gpipe": "distsim.strategies.pipeline:GPipe",
             "one_f_one_b": "distsim.strategies.pipeline:OneFOneB",
@@ -42,6 +44,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "zero_bubble": "distsim.strategies.pipeline:ZeroBubble",
             "pipedream": "distsim.strategies.pipedream:PipeDream",
             "pipedream_2bw": "distsim.strategies.pipedream:PipeDream2BW",
+            "tensor_parallel": "distsim.strategies.tensor_parallel:TensorParallel",
+            "hybrid": "distsim.strategies.hybrid:Hybrid",
         },
         "workload": {
             "digits_mlp": "distsim.workloads.digits_mlp:DigitsMLP",
