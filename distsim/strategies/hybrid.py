@@ -18,8 +18,8 @@ from distsim.strategies.walker import walk
 class Hybrid(Strategy):
     """Replicas of a pipeline whose stages are tensor groups; the replicas average their gradients, or shard the model.
 
-    Staleness 0. A step is the pipeline's makespan, its F, B and W with the tensor group's all-reduces inside, plus what the
-    data-parallel reduction of the last gradients exposes: (m+p-1)(F+B) + 2(d-1)/d M/(ptB). Narayanan et al., "Efficient
+    Staleness 0. A step is the pipeline's makespan, with the tensor group's all-reduces in F and B, (m+p-1)(F+B), plus what
+    the last backward passes do not hide of the replicas' reduction, 2(d-1)/d M/(p t B). Narayanan et al., "Efficient
     Large-Scale Language Model Training", SC 2021, section 3.
     """
 

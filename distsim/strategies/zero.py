@@ -14,9 +14,10 @@ from distsim.strategies.runners import FullySharded, Scatter, backpropagate
 class Zero(Strategy):
     """Every worker updates one of P pieces of the model; stage 1 cuts the optimizer's state, 2 gradients too, 3 parameters.
 
-    Staleness 0. Volume 2, 2, 3 x the parameters (data parallel: 2), each (P-1)/P M/B; stage 3 gathers a block while the one
-    before it computes. Bytes a parameter with half-precision AdamW: 16 data parallel, then 4+12/P, 2+14/P, 16/P; all in
-    single precision 8+8/P, 4+12/P, 16/P. Rajbhandari et al., "ZeRO", SC 2020, sections 5 and 7.
+    Staleness 0. Volume 2, 2, 3 x the parameters, each (P-1)/P M/B (all-reduce: 2). If computing hides the rest, exposed are
+    the last bucket's scatter and all gathers, of stage 3 two gathers and a scatter of one block. Bytes a parameter with
+    AdamW in half precision 4+12/P, 2+14/P, 16/P (all-reduce: 16), in single 8+8/P, 4+12/P, 16/P. Rajbhandari et al., "ZeRO:
+    Memory Optimizations Toward Training Trillion Parameter Models", SC 2020, sections 5 and 7.
     """
 
     stage: int = 3
@@ -76,7 +77,7 @@ class HSDP(Strategy):
     """Groups of workers hold the model cut into pieces as in ZeRO-3; the groups average the gradients of the pieces.
 
     Staleness 0. With groups of n, volume 3 x the parameters in a group and 2/n x across, while others are computed; 16/n
-    bytes a parameter with AdamW. Zhao et al., "PyTorch FSDP", VLDB 2023, section 3.2.2 (hybrid sharding).
+    bytes a parameter with AdamW. Zhao et al., "PyTorch FSDP", VLDB 2023, section 3.2.2.
     """
 
     shards: int = 2
