@@ -121,14 +121,15 @@ def in_blocks(entries: Iterable[Entry], width: int) -> str:
 
 def told(entry: Entry, width: int, indent: int = 4) -> list[str]:
     """Staleness, closed form and paper, a heading each; what is not known is left out."""
-    headings = ("staleness", "closed form", "paper")
-    column = indent + max(map(len, headings)) + 2
-    lines = []
-    for heading, text in zip(headings, (entry.staleness, entry.closed_form, entry.paper), strict=True):
-        if text:
-            first, *others = wrapped(text, max(30, width - column))
-            lines += [f"{'':{indent}}{heading:{column - indent}}{first}", *(f"{'':{column}}{line}" for line in others)]
-    return lines
+    parts = (("staleness", entry.staleness), ("closed form", entry.closed_form), ("paper", entry.paper))
+    return [line for heading, text in parts if text for line in hanging(heading, text, width, indent)]
+
+
+def hanging(heading: str, text: str, width: int, indent: int = 4) -> list[str]:
+    """A heading and its text beside it."""
+    column = indent + len("closed form") + 2
+    first, *others = wrapped(text, max(30, width - column))
+    return [f"{'':{indent}}{heading:{column - indent}}{first}", *(f"{'':{column}}{line}" for line in others)]
 
 
 def in_lines(named: Sequence[tuple[str, str]], width: int) -> str:

@@ -4,6 +4,7 @@
     distsim run -m strategy=all_reduce,sync_ps backend=real,modeled repeat=0,1,2
     distsim report runs --output report.html
     distsim list strategies | workloads | backends | clusters | stragglers | optimizers
+    distsim explain k_sync strategy.k=3 --html k_sync.html
     distsim calibrate --quick
 
 A sweep is Hydra's multirun with whatever launcher is configured (`hydra/launcher=joblib`). Before it starts, the whole grid
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distsim.execution import Prepared
+    from distsim.interface.errors import Problem
     from distsim.results.store import Result
 
 _CLOCKS = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"}
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in rest) or (rest and options.command != "run"):
+    if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain")):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     from distsim.interface.errors import BadInput, DistsimError
@@ -72,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     kinds = ("strategies", "workloads", "backends", "clusters", "stragglers", "optimizers")
     listing.add_argument("what", choices=kinds)
     listing.add_argument("--json", action="store_true", help="for programs")
+    explain = commands.add_parser("explain", help="draw what a strategy does, on a small cluster")
+    explain.add_argument("strategy", metavar="STRATEGY")
+    explain.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="strategy.k=3 straggler=one_slow cluster.workers=3 ..."
+    )
+    explain.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
@@ -238,21 +246,57 @@ def _width() -> int:
     return min(120, max(60, shutil.get_terminal_size((100, 24)).columns))
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from distsim import composition
+    from distsim.explain import settings, terminal
+    from distsim.explain.lesson import lesson
+    from distsim.interface.errors import BadInput
+
+    given, problems = composition.parse([*options.settings, *options.rest])
+    problems += settings.foreign(given)
+    known = {problem.key for problem in problems}
+    values, unknown = composition.compose(
+        [("strategy", options.strategy), *(pair for pair in given if pair[0] not in known)]
+    )
+    read, more = settings.read(values, [key for key, _ in given])
+    problems += [*unknown, *more]
+    if options.html:
+        problems += _unwritable("--html", options.html)
+    if problems or read is None:
+        raise BadInput(problems)
+    made = lesson(read)
+    print(terminal.text(made, _width()))
+    if options.html:
+        from distsim.report.lesson import write_lesson
+
+        write_lesson(made, options.html)
+        print(f"\n{options.html}")
+    return 0 if made.is_done else 1
+
+
+def _unwritable(key: str, path: Path) -> list[Problem]:
+    from distsim.interface.errors import Problem
+
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        return [Problem(key, str(path), "a file that can be written")]
+    return []
+
+
 def _calibrate(options: argparse.Namespace) -> int:
     from distsim.calibration.measure import calibrate
+    from distsim.interface.errors import BadInput
     from distsim.workloads.digits_mlp import DigitsMLP
 
-    if options.output.is_dir() or not os.access(next(p for p in options.output.absolute().parents if p.exists()), os.W_OK):
-        from distsim.interface.errors import BadInput, Problem
-
-        raise BadInput([Problem("--output", str(options.output), "a file that can be written")])
+    if problems := _unwritable("--output", options.output):
+        raise BadInput(problems)
     profile = calibrate(DigitsMLP(), quick=options.quick)
     profile.save(options.output)
     print(options.output)
     return 0
 
 
-_COMMANDS = {"run": _run, "report": _report, "list": _list, "calibrate": _calibrate}
+_COMMANDS = {"run": _run, "report": _report, "list": _list, "explain": _explain, "calibrate": _calibrate}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,7 +19,8 @@ BELOW = {  # what a room may import of distsim, besides itself
     "backends": {"interface", "numerics"},
     "calibration": {"interface", "numerics", "workloads", "backends"},
     "composition": {"interface", "registry", "configuration"},
-    "report": {"interface", "results", "registry"},
+    "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
+    "report": {"interface", "results", "registry", "explain"},
 }
 ALL = {*BELOW, "execution", "api", "cli"}
 BELOW |= {"execution": ALL - {"api", "cli", "report", "composition"}, "api": ALL - {"cli", "report"}, "cli": ALL}

@@ -56,6 +56,13 @@ def test_a_list_loads_nothing_heavy(what: str, tmp_path: Path) -> None:
     assert seconds < 2 * 0.3
 
 
+def test_a_drawn_strategy_loads_nothing_heavy(tmp_path: Path) -> None:
+    code, seconds, modules = start(["explain", "sync_ps"], tmp_path)
+    assert code == 0
+    assert not set(HEAVY) & set(modules)
+    assert seconds < 2 * 0.6
+
+
 def test_importing_distsim_is_free(tmp_path: Path) -> None:
     script = "import sys, distsim; print([m for m in sys.modules if m.startswith('distsim')])"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -45,7 +45,7 @@ def loss(case: Case, colors: Mapping[str, int], target: float | None, against: s
     figure.update_layout(yaxis={"title": {"text": "validation loss"}, **_log_axis(losses + ([target] if target else []))})
     if target:
         figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=target, y1=target, line={"width": 1.5, "dash": "dash"})
-    return _specification(figure)
+    return specification(figure)
 
 
 def _points(curve: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -115,7 +115,7 @@ def scaling(cases: Sequence[Case], colors: Mapping[str, int]) -> Figure:
     ticks = {"tickmode": "array", "tickvals": workers, "ticktext": [str(count) for count in workers]}
     figure.update_layout(template="none", xaxis={"type": "log", "title": {"text": "workers"}, **ticks})
     figure.update_layout(yaxis={"title": {"text": "samples a second"}, **_log_axis([*rates, best * workers[-1]])})
-    return _specification(figure)
+    return specification(figure)
 
 
 def staleness(case: Case, colors: Mapping[str, int]) -> Figure | None:
@@ -142,7 +142,7 @@ def staleness(case: Case, colors: Mapping[str, int]) -> Figure | None:
         xaxis={"title": {"text": "updates by others since the model was read"}, **ticks},
         yaxis={"title": {"text": "% of gradients"}, "rangemode": "tozero"},
     )
-    return _specification(figure)
+    return specification(figure)
 
 
 def histogram(contender: Contender) -> dict[int, float]:
@@ -179,7 +179,7 @@ def predicted(found: Agreement, colors: Mapping[str, int]) -> Figure:
     span = [math.log10(low), math.log10(high)]
     figure.update_layout(template="none", xaxis={"title": {"text": "measured step, ms"}, **axis, "range": span})
     figure.update_layout(yaxis={"title": {"text": "predicted step, ms"}, **axis, "range": span})
-    return _specification(figure)
+    return specification(figure)
 
 
 def _log_axis(values: Iterable[float]) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _tick(value: float) -> str:
     return f"{value / 1000:g}k" if 1e3 <= value < 1e6 else number(value)
 
 
-def _specification(figure: go.Figure) -> Figure:
+def specification(figure: go.Figure) -> Figure:
     """Data and layout in plain lists; the template and whatever is the script's are left to it."""
     specification: Figure = figure.to_plotly_json()
     layout = specification["layout"]

@@ -33,13 +33,7 @@ def write_report(
     noise floor of the machine, as a fraction, for runs without repeats.
     """
     page = gather(runs, title, target, tuning, floor)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(render(page), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save(render(page), path)
     return sentence(page.head)
 
 
@@ -60,7 +54,12 @@ def render(page: Page) -> str:
     ]
     said = ". ".join([f"{len(page.runs)} runs", *(note[:1].upper() + note[1:] for note in page.left_out)])
     header = element("header", element("p", page.title), element("p", said, class_="note"))
-    document = element("main", header, *body)
+    main = element("main", header, *body)
+    return document(f"{page.title}: {sentence(page.head)}", main, canvas)
+
+
+def document(title: str, main: Html, canvas: sections.Canvas) -> str:
+    """A file of its own around `main`, with what `canvas` holds."""
     data = {"plots": canvas.plots, "timelines": canvas.timelines}
     scripts = [
         element("script", script_json(data), type="application/json", id="data"),
@@ -72,12 +71,23 @@ def render(page: Page) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{page.title}: {sentence(page.head)}"),
+        element("title", title),
         element("style", Html(_asset("page.css"))),
     ]
     return "<!doctype html>\n" + element(
-        "html", element("head", *head), element("body", document, join(scripts, "\n")), lang="en"
+        "html", element("head", *head), element("body", main, join(scripts, "\n")), lang="en"
     )
+
+
+def save(text: str, path: Path) -> None:
+    """Write a file so that at any instant it is absent, the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _asset(name: str) -> str:

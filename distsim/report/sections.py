@@ -31,12 +31,14 @@ class Canvas:
         self.plots: dict[str, figures.Figure] = {}
         self.timelines: list[dict[str, Any]] = []
 
-    def plot(self, figure: figures.Figure, caption: object, ratio: str = "") -> Html:
-        """A place for a plot, with its caption."""
+    def plot(self, figure: figures.Figure, caption: object, ratio: str = "", height: int | None = None) -> Html:
+        """A place for a plot, with its caption; its height in pixels, where that depends on what is in it."""
         name = f"plot{len(self.plots)}"
         self.plots[name] = figure
         titles = [figure["layout"][axis]["title"]["text"] for axis in ("yaxis", "xaxis")]
-        place = element("div", class_=f"plot {ratio}", data_plot=name, role="img", aria_label=" by ".join(titles))
+        style = f"height:{height}px" if height else None
+        said = " by ".join(filter(None, titles))
+        place = element("div", class_=f"plot {ratio}", style=style, data_plot=name, role="img", aria_label=said)
         return element("figure", element("figcaption", caption), place)
 
 
