@@ -22,6 +22,9 @@ WORKLOAD = DigitsMLP(batch=8, depth=5, width=24)
 
 STRATEGIES: dict[str, Strategy] = {
     "all_reduce": AllReduce(bucket_bytes=3000.0),
+    "all_reduce top_k": AllReduce(bucket_bytes=3000.0, compression="top_k", density=0.07),
+    "all_reduce fp16": AllReduce(bucket_bytes=0.0, compression="fp16", error_feedback=False),
+    "all_reduce powersgd": AllReduce(bucket_bytes=3000.0, microbatches=2, compression="powersgd", compression_rank=2),
     "sync_ps": SyncPS(),
     "async_ps": AsyncPS(),
     "async_ps inverse": AsyncPS(weight="inverse"),
