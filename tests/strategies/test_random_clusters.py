@@ -1,6 +1,6 @@
 """No strategy deadlocks, loses a gradient or leaves work unawaited, on whatever cluster and with whatever stragglers.
 
-Every strategy runs 200 times: other numbers of workers, settings of its own (any that its `problems` lets pass), models,
+Every strategy runs 200 times, 50 of them in the quick suite: other numbers of workers, settings of its own (any that its `problems` lets pass), models,
 bandwidths, latencies, stragglers and options of the simulator. Modeled, so that it takes a moment.
 """
 
@@ -101,7 +101,7 @@ def a_job(random: Random, cls: type[Any]) -> Job:
     )
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
 @pytest.mark.parametrize("name", registry.BUILT_IN["strategy"])
 def test_it_ends_and_conserves(name: str, part: int) -> None:
     cls = registry.load("strategy", name)
