@@ -1,7 +1,7 @@
 """No strategy deadlocks, loses a gradient or leaves work unawaited, on whatever cluster and with whatever stragglers.
 
-Every strategy runs 200 times, 50 of them in the quick suite: other numbers of workers, settings of its own (any that its `problems` lets pass), models,
-bandwidths, latencies, stragglers and options of the simulator. Modeled, so that it takes a moment.
+Every strategy runs 200 times, 50 of them in the quick suite: other numbers of workers, settings of its own (any that its
+`problems` lets pass), models, bandwidths, latencies, stragglers and options of the simulator. All modeled.
 """
 
 from __future__ import annotations
