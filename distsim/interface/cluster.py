@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from distsim.interface.model import Cost, Model, Operation
+from distsim.interface.model import Block, Cost, Model, Operation
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def _work(model: Model, operation: Operation, index: int, samples: float) -> tup
 class Measured:
     """A device by measurement: seconds of an operation on a kind of block, by samples; the rest falls back to a roofline.
 
-    Keys are (operation, block kind); the loss's kind is that of the last block.
+    Keys are (operation, block kind); the loss's kind is that of the last block. A half of a backward pass that was measured
+    only as a whole takes its share of it by FLOPs.
     """
 
     table: Mapping[tuple[str, str], Curve]
@@ -93,13 +94,22 @@ class Measured:
         blocks = model.sharded(cost.shards).blocks
         total = self.overhead + cost.nbytes / self.fallback.bytes_per_second
         for operation, index in cost.parts:
-            curve = self.table.get((operation, blocks[index].kind))
+            share, curve = cost.share, self.table.get((operation, blocks[index].kind))
+            if curve is None and operation in ("backward_input", "backward_weights"):
+                share, curve = share * _half(blocks[index], operation), self.table.get(("backward", blocks[index].kind))
             if curve is None:
                 part = Cost(((operation, index),), cost.samples, shards=cost.shards, share=cost.share)
                 total += self.fallback.seconds(model, part)
             else:
-                total += cost.share * curve(cost.samples)
+                total += share * curve(cost.samples)
         return total
+
+
+def _half(block: Block, operation: Operation) -> float:
+    """The share by FLOPs that a half of a backward pass has in the whole."""
+    flops = block.input_flops if operation == "backward_input" else block.weight_flops
+    both = block.input_flops + block.weight_flops
+    return flops / both if both else 0.5
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ class Interleaved(Pipeline):
 class ZeroBubble(Pipeline):
     """A pipeline whose backward pass is split, so that gradients of the weights are computed where others wait.
 
-    Staleness 0; with B the gradient of the input and W that of the weights, the bubble is (p-1)(F+B-W) a step for h1,
-    (p-1)(F+B-2W) for h2 and 0 at F=B=W for v. At most p, 2p-1 and p micro-batches are held. Qi et al., "Zero Bubble
-    Pipeline Parallelism", ICLR 2024.
+    Staleness 0; with B the gradient of the input and W that of the weights, no longer than F and B, the bubble is
+    (p-1)(F+B-W) a step for h1; in a long run it is (p-1)(F+B-2W) for h2, and 0 at F=B=W for v. At most p, 2p-1 and p
+    micro-batches are held. Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024.
     """
 
     microbatches: int = 8

@@ -1,12 +1,13 @@
 """Pipelines against closed forms: F forward and B backward seconds of a micro-batch on a rank, p ranks, m micro-batches."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from distsim.backends.simulated import SimulatedOptions
-from distsim.interface import Outcome, Straggler, Switch
+from distsim.interface import Block, Cost, Curve, Measured, Model, Outcome, Roofline, Straggler, Switch
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SyncPS
 from distsim.strategies.pipeline import GPipe, Interleaved, ModelParallel, OneFOneB, Pipeline, ZeroBubble
@@ -300,3 +301,17 @@ def test_no_deadlock_on_slow_links_with_a_late_rank_and_few_micro_batches(
     for network in (Switch(10.0, 3.0), Switch(1e9, 0.0)):
         model = chain(blocks=4 * strategy.schedule.chunks, batch=strategy.microbatches)
         done(job(strategy, 4, 2, Times(0.1, 0.2, 0.1, halves=(0.1, 0.1)), network, model, straggler))
+
+
+@pytest.mark.parametrize(
+    ("flops", "halves"), [((1.0, 3.0), (0.5, 1.5)), ((0.0, 2.0), (0.0, 2.0)), ((0.0, 0.0), (1.0, 1.0))]
+)
+def test_halves_that_were_not_measured_share_the_whole_backward_by_flops(
+    flops: tuple[float, float], halves: tuple[float, float]
+) -> None:
+    table = {("forward", "block"): Curve(((0.0, 1.0),)), ("backward", "block"): Curve(((0.0, 2.0),))}
+    device = Measured(table, Roofline(math.inf, math.inf))
+    model = Model((Block(0, "block", 250, 10, SAVED, 1.0, *flops),), 4, 10, ITEMSIZE)
+    for part, seconds in zip(("backward_input", "backward_weights"), halves, strict=True):
+        assert device.seconds(model, Cost(((part, 0),), 1.0)) == seconds
+    assert done(job(ZeroBubble(4), 1, 2, device, IDEAL, model)).seconds == 2 * 4 * 3.0
