@@ -26,8 +26,8 @@ def times(outcome: Outcome, rank: int = 0) -> list[float]:
 
 def slowest(workers: int, steps: int) -> float:
     """E max of n sums of `steps` exponentials, over `steps`: the integral of 1 - F^n, F of Erlang, by the midpoint rule."""
-    total, width = 0.0, 0.01
-    for i in range(int(10 * steps / width + 40 / width)):
+    total, width = 0.0, 0.05
+    for i in range(int((3 * steps + 40) / width)):
         t = (i + 0.5) * width
         beyond = math.fsum(math.exp(k * math.log(t) - t - math.lgamma(k + 1)) for k in range(steps))
         total += width * (1.0 - (1.0 - min(beyond, 1.0)) ** workers)
