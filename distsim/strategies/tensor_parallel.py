@@ -42,12 +42,13 @@ def uncuttable(key: str, size: int, model: Model) -> Iterator[Problem]:
         yield Problem(key, size, "no block of this model can be cut into tensor shards", "take a workload with such blocks")
     elif wrong := [block for block in model.blocks if block.ways % size]:
         block = wrong[0]
-        others = f", as {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        more = len(wrong) - 1
+        others = f" and of {more} other{'s' if more > 1 else ''}" if more else ""
         good = [n for n in range(1, min(ways) + 1) if all(way % n == 0 for way in ways)]
         near = sorted(sorted(good, key=lambda n: abs(n - size))[:2])
         yield Problem(
             key,
             size,
-            f"tensor shards must divide the {block.ways} ways of block {block.index} ({block.kind}{others})",
+            f"tensor shards must divide the {block.ways} ways of block {block.index} ({block.kind}){others}",
             f"nearest: {' or '.join(map(str, near))}",
         )
