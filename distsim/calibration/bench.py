@@ -121,6 +121,9 @@ class BenchNumerics(Generic[T]):
     def input(self, batch: Batch) -> T:
         return self._inner.input(batch)
 
+    def hold(self, batch: Batch) -> None:
+        self._inner.hold(batch)
+
     def forward(self, block: int, x: T, batch: Batch) -> T:
         if block < self._first:
             return self._work(block, x)

@@ -17,38 +17,53 @@ def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, micro
 
     def action(stop: Stop) -> T | None:
         state.numerics.zero(None)
-        for piece in batch.split(microbatches):
-            if not _run(state, piece, blocks, stop, unless is not None):
-                return None
+        if not _run(state, batch.split(microbatches), blocks, stop):
+            return None
         return state.numerics.accumulated(ALL)
 
     parts = (*_forward(blocks), *_backward(reversed(blocks)))
     return state.start_compute("gradient", parts, batch, action, unless, pieces=microbatches)
 
 
-def _run(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop, may_stop: bool = True) -> bool:
-    """Forward and backward of all blocks; False if it was stopped in between."""
-    g = _gradient_of_output(state, batch, blocks, stop if may_stop else _never)
+def _run(state: Rank[T], batches: Sequence[Batch], blocks: Sequence[int], stop: Stop) -> bool:
+    """Forward and backward of all blocks on each of `batches`; False if it was stopped in between."""
+    _hold(state, batches)
+    for batch in batches:
+        if not _backpropagate(state, batch, blocks, stop):
+            for each in batches:
+                state.numerics.forget(each)
+            return False
+    return True
+
+
+def _backpropagate(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> bool:
+    """The same on one batch."""
+    g = _gradient_of_output(state, batch, blocks, stop)
     if g is None:
-        state.numerics.forget(batch)
         return False
     for b in reversed(blocks):
         if stop():
-            state.numerics.forget(batch)
             return False
         g = state.backward(b, g, batch, "both")
     return True
 
 
+def _hold(state: Rank[T], batches: Iterable[Batch]) -> None:
+    """All blocks run with the parameters of this instant, whatever the rank's tasks change meanwhile."""
+    if state.has_tasks:
+        with state.lock:
+            for batch in batches:
+                state.numerics.hold(batch)
+
+
 def _gradient_of_output(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> T | None:
-    """Forward and loss; None if it was stopped. All blocks run with the parameters of one instant, whatever tasks change."""
-    with state.lock:
-        x = state.numerics.input(batch)
-        for b in blocks:
-            if stop():
-                return None
-            x = state.forward(b, x, batch)
-        return state.loss(x, batch)
+    """Forward and loss; None if it was stopped."""
+    x = state.numerics.input(batch)
+    for b in blocks:
+        if stop():
+            return None
+        x = state.forward(b, x, batch)
+    return state.loss(x, batch)
 
 
 def start_buckets(
@@ -60,8 +75,8 @@ def start_buckets(
 
     def begin() -> None:
         state.numerics.zero(ALL)  # what was accumulated for shards stays
-        for piece in before:
-            _run(state, piece, state.placed, _never)
+        _hold(state, [last])
+        _run(state, before, state.placed, _never)
         g = _gradient_of_output(state, last, state.placed, _never)
         assert g is not None
         gradient.append(g)

@@ -32,6 +32,9 @@ class Numerics(Protocol[T]):
     def input(self, batch: Batch) -> T:
         """The samples of `batch`."""
 
+    def hold(self, batch: Batch) -> None:
+        """The forward passes of `batch` will use the parameters of now, whatever is written meanwhile."""
+
     def forward(self, block: int, x: T, batch: Batch) -> T:
         """Run `block`, keep what its backward pass needs under (block, batch)."""
 

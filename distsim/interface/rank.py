@@ -58,6 +58,8 @@ class Rank(Generic[T]):
     """What this rank publishes, once it has."""
     version: int = 0
     updates: int = 0
+    has_tasks: bool = False
+    """A second flow of control may change the parameters while a gradient is computed."""
     takes_turns: bool = False
     """Updates are made by one rank each."""
     drawn: int = 0
@@ -294,6 +296,7 @@ class Rank(Generic[T]):
 
     def start_task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
         """Run a second flow of control."""
+        self.has_tasks = True
         return self._work(self.fabric.task(coroutine), "task", lambda handle, awaited, value: None)
 
     def start_flow(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:

@@ -59,7 +59,7 @@ class Straggler:
         if self.jitter == "shifted_exponential":
             return persistent * (1.0 - self.scale * math.log(draw))
         if self.jitter == "pareto":
-            return persistent * draw ** (-1.0 / self.shape)
+            return persistent * math.pow(draw, -1.0 / self.shape)
         if self.jitter == "bernoulli":
             return persistent * (self.multiple if draw < self.probability else 1.0)
         angle = uniform(seed, "straggler angle", worker, step)

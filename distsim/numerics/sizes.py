@@ -101,6 +101,9 @@ class Sizes:
         """The samples of `batch`."""
         return Size(self._ledger.input_bytes(0, batch))
 
+    def hold(self, batch: Batch) -> None:
+        """Nothing to hold: parameters have no values here."""
+
     def forward(self, block: int, x: Size, batch: Batch) -> Size:
         """The output of `block`. Raises `StrategyError` on an input of another size."""
         self._ledger.forward(block, x.nbytes, batch)

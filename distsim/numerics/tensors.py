@@ -90,6 +90,12 @@ class Tensors:
         """The samples of `batch`."""
         return self._task.input(batch, self._workers).to(self._device)
 
+    def hold(self, batch: Batch) -> None:
+        """The forward passes of `batch` use the parameters of now."""
+        with self._lock:
+            for block in self._blocks.values():
+                block.hold(batch)
+
     def forward(self, block: int, x: Tensor, batch: Batch) -> Tensor:
         """The output of `block`. Raises `StrategyError` on an input of another size."""
         with self._lock:

@@ -74,6 +74,8 @@ class TensorBlock:
         self._sizes = [parameter.numel() for parameter in slots]
         self._counts = counts
         self._saved: dict[object, _Saved] = {}
+        self._held: dict[object, _Version] = {}
+        """The parameters that forward passes to come will use."""
         self._kept: dict[int, int] = {}
         """Samples -> bytes that a forward pass keeps."""
         self._gradient: Tensor | None = None
@@ -85,13 +87,17 @@ class TensorBlock:
 
     def _attach(self, flat: Tensor) -> None:
         """Make `flat` the parameters: the module's become views of it, new ones, as graphs may hold the old."""
-        parameters = []
-        for piece, (shape, places) in zip(torch.split(flat, self._sizes) if self._sizes else (), self._slots, strict=True):
-            parameter = nn.Parameter(piece.view(shape))
+        pieces = torch.split(flat, self._sizes) if self._sizes else ()
+        self._now = _Version(
+            flat, [nn.Parameter(piece.view(shape)) for piece, (shape, _) in zip(pieces, self._slots, strict=True)]
+        )
+        self._put(self._now)
+
+    def _put(self, version: _Version) -> None:
+        """Make these the module's parameters."""
+        for parameter, (_, places) in zip(version.parameters, self._slots, strict=True):
             for owner, name in places:
                 setattr(owner, name, parameter)
-            parameters.append(parameter)
-        self._now = _Version(flat, parameters)
 
     # ---- parameters
 
@@ -141,9 +147,29 @@ class TensorBlock:
 
     # ---- running
 
+    def hold(self, batch: object) -> None:
+        """The forward pass of `batch` will use the parameters of now."""
+        self.forget(batch)
+        self._now.users += 1
+        self._held[batch] = self._now
+
     def forward(self, x: Tensor, batch: object, samples: int, is_first: bool) -> Tensor:
         """The output; the first block's input needs no gradient (and may be whole numbers)."""
-        self.forget(batch)
+        version = self._held.pop(batch, None)
+        if version is None:
+            self.forget(batch)
+            version = self._now
+            version.users += 1
+        if version is self._now:
+            return self._forward(x, batch, samples, is_first, version)
+        self._put(version)
+        try:
+            return self._forward(x, batch, samples, is_first, version)
+        finally:
+            self._put(self._now)
+
+    def _forward(self, x: Tensor, batch: object, samples: int, is_first: bool, version: _Version) -> Tensor:
+        """The output with the parameters of `version`, which are the module's now."""
         x = x.detach() if is_first else x.detach().requires_grad_()
         with torch.enable_grad():
             if samples in self._kept:
@@ -152,8 +178,7 @@ class TensorBlock:
                 with kept(self.module.parameters()) as counted:
                     y = self.module(x)
                 self._kept[samples] = counted.nbytes
-        self._now.users += 1
-        self._saved[batch] = _Saved(x, y, self._now, self._kept[samples])
+        self._saved[batch] = _Saved(x, y, version, self._kept[samples])
         self._counts.activations += self._kept[samples]
         return y.detach().contiguous()
 
@@ -178,12 +203,13 @@ class TensorBlock:
         return gx
 
     def forget(self, batch: object) -> None:
-        """Drop what a forward pass saved, if it ran."""
-        saved = self._saved.pop(batch, None)
-        if saved is None:
+        """Drop what a forward pass saved, or what was held for it."""
+        saved, version = self._saved.pop(batch, None), self._held.pop(batch, None)
+        if saved is not None:
+            self._counts.activations -= saved.nbytes
+            version = saved.version
+        if version is None:
             return
-        self._counts.activations -= saved.nbytes
-        version = saved.version
         version.users -= 1
         if version is not self._now and not version.users:
             self._counts.versions -= nbytes(version.flat)

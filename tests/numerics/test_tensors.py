@@ -271,3 +271,17 @@ def test_a_write_of_a_second_thread_waits_until_the_forward_pass_is_through():
     numerics.backward(0, torch.ones(2, 1), Batch(0), "both")
     assert numerics.accumulated(ALL).tolist() == [12.0]  # two samples of 2 x 3
     assert numerics.read(ALL).tolist() == [5.0]
+
+
+def test_a_held_forward_pass_uses_the_parameters_of_then():
+    numerics, plain_one = numerics_of(), numerics_of()
+    batch = Batch(0, 1, 2)
+    expected = plain_one.forward(0, plain_one.input(batch), batch)
+    numerics.hold(batch)
+    held = numerics.memory()
+    numerics.load(Region((0,)), numerics.read(Region((0,))) + 1.0)
+    assert numerics.memory().versions == held.versions + numerics.nbytes(numerics.read(Region((0,))))
+    assert torch.equal(numerics.forward(0, numerics.input(batch), batch), expected)
+    numerics.forget(batch)
+    assert numerics.memory().versions == held.versions
+    assert not torch.equal(numerics.forward(0, numerics.input(batch), batch), expected)  # the module has what was loaded

@@ -82,6 +82,9 @@ class Quadratic:
     def zero(self, region: Region | None) -> None:
         self.gradient = 0.0
 
+    def hold(self, batch: Batch) -> None:
+        """A step is one operation here."""
+
     def forget(self, batch: Batch) -> None:
         del self.saved[batch]
 
