@@ -48,10 +48,10 @@ class Compressed(Strategy):
 
 
 class Feedback(Generic[T]):
-    """What the codes of one rank have left out so far, by region."""
+    """What the codes of one rank have left out so far, by region. One a rank, kept for the whole run."""
 
     def __init__(self, is_on: bool) -> None:
-        self._is_on = is_on
+        self.is_on = is_on
         self._residuals: dict[Region, T] = {}
 
     def add(self, gradient: T, region: Region) -> T:
@@ -60,13 +60,13 @@ class Feedback(Generic[T]):
         return gradient if residual is None else gradient + residual
 
     def keep(self, wanted: T, sent: T, region: Region) -> None:
-        """Note that of `wanted` only `sent` has arrived."""
-        if self._is_on:
+        """Note that of `wanted` only `sent` counts."""
+        if self.is_on:
             self._residuals[region] = wanted - sent
 
 
 class Exchange(Generic[T]):
-    """The mean of gradients over a group. One a rank, kept for the whole run: it holds the residuals."""
+    """The mean of gradients over a group."""
 
     def __init__(self, group: Worker[T], compressed: Compressed) -> None:
         self._group = group
@@ -96,7 +96,40 @@ class Exchange(Generic[T]):
     async def _gather(self, codec: Codec, wanted: T, code: T, region: Region) -> T:
         """Everybody gets every code; meanwhile this rank looks at what its own leaves out."""
         gathering = self._group.all_gather(code)
-        own = self._group.decode(codec, [code], region)
+        own = self._group.decode(codec, [code], region) if self.feedback.is_on else None
         codes = await gathering
-        self.feedback.keep(wanted, await own, region)
+        if own is not None:
+            self.feedback.keep(wanted, await own, region)
         return await self._group.decode(codec, [codes], region, self._group.world_size)
+
+
+class Outbox(Generic[T]):
+    """Gradients on their way to a server, which decodes each by itself: what a worker's code leaves out, it keeps."""
+
+    def __init__(self, worker: Worker[T], compressed: Compressed) -> None:
+        self._worker = worker
+        self._codec = compressed.codec()
+        self.feedback = Feedback[T](compressed.error_feedback)
+        self._sent: list[tuple[Region, T, T]] = []
+
+    async def encode(self, gradient: T, region: Region) -> T:
+        """What travels in place of a gradient of `region`."""
+        if self._codec is None:
+            return gradient
+        wanted = self.feedback.add(gradient, region)
+        code = await self._worker.encode(self._codec, wanted, region)
+        self._sent.append((region, wanted, code))
+        return code
+
+    async def keep(self) -> None:
+        """Note what the codes since the last time leave out; call it while they travel."""
+        for region, wanted, code in self._sent:
+            if self._codec is not None and self.feedback.is_on:
+                self.feedback.keep(wanted, await self._worker.decode(self._codec, [code], region), region)
+        self._sent.clear()
+
+
+async def decoded(server: Worker[T], compressed: Compressed, payload: T, region: Region) -> T:
+    """The gradient of `region` that a worker's message brings."""
+    codec = compressed.codec()
+    return payload if codec is None else await server.decode(codec, [payload], region)

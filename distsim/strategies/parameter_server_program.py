@@ -31,13 +31,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal
 
-from distsim.interface import ALL, Message, Model, Problem, Region, Strategy, T, Work, Worker
+from distsim.interface import ALL, Message, Model, Problem, Region, T, Work, Worker
+from distsim.strategies.exchange import Compressed, Outbox, decoded
 
 Late = Literal["cancel", "drop", "apply"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterServer(Strategy):
+class ParameterServer(Compressed):
     """Workers compute gradients on models that servers hand out; the servers are the last ranks."""
 
     servers: int = 1
@@ -92,6 +93,10 @@ class ParameterServer(Strategy):
         return self.on_late() != "apply" or (self.waits and collect > 1)
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
+        yield from super().problems(workers, model)
+        if self.compression == "powersgd":
+            allowed = "its two rounds are all-reduces, and a server takes one code of each worker"
+            yield Problem("strategy.compression", self.compression, allowed, "top_k, fp16 or strategy=all_reduce")
         scalars = sum(block.parameters for block in model.blocks)
         yield from outside("servers", self.servers, 1, scalars, f"this model has {scalars} parameters to share")
 
@@ -106,13 +111,13 @@ class ParameterServer(Strategy):
 
     async def train(self, worker: Worker[T]) -> None:
         """A worker: answer each model with its gradient, until told to stop."""
-        servers = range(worker.workers, worker.world_size)
+        servers, outbox = range(worker.workers, worker.world_size), Outbox(worker, self)
         news = [worker.receive(server, "model") for server in servers]
         models = [await each for each in news]
         while not any(model.label == "stop" for model in models):
             news = [worker.receive(server, "model") for server in servers]  # before computing: a notice, a model, the end
             if not models[0].is_signal:  # else a notice that crossed our answer
-                await self.answer(worker, models, news[0])
+                await self.answer(worker, models, news[0], outbox)
             models = [await each for each in news]
         for server, model in zip(servers, models, strict=True):
             if not model.is_signal:  # all gradients that this server needs to end, too, are under way
@@ -120,7 +125,9 @@ class ParameterServer(Strategy):
                 await worker.send(None, server, "gradient")
                 await stop
 
-    async def answer(self, worker: Worker[T], models: Sequence[Message[T]], notice: Work[Message[T]]) -> None:
+    async def answer(
+        self, worker: Worker[T], models: Sequence[Message[T]], notice: Work[Message[T]], outbox: Outbox[T]
+    ) -> None:
         """Compute a gradient on the servers' models, and send each its piece."""
         for region, model in zip(self.regions(), models, strict=True):
             worker.load(model.payload, region)
@@ -129,11 +136,13 @@ class ParameterServer(Strategy):
         gradient = await (worker.gradient(batch, unless=notice) if may_be_cancelled else worker.gradient(batch))
         pieces: Sequence[T | None] = [None] * len(models)
         if gradient is not None:
-            pieces = worker.cut(gradient, len(models)) if len(models) > 1 else [gradient]
+            cut = worker.cut(gradient, len(models)) if len(models) > 1 else [gradient]
+            pieces = [await outbox.encode(piece, region) for piece, region in zip(cut, self.regions(), strict=True)]
         sends = [
             worker.send(piece, worker.workers + i, "gradient", model.version, "gradient")
             for i, (piece, model) in enumerate(zip(pieces, models, strict=True))
         ]
+        await outbox.keep()
         for send in sends:
             await send
 
@@ -173,6 +182,7 @@ class Desk(Generic[T]):
     def __init__(self, server: Worker[T], strategy: ParameterServer) -> None:
         number = server.rank - server.workers
         self.server = server
+        self._compressed = strategy
         self.region = strategy.regions()[number]
         self.idle = list(range(server.workers))
         """Who waits for a model."""
@@ -238,7 +248,7 @@ class Desk(Generic[T]):
 
     async def gradient(self, message: Message[T], model: T) -> T:
         """The gradient that a message brings; `model` is what it was computed on."""
-        return message.payload
+        return await decoded(self.server, self._compressed, message.payload, self.region)
 
     def reject(self, message: Message[T]) -> None:
         """Discard a late gradient, or take note of a signal: its worker was cancelled, or has left for good because
