@@ -37,7 +37,8 @@ class Times:
         times = {"forward": self.forward, "backward": self.backward, "apply": self.apply, "loss": 0.0}
         times["backward_input"], times["backward_weights"] = self.halves
         factor: Callable[[int], float] = self.factors.__getitem__ if self.factors else lambda block: 1.0
-        return sum(times[operation] * factor(block) for operation, block in cost.parts) + self.byte * cost.nbytes
+        parts = sum(times[operation] * factor(block) for operation, block in cost.parts)
+        return cost.share * parts + self.byte * cost.nbytes
 
 
 def chain(blocks: int = 1, batch: int = 1, parameters: int = 250, activation: int = 10) -> Model:
