@@ -14,9 +14,10 @@ from torch import Tensor
 from distsim.interface import ALL, SGD, Batch, Budget, Cluster, Job, Outcome, Region, Strategy, Switch, Work, Worker
 from distsim.numerics.sizes import SizesFactory
 from distsim.numerics.tensors import TensorsFactory
-from distsim.strategies import all_reduce
+from distsim.strategies import all_reduce, parameter_server_program
 from distsim.strategies.all_reduce import AllReduce
-from distsim.strategies.exchange import Compressed, Exchange
+from distsim.strategies.exchange import Compressed, Exchange, Outbox
+from distsim.strategies.parameter_server import AsyncPS, SyncPS
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.user_module import UserModule
 
@@ -40,7 +41,8 @@ def run(strategy: Strategy, workload: Any, workers: int, updates: int = 12, is_m
     model, optimizer = workload.model(), SGD(RATE)
     numerics = SizesFactory(model, workers) if is_modeled else TensorsFactory(workload, workers, optimizer, seed=3)
     cluster = Cluster(workers, strategy.server_count(workers), Times(1e-3, 2e-3, 1e-4, 1e-9), Switch(1e8, 1e-5))
-    return done(Job(strategy, model, cluster, Budget(updates=updates), numerics, seed=3))
+    job = Job(strategy, model, cluster, Budget(updates=updates), numerics, seed=3, samples_between_snapshots=10**9)
+    return done(job)
 
 
 def start(workload: Any) -> dict[int, Tensor]:
@@ -130,6 +132,38 @@ def test_training_conserves_the_sum(codec: dict[str, Any], workload: Any, monkey
         assert (workers * applied + kept - gradients).abs().max() <= CONSERVED * updates + rounding
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("codec", CODECS[:2], ids=lambda codec: codec["compression"])
+def test_a_server_conserves_the_sum(codec: dict[str, Any], servers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, outboxes = dict[Region, Any](), list[Outbox[Any]]()
+
+    class Recorded(Outbox[Any]):
+        def __init__(self, worker: Worker[Any], compressed: Compressed) -> None:
+            super().__init__(worker, compressed)
+            outboxes.append(self)
+
+        async def encode(self, gradient: Any, region: Region) -> Any:
+            given[region] = given.get(region, 0.0) + gradient
+            return await super().encode(gradient, region)
+
+    monkeypatch.setattr(parameter_server_program, "Outbox", Recorded)
+    workers, updates = 3, 15
+    outcome = run(SyncPS(servers=servers, **codec), CONV, workers, updates)
+    before = flat(start(CONV))
+    assert [region.shard for region in given] == ([0, 1] if servers == 2 else [None])
+    pieces = [piece for snapshot in outcome.snapshots if snapshot.number == updates for piece in snapshot.pieces]
+    after = torch.cat([piece.values for piece in sorted(pieces, key=lambda piece: piece.region.shard or 0)])
+    applied = (before - after) / RATE
+    gradients = torch.cat(list(given.values()))
+    kept = sum(
+        torch.cat([box.feedback.add(torch.zeros_like(g), region) for region, g in given.items()]) for box in outboxes
+    )
+    assert isinstance(kept, Tensor)
+    assert kept.abs().max() > 1e-5
+    rounding = updates * workers * 2.3e-16 * float(before.abs().max()) / RATE
+    assert (workers * applied + kept - gradients).abs().max() <= CONSERVED * updates + rounding
+
+
 # ---- references
 
 
@@ -169,6 +203,24 @@ def test_top_k_is_the_reference(workers: int, density: float, has_feedback: bool
     expected, before = top_k_reference(CONV, workers, 12, density, has_feedback), flat(start(CONV))
     for weights in outcome.weights:
         assert (flat(weights) - expected).abs().max() <= 1e-12 * (expected - before).abs().max()
+
+
+@pytest.mark.parametrize("has_feedback", [True, False])
+def test_top_k_at_a_server_is_the_reference(has_feedback: bool) -> None:
+    server = SyncPS(compression="top_k", density=0.05, error_feedback=has_feedback)
+    expected, before = top_k_reference(CONV, 3, 12, 0.05, has_feedback), flat(start(CONV))
+    weights = run(server, CONV, 3).weights[3]
+    assert (flat(weights) - expected).abs().max() <= 1e-12 * (expected - before).abs().max()
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+def test_top_k_of_everything_at_a_server_is_no_compression(servers: int) -> None:
+    plain, coded = SyncPS(servers=servers), SyncPS(servers=servers, compression="top_k", density=1.0)
+    last = [run(strategy, CONV, 3).snapshots for strategy in (plain, coded)]
+    for expected, found in zip(*last, strict=True):
+        for a, b in zip(expected.pieces, found.pieces, strict=True):
+            assert a.region == b.region
+            assert torch.equal(a.values, b.values)
 
 
 @pytest.mark.parametrize("workload", [CONV, MLP])
@@ -277,6 +329,21 @@ def test_a_second_round_begins_when_it_is_awaited() -> None:
     assert outcome.seconds == pytest.approx(6.88)
 
 
+def test_a_server_takes_the_bytes_of_the_codes() -> None:
+    scalars = 12 * 9 + 12 + 24 * 108 + 24 + 10 * 24 + 10
+    half = ceil(scalars / 2)
+    for codec, whole, each in [
+        ({}, 8 * scalars, 8 * half),
+        (CODECS[0], 16 * ceil(0.03 * scalars), 16 * ceil(0.03 * half)),
+        (CODECS[1], 2 * scalars, 2 * half),
+    ]:
+        for servers, size in [(1, whole), (2, each)]:
+            trace = run(AsyncPS(servers=servers, **codec), CONV, 2, 4, is_modeled=True).traces[0]
+            found = {t.nbytes for t in trace.transfers if t.kind == "send" and t.channel.endswith("gradient")}
+            assert found <= {size, 0.0}  # a worker that leaves signals
+            assert size in found
+
+
 # ---- configuration
 
 
@@ -287,4 +354,7 @@ def test_problems() -> None:
         "strategy.density",
         "strategy.compression_rank",
     ]
+    (problem,) = SyncPS(compression="powersgd").problems(2, model)
+    assert (problem.key, problem.value) == ("strategy.compression", "powersgd")
+    assert not list(SyncPS(compression="fp16").problems(2, model))
     assert not list(AllReduce(density=1.0, compression_rank=1, compression="powersgd").problems(2, model))
