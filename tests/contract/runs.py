@@ -10,9 +10,10 @@ from distsim.interface import SGD, Budget, Cluster, Curve, Job, Loopback, Outcom
 from distsim.strategies.ad_psgd import ADPSGD
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.diloco import DiLoCo, StreamingDiLoCo
+from distsim.strategies.easgd import EASGD
 from distsim.strategies.gossip import Gossip
 from distsim.strategies.local_sgd import LocalSGD
-from distsim.strategies.parameter_server import AsyncPS, SyncPS
+from distsim.strategies.parameter_server import DCASGD, SSP, AsyncPS, KAsync, KBatchAsync, KBatchSync, KSync, SyncPS
 from distsim.strategies.pipedream import PipeDream
 from distsim.strategies.pipeline import ModelParallel, OneFOneB, ZeroBubble
 from distsim.workloads.digits_mlp import DigitsMLP
@@ -28,6 +29,17 @@ STRATEGIES: dict[str, Strategy] = {
     "sync_ps": SyncPS(),
     "async_ps": AsyncPS(),
     "async_ps inverse": AsyncPS(weight="inverse"),
+    "sync_ps beside": SyncPS(servers=WORKERS, beside=True),
+    "async_ps 2 servers": AsyncPS(servers=2),
+    "async_ps fp16 2 servers": AsyncPS(servers=2, compression="fp16"),
+    "k_sync top_k": KSync(2, compression="top_k", density=0.07),
+    "k_sync": KSync(2),
+    "k_batch_sync drop": KBatchSync(2, late="drop"),
+    "k_batch_async": KBatchAsync(2),
+    "k_async 2 servers": KAsync(2, servers=2),
+    "ssp": SSP(1),
+    "dc_asgd": DCASGD(adaptive=True),
+    "easgd": EASGD(period=2),
     "local_sgd": LocalSGD(every=2),
     "diloco": DiLoCo(every=2),
     "streaming_diloco": StreamingDiLoCo(every=3, fragments=2, delay=1),
@@ -61,7 +73,13 @@ def run(strategy: str, network: str, straggler: str, has_values: bool, options: 
     job = Job(
         strategy=chosen,
         model=WORKLOAD.model(),
-        cluster=Cluster(WORKERS, chosen.server_count(WORKERS), Roofline(3.1e7, 1.7e9, 2e-6), NETWORKS[network]),
+        cluster=Cluster(
+            WORKERS,
+            chosen.server_count(WORKERS),
+            Roofline(3.1e7, 1.7e9, 2e-6),
+            NETWORKS[network],
+            beside=chosen.servers_beside(),
+        ),
         budget=Budget(samples=5 * WORKERS * WORKLOAD.batch),
         numerics=numerics(has_values, WORKLOAD, WORKERS, SGD(0.05, momentum=0.5), seed=7),
         straggler=STRAGGLERS[straggler],
