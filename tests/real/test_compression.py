@@ -15,6 +15,7 @@ from distsim.backends.simulated import simulate
 from distsim.interface import SGD, Budget, Cluster, Job, Region, Switch
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import SyncPS
 from distsim.workloads.user_module import UserModule
 
 from . import ddp
@@ -31,9 +32,8 @@ CODECS = [
 
 def job(strategy, workload=CONV):
     numerics = TensorsFactory(workload, 2, SGD(RATE), SEED)
-    return Job(
-        strategy, workload.model(), Cluster(2, 0, DEVICE, Switch(1e9, 1e-5)), Budget(updates=STEPS), numerics, seed=SEED
-    )
+    cluster = Cluster(2, strategy.server_count(2), DEVICE, Switch(1e9, 1e-5))
+    return Job(strategy, workload.model(), cluster, Budget(updates=STEPS), numerics, seed=SEED)
 
 
 def weights(outcome):
@@ -57,6 +57,15 @@ def test_real_weights_are_cosimulated_weights(codec, bucket_bytes, tmp_path):
     moved = (expected - start(CONV)).abs().max()
     assert moved > 0.01
     assert (weights(launch(job(strategy), RealOptions(device="cpu"), tmp_path)) - expected).abs().max() <= 1e-12 * moved
+
+
+@pytest.mark.parametrize("codec", CODECS[:2], ids=lambda codec: codec["compression"])
+def test_a_real_server_decodes_as_a_cosimulated_one(codec, tmp_path):
+    jobs = [job(SyncPS(**codec)) for _ in range(2)]
+    expected, found = simulate(jobs[0]), launch(jobs[1], RealOptions(device="cpu"), tmp_path)
+    assert (found.status, found.message) == ("done", "")
+    a, b = (torch.cat([outcome.weights[2][block] for block in range(3)]) for outcome in (expected, found))
+    assert (a - b).abs().max() <= 1e-12 * (a - start(CONV)).abs().max()
 
 
 TOLERANCE = {CONV: 1e-10, CONV_SINGLE: 1e-5}
