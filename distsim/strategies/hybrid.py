@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from distsim.interface import Batch, Model, Problem, Strategy, T, Worker
+from distsim.interface import Batch, Model, Problem, T, Worker
+from distsim.strategies.exchange import Compressed
 from distsim.strategies.pipeline import chunks_of, microbatch_problems, stage_problems
 from distsim.strategies.runners import FullySharded, Replicated, TensorParallel
 from distsim.strategies.schedules import Schedule, gpipe, interleaved, one_f_one_b, zb_h1, zb_h2, zb_v
@@ -15,7 +16,7 @@ from distsim.strategies.walker import walk
 
 
 @dataclass(frozen=True)
-class Hybrid(Strategy):
+class Hybrid(Compressed):
     """Replicas of a pipeline whose stages are tensor groups; the replicas average their gradients, or shard the model.
 
     Staleness 0. A step is the pipeline's makespan, with the tensor group's all-reduces in F and B, (m+p-1)(F+B), plus what
@@ -44,7 +45,7 @@ class Hybrid(Strategy):
         mine = sorted(block for chunk in chunks for block in chunk)
         worker.place(mine, (tensor.rank, tensor.world_size))
         cut = TensorParallel(worker, tensor)
-        outer = FullySharded(cut, data, mine) if self.sharded else Replicated(cut, data)
+        outer = FullySharded(cut, data, mine) if self.sharded else Replicated(cut, data, self)
         shown = outer.shown([block for block in mine if tensor.rank == 0 or block in cut.blocks])
 
         async def ready(block: int) -> None:
@@ -63,6 +64,13 @@ class Hybrid(Strategy):
         return Schedule(interleaved, self.chunks) if self.schedule == "interleaved" else _SCHEDULES[self.schedule]
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
+        yield from super().problems(workers, model)
+        if self.compression != "none" and self.sharded:
+            allowed = "only replicas exchange whole gradients: sharded=true scatters them"
+            yield Problem("strategy.compression", self.compression, allowed, "take strategy.sharded=false")
+        if self.compression == "top_k" and self.tensor > 1:
+            allowed = "each rank of a tensor group would choose others of the parameters that all of them hold"
+            yield Problem("strategy.compression", self.compression, allowed, "take fp16 or powersgd")
         yield from uncuttable("strategy.tensor", self.tensor, model)
         if self.stages < 1:
             yield Problem("strategy.stages", self.stages, "must be at least 1")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Generic, Protocol
 
 from distsim.interface import Batch, Block, Part, Region, T, Work, Worker
+from distsim.strategies.exchange import Compressed, Exchange
 
 
 class Runner(Protocol[T]):
@@ -60,9 +61,10 @@ class TensorParallel(Generic[T]):
 class Replicated(Generic[T]):
     """Blocks that every rank of `group` holds alike: their gradients are averaged during the rest of the backward pass."""
 
-    def __init__(self, inner: Runner[T], group: Worker[T]) -> None:
+    def __init__(self, inner: Runner[T], group: Worker[T], compressed: Compressed) -> None:
         self._inner = inner
         self._group = group
+        self._exchange = Exchange(group, compressed)
         self._pending: list[tuple[Region, Work[T]]] = []
 
     def forward(self, block: int, x: T, batch: Batch) -> Awaitable[T]:
@@ -76,7 +78,7 @@ class Replicated(Generic[T]):
     async def reduce(self, block: int) -> None:
         """Start to average the final gradient of a block."""
         region = Region((block,))
-        self._pending.append((region, self._group.all_reduce(self._group.accumulated(region))))
+        self._pending.append((region, await self._exchange.start(self._group.accumulated(region), region)))
 
     async def update(self) -> None:
         """One step of the optimizer on every block whose gradient was reduced."""

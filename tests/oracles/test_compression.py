@@ -14,9 +14,11 @@ from torch import Tensor
 from distsim.interface import ALL, SGD, Batch, Budget, Cluster, Job, Outcome, Region, Strategy, Switch, Work, Worker
 from distsim.numerics.sizes import SizesFactory
 from distsim.numerics.tensors import TensorsFactory
+from distsim.numerics.tensors_assemble import assemble
 from distsim.strategies import all_reduce, parameter_server_program
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.exchange import Compressed, Exchange, Outbox
+from distsim.strategies.hybrid import Hybrid
 from distsim.strategies.parameter_server import AsyncPS, SyncPS
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.user_module import UserModule
@@ -255,6 +257,27 @@ def test_fp16_rounds_each_gradient_and_each_sum() -> None:
         assert (flat(weights) - expected).abs().max() <= 1e-12 * (expected - before).abs().max()
 
 
+def assembled(strategy: Strategy, workload: DigitsMLP, workers: int) -> Tensor:
+    """The weights that a run publishes last."""
+    snapshots = [snapshot for snapshot in run(strategy, workload, workers).snapshots if snapshot.number == 12]
+    pieces = [piece for snapshot in snapshots for piece in snapshot.pieces]
+    whole = assemble(workload.model(), workload.task(3).blocks, pieces)
+    assert whole is not None
+    return flat(whole)
+
+
+GRIDS = [(codec, 1, stages) for codec in CODECS[:3] for stages in (1, 2, 4)]
+GRIDS += [(CODECS[1], 2, stages) for stages in (1, 2)]  # the other codecs see a tensor shard as another gradient
+
+
+@pytest.mark.parametrize(("codec", "tensor", "stages"), GRIDS)
+def test_two_replicas_compress_as_two_workers(codec: dict[str, Any], tensor: int, stages: int) -> None:
+    expected = assembled(AllReduce(0.0, **codec), MLP, 2)
+    share = replace(MLP, batch=MLP.batch // (tensor * stages))  # of the same samples
+    found = assembled(Hybrid(tensor=tensor, stages=stages, microbatches=4, **codec), share, 2 * tensor * stages)
+    assert (found - expected).abs().max() <= 1e-12 * (expected - flat(start(MLP))).abs().max()
+
+
 # ---- bytes and time
 
 
@@ -356,5 +379,8 @@ def test_problems() -> None:
     ]
     (problem,) = SyncPS(compression="powersgd").problems(2, model)
     assert (problem.key, problem.value) == ("strategy.compression", "powersgd")
+    keys = [p.key for p in Hybrid(tensor=2, stages=1, sharded=True, compression="top_k").problems(4, MLP.model())]
+    assert keys[:2] == ["strategy.compression", "strategy.compression"]
+    assert not list(Hybrid(tensor=2, stages=1, compression="powersgd").problems(4, MLP.model()))
     assert not list(SyncPS(compression="fp16").problems(2, model))
     assert not list(AllReduce(density=1.0, compression_rank=1, compression="powersgd").problems(2, model))
