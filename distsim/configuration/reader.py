@@ -108,7 +108,8 @@ class Reader:
             return f"a key of {' and '.join(owners)}"
         elsewhere = [k for k in known if k.rpartition(".")[2] == key]
         if elsewhere:
-            return f"did you mean {' or '.join(elsewhere)}?"
+            nearby = [k for k in elsewhere if path and k.startswith(f"{path}.")]
+            return f"did you mean {' or '.join(nearby or elsewhere)}?"
         leaves = {k.rpartition(".")[2]: k for k in known} | {name: f"{path}.{name}" if path else name for name in names}
         match = quantities.near(key, leaves).removeprefix("did you mean ").rstrip("?")
         return f"did you mean {leaves[match]}?" if match else f"keys here: {', '.join(names)}" if names else ""

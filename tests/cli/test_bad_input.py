@@ -125,8 +125,8 @@ SWEEP = {
     "1,000,000 runs: about 83.3 hours if each takes 0.3 s",
     "seed=interval(0,1)": "seed='interval(0,1)': a list of values, like 1,2,3 or range(0,5)",
     "strategy=glob(*_ps) cluster.workers=0": "cluster.workers=0: a whole number 1 or more",
-    "strategy=all_reduce,sync cluster.workers=4,0": "cluster.workers=0: a whole number 1 or more\n"
-    f"strategy='sync': {STRATEGIES}; did you mean sync_ps?",
+    "strategy=all_reduce,sync_p cluster.workers=4,0": "cluster.workers=0: a whole number 1 or more\n"
+    f"strategy='sync_p': {STRATEGIES}; did you mean sync_ps?",
     "hydra/launcher=nowhere": "hydra/launcher='nowhere': one of basic; install hydra-nowhere-launcher",
 }
 
