@@ -168,6 +168,7 @@ class FullySharded(Generic[T]):
 
     async def update(self) -> None:
         """One step of the optimizer on this rank's shards."""
+        assert not self._ahead, "a block gathered ahead that nobody ran would be old in the next step"
         await self._scatter.finish()
         for shard in self._shards.values():
             await self._group.apply(self._group.accumulated(shard), shard)
