@@ -98,7 +98,8 @@ class ParameterServer(Compressed):
             allowed = "its two rounds are all-reduces, and a server takes one code of each worker"
             yield Problem("strategy.compression", self.compression, allowed, "top_k, fp16 or strategy=all_reduce")
         scalars = sum(block.parameters for block in model.blocks)
-        yield from outside("servers", self.servers, 1, scalars, f"this model has {scalars} parameters to share")
+        share = f"{scalars} parameters to share, and more than {MOST_SERVERS} servers would fill this machine's memory"
+        yield from outside("servers", self.servers, 1, min(scalars, MOST_SERVERS), share)
 
     def regions(self) -> list[Region]:
         """What each server holds."""
