@@ -34,6 +34,9 @@ from typing import ClassVar, Generic, Literal
 from distsim.interface import ALL, Message, Model, Problem, Region, T, Work, Worker
 from distsim.strategies.exchange import Compressed, Outbox, decoded
 
+MOST_SERVERS = 1024
+"""More is a slip: every worker talks to every server, and 10^5 of them fill a machine's memory."""
+
 Late = Literal["cancel", "drop", "apply"]
 
 
@@ -98,8 +101,8 @@ class ParameterServer(Compressed):
             allowed = "its two rounds are all-reduces, and a server takes one code of each worker"
             yield Problem("strategy.compression", self.compression, allowed, "top_k, fp16 or strategy=all_reduce")
         scalars = sum(block.parameters for block in model.blocks)
-        share = f"{scalars} parameters to share, and more than {MOST_SERVERS} servers would fill this machine's memory"
-        yield from outside("servers", self.servers, 1, min(scalars, MOST_SERVERS), share)
+        why = f"this model has {scalars} parameters to share, and a run at most {MOST_SERVERS} servers"
+        yield from outside("servers", self.servers, 1, min(scalars, MOST_SERVERS), why)
 
     def regions(self) -> list[Region]:
         """What each server holds."""

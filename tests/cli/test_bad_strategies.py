@@ -30,7 +30,8 @@ REFUSED = {
     "strategy=async_ps strategy.weight=invers": "strategy.weight='invers': one of constant, inverse, polynomial; did you "
     "mean inverse?",
     "strategy=async_ps strategy.exponent=-1": "strategy.exponent=-1.0: must be at least 0",
-    "strategy=async_ps strategy.servers=0": "strategy.servers=0: must be 1 to ",
+    "strategy=async_ps strategy.servers=0": "strategy.servers=0: must be 1 to 1024",
+    "strategy=async_ps strategy.servers=100000": "strategy.servers=100000: must be 1 to 1024",
     "strategy=sync_ps strategy.beside=1": "strategy.beside=1: true or false",
     "strategy=dc_asgd strategy.compensation=-1": "strategy.compensation=-1.0: must be at least 0",
     "strategy=dc_asgd strategy.compensation=nan": "strategy.compensation=nan: a number",
