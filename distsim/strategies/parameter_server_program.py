@@ -99,7 +99,7 @@ class ParameterServer(Compressed):
         yield from super().problems(workers, model)
         if self.compression == "powersgd":
             allowed = "its two rounds are all-reduces, and a server takes one code of each worker"
-            yield Problem("strategy.compression", self.compression, allowed, "top_k, fp16 or strategy=all_reduce")
+            yield Problem("strategy.compression", self.compression, allowed, "take top_k, fp16 or strategy=all_reduce")
         scalars = sum(block.parameters for block in model.blocks)
         why = f"this model has {scalars} parameters to share, and a run at most {MOST_SERVERS} servers"
         yield from outside("servers", self.servers, 1, min(scalars, MOST_SERVERS), why)
