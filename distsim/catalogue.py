@@ -119,6 +119,12 @@ def in_blocks(entries: Iterable[Entry], width: int) -> str:
     return "\n\n".join([*blocks, "\n".join(wrapped(SYMBOLS, width))])
 
 
+def in_table(entries: Iterable[Entry]) -> str:
+    """A table in Markdown: name, rule, staleness."""
+    rows = [f"| `{entry.name}` | {entry.rule} | {entry.staleness} |" for entry in entries]
+    return "\n".join(["| strategy | rule | staleness |", "|---|---|---|", *rows])
+
+
 def told(entry: Entry, width: int, indent: int = 4) -> list[str]:
     """Staleness, closed form and paper, a heading each; what is not known is left out."""
     parts = (("staleness", entry.staleness), ("closed form", entry.closed_form), ("paper", entry.paper))

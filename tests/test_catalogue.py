@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,12 @@ def test_a_strategy_of_others_is_described_as_far_as_it_goes() -> None:
         "made", "A rule.", "", "Faster than light."
     )
     assert catalogue.describe("made", made(None)) == Entry("made", "")
+
+
+def test_the_readme_shows_them_all() -> None:
+    """Paste `catalogue.in_table(catalogue.strategies())` where this fails."""
+    table = catalogue.in_table(entry for entry in catalogue.strategies() if entry.name in registry.BUILT_IN["strategy"])
+    assert table in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

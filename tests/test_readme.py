@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def finishes(command, folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
@@ -42,6 +42,12 @@ def test_the_report_command_wrote_its_file(folder):
 def test_program(program, folder):
     (folder / "program.py").write_text(program)
     assert finishes([sys.executable, "program.py"], folder)
+
+
+def test_the_picture_is_what_its_command_draws(folder):
+    pattern = r"`distsim (explain [^`]*)` draws[^`]*`--html`[^`]*```\n(.*?)```"
+    command, picture = re.search(pattern, README, re.DOTALL).groups()
+    assert picture in finishes([sys.executable, "-m", "distsim.cli", *shlex.split(command)], folder)
 
 
 def test_there_is_something_to_run():
