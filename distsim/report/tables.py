@@ -102,8 +102,8 @@ def results(page: Page) -> Html | None:
     body = element("table", element("thead", element("tr", *headings)), element("tbody", *rows))
     more = element("button", f"Show all {len(rows)} rows", type="button", class_="more") if len(rows) > SHOWN else None
     lead = (
-        "Medians over the repeats, best first in each setting. Ranks are workers + parameter servers. An update of an "
-        "asynchronous strategy holds one worker's gradient, so compare samples a second. Memory is what the rank with most "
+        "Medians over the repeats, best first in each setting. Ranks are workers + parameter servers. An update "
+        "holds as many gradients as its strategy says, so compare samples a second. Memory is what the rank with most "
         "held at its peak. Click a heading to sort."
     )
     return section("Every run", lead, element("div", body, more, class_="results"), _commands(page), name="runs")

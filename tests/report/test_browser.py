@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from made_up_runs import store, whole
 
+from distsim.composition import compose
+from distsim.explain import settings
+from distsim.explain.lesson import lesson
+from distsim.report.lesson import write_lesson
 from distsim.report.page import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -62,7 +66,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A full page, one of a few modeled runs, and one whose names are long and hostile."""
+    """A full page, one of a few modeled runs, one whose names are long and hostile, and a lesson."""
     folder = tmp_path_factory.mktemp("pages")
     results, tuning = whole(folder / "runs")
     write_report(results, folder / "full.html", tuning=tuning)
@@ -80,11 +84,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             run.config[section]["name"] += name
         run.summary["notes"].append(name)
     write_report(hostile, folder / "hostile.html", title="</title><script>document.title='broken'</script>" + "M" * 200)
-    return {name: folder / f"{name}.html" for name in ("full", "few", "hostile")}
+    values, _ = compose([("strategy", "one_f_one_b")])
+    read, _ = settings.read(values, [])
+    assert read is not None
+    write_lesson(lesson(read), folder / "lesson.html")
+    return {name: folder / f"{name}.html" for name in ("full", "few", "hostile", "lesson")}
 
 
 @pytest.mark.parametrize("width", [1200, 400])
-@pytest.mark.parametrize(("name", "scheme"), [("full", "light"), ("full", "dark"), ("few", "dark"), ("hostile", "light")])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("full", "light"), ("full", "dark"), ("few", "dark"), ("hostile", "light"), ("lesson", "light"), ("lesson", "dark")],
+)
 def test_it_is_quiet_and_fits(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
@@ -113,6 +124,16 @@ def fits(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     assert page.evaluate(OUTSIDE) == []
     assert page.evaluate(OVERLAPS) == []
+
+
+def test_a_lesson_draws_a_line_a_rank(browser: Any, pages: dict[str, Path]) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(pages["lesson"].as_uri())
+    page.wait_for_selector("html[data-ready]")
+    ticks = page.evaluate("[...document.querySelectorAll('.plot .ytick text')].map(t => t.textContent)")
+    assert ticks == [f"worker {rank}" for rank in range(4)]
+    assert page.evaluate("document.querySelectorAll('.plot .bars .point').length") > 4 * 16
+    page.close()
 
 
 def test_a_click_on_a_heading_sorts(browser: Any, pages: dict[str, Path]) -> None:
