@@ -1,7 +1,7 @@
 """The one walker: it runs a rank's actions of a pipeline schedule over a runner.
 
-- A receive is kept posted a direction and chunk, and no send is awaited before the next action: then a hop's latency is
-  paid as the closed forms say, and no schedule deadlocks that could run at all.
+- Receives are kept posted, `AHEAD` a direction and chunk, and no send is awaited before the next action: then a hop's
+  latency is paid as the closed forms say, and no schedule deadlocks that could run at all.
 - Messages carry the stage that they are for in their tag. What stays on the rank is handed over without a message.
 - The walker knows micro-batches and blocks. What running a block takes is the runner's affair, what becomes of gradients
   the caller's: it hears of each block as soon as its gradient is final.
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from itertools import tee
+from itertools import islice, tee
 from typing import Generic
 
 from distsim.interface import Batch, Message, Part, T, Work, Worker
 from distsim.strategies.runners import Runner
 from distsim.strategies.schedules import Schedule
+
+AHEAD = 8
+"""Messages that can be under way at once: what a latency of so many times a stage's work takes to hide."""
 
 Ready = Callable[[int], Awaitable[None]]
 
@@ -127,24 +130,24 @@ class Wires(Generic[T]):
         self._sends = defaultdict[str, deque[Work[None]]](deque)
         self._handed = dict[str, deque[T]]()
         self._receives = dict[str, Iterator[Work[Message[T]]]]()
-        self._next = dict[str, Work[Message[T]] | None]()
+        self._posted = dict[str, deque[Work[Message[T]]]]()
 
     def expect(self, source: int, tag: str, messages: Iterable[object]) -> None:
-        """As many messages of this tag will come from `source`; the first receive is posted now."""
+        """As many messages of this tag will come from `source`; the first receives are posted now."""
         if source == self._pipe.rank:
             self._handed[tag] = deque()
         else:
             self._receives[tag] = (self._pipe.receive(source, tag) for _ in messages)
-            self._next[tag] = next(self._receives[tag], None)
+            self._posted[tag] = deque(islice(self._receives[tag], AHEAD))
 
     async def receive(self, tag: str) -> T:
-        """The next payload of this tag; the receive after it is posted before this one is used."""
+        """The next payload of this tag; another receive is posted before this one is used."""
         if tag in self._handed:
             return self._handed[tag].popleft()
-        work = self._next[tag]
-        assert work is not None, "more receives than were announced"
-        message = await work
-        self._next[tag] = next(self._receives[tag], None)
+        posted = self._posted[tag]
+        assert posted, "more receives than were announced"
+        message = await posted.popleft()
+        posted.extend(islice(self._receives[tag], 1))
         return message.payload
 
     def send(self, x: T, to: int, tag: str) -> None:

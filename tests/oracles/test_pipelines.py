@@ -210,9 +210,9 @@ def test_hop_latency_of_1f1b(p: int, m: int, hops: int) -> None:
     assert run(OneFOneB(m), p, hop=hop).seconds == pytest.approx((m + p - 1) * 3.0 + hops * hop, rel=1e-12)
 
 
+@pytest.mark.parametrize("hop", [0.01, 4.0])  # also where it is longer than a stage's work: several are under way at once
 @pytest.mark.parametrize(("p", "m", "hops"), [(4, 16, 6), (4, 5, 6), (2, 8, 2), (8, 16, 14)])
-def test_hop_latency_of_gpipe(p: int, m: int, hops: int) -> None:
-    hop = 0.01
+def test_hop_latency_of_gpipe(p: int, m: int, hops: int, hop: float) -> None:
     assert 2 * (p - 1) == hops
     assert run(GPipe(m), p, hop=hop).seconds == pytest.approx((m + p - 1) * 3.0 + hops * hop, rel=1e-12)
 

@@ -8,13 +8,13 @@ from distsim.backends.simulated.messages import Messages
 from distsim.interface import Envelope, Switch
 
 
-def carry(calls, nbytes=10.0):
+def carry(calls, nbytes=10.0, latency=0.0):
     """What each receive got, as (payload, source, when), and when each send ended.
 
     A call is (when, "send", source, to, tag, payload) or (when, "receive", rank, source, tag); all are to be met.
     """
     engine = Engine()
-    hosts = SwitchedHosts(engine, Switch(bandwidth=10.0, latency=0.0), range(4))
+    hosts = SwitchedHosts(engine, Switch(bandwidth=10.0, latency=latency), range(4))
     messages, received, sent = Messages(engine, hosts), [], []
 
     def call(kind, *arguments):
@@ -101,3 +101,21 @@ def carry(calls, nbytes=10.0):
 )
 def test_what_meets_what_and_when(calls, received, sent):
     assert carry(calls) == (received, sent)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "latency", "ended"),
+    [
+        (0.0, 1.0, [2.0, 2.5]),  # a path has two latencies; the second's has run for 1.5 s
+        (10.0, 1.0, [3.0, 4.0]),  # 1 s of bytes each
+        (10.0, 0.125, [1.25, 2.25]),
+    ],
+)
+def test_latencies_of_one_channel_overlap_and_bytes_follow_each_other(nbytes, latency, ended):
+    calls = [
+        (0.0, "receive", 1, 0, "t"),
+        (0.0, "receive", 1, 0, "t"),
+        (0.0, "send", 0, 1, "t", "a"),
+        (0.5, "send", 0, 1, "t", "b"),
+    ]
+    assert carry(calls, nbytes, latency)[1] == ended

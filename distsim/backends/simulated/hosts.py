@@ -30,8 +30,8 @@ class Hosts(Protocol):
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         """Compute for `seconds` of uncontended time on the rank's host; calling the result stops it."""
 
-    def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
-        """Carry a message."""
+    def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
+        """Carry a message that has waited for so many seconds behind another of its channel."""
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Carry a whole collective at its price from now, when all have joined, or say that it must run as flows."""
@@ -57,12 +57,13 @@ class SwitchedHosts:
         self._engine.after(seconds, done)
         return _nothing
 
-    def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
+    def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
+        """Bytes of a channel follow each other; the latency of a message runs while it waits for those before it."""
         here, there = self._hosts[source], self._hosts[to]
         if here == there:
             self._engine.after(0.0, done)
         else:
-            self._network.start((2 * here, 2 * there + 1), nbytes, self._latency, done)
+            self._network.start((2 * here, 2 * there + 1), nbytes, max(0.0, self._latency - waited), done)
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Rounds of equal chunks between equal links, all in step: a ring's last rank to join sets the pace.
@@ -110,7 +111,7 @@ class SharedHost:
 
         return stopped
 
-    def move(self, source: int, to: int, nbytes: float, done: Done) -> None:
+    def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
         """A rank's transport is one thread: it carries a message at a time. While others compute, the message waits for its
         turn on the cores first, for its threads have to be scheduled."""
         self._queue.append((source, to, nbytes, done))

@@ -1,7 +1,8 @@
 """Messages: matching sends with receives, and carrying what matched.
 
 A transfer starts when both sides have posted it (rendez-vous). Sends meet receives by (destination, tag) in the order of
-posting; a receive from any rank takes the oldest send. Messages of one (source, destination, tag) travel one after another.
+posting; a receive from any rank takes the oldest send. The bytes of one (source, destination, tag) follow each other, as on
+one connection: latencies overlap, bandwidth does not.
 The payload is copied at delivery: what arrives is the receiver's own.
 """
 
@@ -42,7 +43,8 @@ class Messages:
         self._hosts = hosts
         self._sends: defaultdict[tuple[int, str], deque[_Send]] = defaultdict(deque)
         self._receives: defaultdict[tuple[int, str], deque[_Receive]] = defaultdict(deque)
-        self._matched: defaultdict[Channel, deque[tuple[_Send, _Receive]]] = defaultdict(deque)
+        self._matched: defaultdict[Channel, deque[tuple[_Send, _Receive, float]]] = defaultdict(deque)
+        """And when."""
         self.started = self.under_way = 0
         """Messages that have begun to travel, and those that still do."""
 
@@ -71,12 +73,12 @@ class Messages:
             sends.remove(send)
             receives.remove(receive)
             channel = (send.source, to, tag)
-            self._matched[channel].append((send, receive))
+            self._matched[channel].append((send, receive, self._engine.now))
             if len(self._matched[channel]) == 1:
                 self._carry(channel)
 
     def _carry(self, channel: Channel) -> None:
-        send, receive = self._matched[channel][0]
+        send, receive, since = self._matched[channel][0]
         send.operation.begin()
         receive.operation.begin()
         self.started += 1
@@ -93,4 +95,4 @@ class Messages:
             if matched:
                 self._carry(channel)
 
-        self._hosts.move(send.source, channel[1], send.nbytes, arrived)
+        self._hosts.move(send.source, channel[1], send.nbytes, arrived, self._engine.now - since)
