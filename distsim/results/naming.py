@@ -32,7 +32,7 @@ def labels(configs: Sequence[Config]) -> dict[str, str]:
             rates.add(canonical(config["optimizer"]))
     several = {strategy for (strategy, _), found in optimizers.items() if len(found) > 1}
     named = {}
-    courses = _Fields(("", flat(config["optimizer"])) for config in configs)
+    courses = _Fields((str(config["optimizer"].get("name")), flat(config["optimizer"])) for config in configs)
     for config in sorted(configs, key=lambda config: not is_control(config)):  # who also competes is named as that
         strategy, optimizer = config["strategy"], config["optimizer"]
         told = strategies.differing(strategy["name"], strategy)
@@ -43,21 +43,17 @@ def labels(configs: Sequence[Config]) -> dict[str, str]:
 
 
 def flat(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an optimizer with those of its schedule among them; its name, where it has one, is its `algorithm`."""
-    schedule = optimizer.get("schedule") or {}
+    """The fields of an optimizer with those of its schedule among them, without its name."""
     plain = {key: value for key, value in optimizer.items() if key not in ("name", "schedule")}
-    return {"algorithm": optimizer.get("name"), **plain, **schedule}
+    return {**plain, **(optimizer.get("schedule") or {})}
 
 
 def _optimizer(optimizer: Mapping[str, Any], all_of_them: _Fields) -> list[str]:
-    """The algorithm if several are on the page, the rate, and what else differs."""
-    told = all_of_them.differing("", flat(optimizer), known=("algorithm", "learning_rate"))
-    algorithm = all_of_them.differing("", {"algorithm": optimizer.get("name")})
-    return [
-        *(word.removeprefix("algorithm ") for word in algorithm),
-        f"learning rate {optimizer['learning_rate']:g}",
-        *told,
-    ]
+    """The algorithm if several are on the page, the rate, and what else differs between optimizers of this name."""
+    name = str(optimizer.get("name"))
+    told = all_of_them.differing(name, flat(optimizer), known=("learning_rate",))
+    algorithm = [name] if len(all_of_them.names) > 1 else []
+    return [*algorithm, f"learning rate {optimizer['learning_rate']:g}", *told]
 
 
 def field_in_words(key: str, value: Any) -> str:
