@@ -58,7 +58,7 @@ class _TakesK(ParameterServer):
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from super().problems(workers, model)
-        yield from outside("k", self.k, 1, workers, f"an update takes the gradients of so many of {workers} workers")
+        yield from outside("k", self.k, 1, workers, f"an update takes so many gradients of {workers} workers")
 
 
 @dataclass(frozen=True)

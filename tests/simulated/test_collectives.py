@@ -1,5 +1,7 @@
 """Collectives as flows and at their price, and when the price is noted as inexact."""
 
+from functools import partial
+
 import pytest
 from contract.kit import MODELED, Bench, block
 
@@ -61,6 +63,21 @@ def test_the_price_is_what_flows_take_when_nothing_else_is_under_way(collective,
 def test_rounds_by_hand(collective, expected):
     found, _ = ends("flows", lambda e: SwitchedHosts(e, Switch(1e6, 1e-3), range(4)), [0.0] * 4, collective, 4e6)
     assert found == pytest.approx([expected] * 4, rel=1e-12)
+
+
+def test_ranks_that_share_a_link_have_no_price():
+    # Two hosts of two ranks: where neighbours share a host, their chunks stay inside it, and half of the links carry all.
+    for hosts in ([0, 1, 0, 1], [0, 0, 1, 1]):
+        makes = partial(_switched, hosts)
+        assert ends("price", makes, [0.0] * 4, KINDS[0], 4e6) == ends("flows", makes, [0.0] * 4, KINDS[0], 4e6)
+    crossing, _ = ends("flows", partial(_switched, [0, 1, 0, 1]), [0.0] * 4, KINDS[0], 4e6)
+    assert crossing == pytest.approx([6 * (2 * 1.0 + 0.002)] * 4)  # two chunks of a round on each link
+    staying, _ = ends("flows", partial(_switched, [0, 0, 1, 1]), [0.0] * 4, KINDS[0], 4e6)
+    assert staying == pytest.approx([6 * (1.0 + 0.002)] * 4)
+
+
+def _switched(hosts, engine):
+    return SwitchedHosts(engine, Switch(1e6, 1e-3), hosts)
 
 
 def test_on_a_shared_host_a_measured_collective_takes_what_was_measured():
