@@ -17,8 +17,8 @@ from distsim.interface import SGD, Model, Problem, Strategy, T, Worker
 class EASGD(Strategy):
     """Every worker trains a model of its own; every `period` steps it and a center each move by alpha of their distance.
 
-    Staleness 0, as a gradient meets the very weights it is of. An exchange is tau gradients: tau E[X]/P if nobody waits, and
-    2M bytes at the center. alpha=0 is independent workers. Zhang, Choromanska and LeCun, "Deep Learning with Elastic
+    Staleness 0, as a gradient meets the very weights it is of. An exchange takes tau E[X]/P if nobody waits, and moves 2M
+    bytes at the center. alpha=0 is independent workers. Zhang, Choromanska and LeCun, "Deep Learning with Elastic
     Averaging SGD", NIPS 2015 (asynchronous EASGD; with momentum in the run's optimizer, EAMSGD).
     """
 

@@ -199,10 +199,8 @@ class Desk(Generic[T]):
         first = server.workers
         self._followers = range(first + 1, server.world_size) if in_order and number == 0 else range(0)
         self._leader = first if in_order and number else None
-        self._inbox: deque[Work[Message[T]]] = (
-            deque()
-        )  # a receive from any for each model handed out, or the leader's orders
-        self._answers: dict[int, Work[Message[T]]] = {}  # where a leader orders, a receive from each
+        self._inbox = deque[Work[Message[T]]]()  # for each model handed out a receive from any, or of the leader's order
+        self._answers = dict[int, Work[Message[T]]]()  # where a leader orders, a receive from each
         if len(strategy.regions()) > 1:
             server.release(self.region)
 

@@ -92,29 +92,6 @@ def test_incast_at_one_server(workers: int, parameters: int, bandwidth: float, l
     assert ends == [1, 2, 3, 4]  # model, gradient, model, gradient: all workers' at once
 
 
-@dataclass(frozen=True)
-class Sharded(Strategy):
-    """A synchronous push of an equal share to each of two servers."""
-
-    servers = 2
-
-    async def run(self, worker: Worker[T]) -> None:
-        P, S = worker.workers, self.servers
-        for step in worker.steps():
-            if worker.rank < P:
-                shares = [await worker.gradient(Batch(step, worker.rank, P)) for _ in range(S)]
-                for sent in [worker.send(x, P + s, "gradient") for s, x in enumerate(shares)]:
-                    await sent
-            else:
-                for received in [worker.receive(w, "gradient") for w in range(P)]:
-                    await received
-
-
-def test_incast_is_shared_by_the_servers() -> None:  # P M / (S B), and the worker's own link carries M / B
-    run = job(Sharded(), 8, 1, STILL, Switch(1e3, 0.0), chain(parameters=250))  # a share is 1,000 bytes, M 2,000
-    assert done(run).seconds == pytest.approx(8 * 2000 / (2 * 1e3), rel=1e-12)
-
-
 @pytest.mark.parametrize("strategy", [AllReduce(), SyncPS(), AsyncPS()])
 def test_twice_the_bandwidth_is_half_of_a_pure_transfer(strategy: Strategy) -> None:
     slow, fast = (done(job(strategy, 6, 12, STILL, Switch(bandwidth, 0.0))).seconds for bandwidth in (1e3, 2e3))
@@ -196,8 +173,10 @@ class Recorded(Straggler):
 class SimGridServer(Strategy):
     """Ten rounds of: compute, push, pull. With a barrier the server answers all at once, else each at its push."""
 
-    servers = 1
     barrier: bool = True
+
+    def server_count(self, workers: int) -> int:
+        return 1
 
     async def run(self, worker: Worker[T]) -> None:
         P = worker.workers
