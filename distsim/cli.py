@@ -182,7 +182,7 @@ def _is_finished(prepared: Prepared) -> bool:
     from distsim.results import store
 
     found = store.find(prepared.resolved.runs, prepared.name)
-    return found is not None and found.status in store.FINISHED
+    return found is not None and found.is_finished
 
 
 def _warn(prepared: Sequence[Prepared]) -> None:

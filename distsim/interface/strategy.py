@@ -10,7 +10,8 @@
                 await worker.apply(await worker.all_reduce(gradient))
                 worker.publish()
 
-Its fields are its configuration (`strategy.bucket_bytes=1MB`). It imports `distsim.interface` only: time is the worker's
+Its fields are its configuration (`strategy.bucket_bytes=1MB`); `distsim list strategies` and `distsim explain` show its
+docstring, whose full form is told in distsim/catalogue.py. It imports `distsim.interface` only: time is the worker's
 clock, randomness the worker's.
 """
 

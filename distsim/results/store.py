@@ -30,8 +30,9 @@ from distsim.interface import BadInput, Problem, Trace
 from distsim.results import records
 
 SCHEMA = 1
-FINISHED = ("done", "diverged", "out of memory")
-"""A run that ended like this is not done again."""
+FINISHED = ("done", "diverged")
+"""A run that ended like this is not done again, nor is a modeled one that does not fit: a real device may have more room
+another time."""
 _SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
 
 
@@ -57,6 +58,11 @@ class Result:
         """The resolved configuration."""
         config: Mapping[str, Any] = self.summary["config"]
         return config
+
+    @property
+    def is_finished(self) -> bool:
+        """True if running it again would give nothing new."""
+        return self.status in FINISHED or (self.status == "out of memory" and self.config["backend"]["name"] != "real")
 
     def metrics(self) -> dict[str, Any]:
         """Updates, losses, arrivals and the evaluated curve."""
@@ -91,7 +97,7 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
     Waits while another process writes the same run.
     """
     finished = find(runs, run)
-    if finished is not None and finished.status in FINISHED:
+    if finished is not None and finished.is_finished:
         yield finished
         return
     locks = runs / ".locks"
@@ -100,7 +106,7 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
     with (locks / run).open("w") as lock:
         _wait_for(lock, run)
         finished = find(runs, run)
-        if finished is not None and finished.status in FINISHED:
+        if finished is not None and finished.is_finished:
             yield finished
             return
         folder = runs / run

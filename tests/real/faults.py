@@ -32,6 +32,8 @@ def go_wrong(folder: str, fault: str) -> None:
     (Path(folder) / "fault").write_text(str(time.monotonic()))
     if fault == "raised":
         raise ValueError("the victim's own words")
+    if fault == "full":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     os.kill(os.getpid(), signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
 
 

@@ -53,6 +53,13 @@ def test_the_run_ends_and_says_which_rank_and_where(place, fault, tmp_path, reco
     assert took < 10.0  # promised
 
 
+def test_a_device_that_is_full_is_out_of_memory(tmp_path):
+    outcome = run(job(Serving(str(tmp_path), "full"), tmp_path), tmp_path)
+    assert outcome.status == "out of memory"
+    assert f"rank {VICTIM} failed" in outcome.message
+    assert "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" in outcome.message
+
+
 class NaN(Tiny):
     """Its loss is not a number from the third step on."""
 

@@ -98,7 +98,11 @@ def enter(order: Order, reports: Connection) -> None:
 def _report(error: BaseException) -> Report:
     from distsim.backends.real.handle import PeerLost
 
-    status = getattr(error, "status", "failed")
+    is_full = type(error).__name__ in (
+        "OutOfMemoryError",
+        "MemoryError",
+    )  # torch's own, by name: torch may not be there yet
+    status = "out of memory" if is_full else getattr(error, "status", "failed")
     text = "".join(traceback.format_exception(error))
     return Report(status, f"{type(error).__name__}: {error}", text, isinstance(error, PeerLost))
 
