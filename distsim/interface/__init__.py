@@ -14,7 +14,7 @@ Rules, each stated again where its type lives:
 """
 
 from distsim.interface.budget import Budget
-from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Switch
+from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Route, Switch, Topology
 from distsim.interface.codec import Codec, Half, PowerSGD, TopK
 from distsim.interface.errors import (
     BadInput,
@@ -38,12 +38,14 @@ from distsim.interface.rank import Rank
 from distsim.interface.straggler import Straggler
 from distsim.interface.strategy import Strategy
 from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer, Update
+from distsim.interface.transport import LV08, Transport
 from distsim.interface.values import ALL, Batch, Message, Payload, Region, T
 from distsim.interface.work import Work
 from distsim.interface.worker import Worker
 
 __all__ = [
     "ALL",
+    "LV08",
     "SGD",
     "AdamW",
     "Arrival",
@@ -84,6 +86,7 @@ __all__ = [
     "RankFailed",
     "Region",
     "Roofline",
+    "Route",
     "Scaling",
     "Schedule",
     "Snapshot",
@@ -94,8 +97,10 @@ __all__ = [
     "T",
     "TimedOut",
     "TopK",
+    "Topology",
     "Trace",
     "Transfer",
+    "Transport",
     "Update",
     "Work",
     "Worker",

@@ -1,18 +1,20 @@
 """The cluster that a run is modeled on: devices that compute and the network between hosts.
 
-Bandwidths are bytes a second, times seconds, sizes bytes (GB is 1e9). Two kinds of network exist: `Switch`, where every
-rank has a host of its own, and `Loopback`, where all ranks share one host's cores and a transfer is CPU work.
+Bandwidths are bytes a second, times seconds, sizes bytes (GB is 1e9). Two kinds of network exist: a `Topology`, where ranks
+have hosts of their own with links between them (`Switch` here, more in distsim.topologies), and `Loopback`, where all ranks
+share one host's cores and a transfer is CPU work.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from distsim.interface.model import Block, Cost, Model, Operation
+from distsim.interface.transport import NO_CORRECTIONS, Transport
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,56 @@ def _half(block: Block, operation: Operation) -> float:
     return flops / both if both else 0.5
 
 
+class Route(NamedTuple):
+    """The way from one host to another."""
+
+    links: tuple[int, ...]
+    """By number, in the order of travel; none within a host."""
+    latency: float
+    """Seconds before the first byte arrives."""
+    limit: float = inf
+    """Bytes a second that one transfer gets at most, whatever is free: a window."""
+
+
+class Topology(Protocol):
+    """Hosts 0, 1, ... and the directed links between them."""
+
+    def capacities(self, hosts: int) -> Sequence[float]:
+        """Bytes a second of each link, by number, where at least so many hosts are there."""
+
+    def route(self, source: int, to: int) -> Route:
+        """The way between two different hosts; the same whenever it is asked for."""
+
+    def cables(self, hosts: int) -> Sequence[str]:
+        """The names of the links, by number; the two directions of a full-duplex cable have the same."""
+
+    def nearby(self) -> int:
+        """How many hosts in a row are near each other: those of a node or a leaf; 1 where all are alike."""
+
+
 @dataclass(frozen=True)
 class Switch:
-    """Hosts on one non-blocking switch, a full-duplex link each; a path crosses two links."""
+    """Hosts on one non-blocking switch, a full-duplex link each; a path crosses two links.
+
+    Host h sends over link 2h and receives over link 2h + 1.
+    """
 
     bandwidth: float
     """Bytes a second of one link, each direction."""
     latency: float
     """Seconds of one link; a path has two."""
+
+    def capacities(self, hosts: int) -> Sequence[float]:
+        return [self.bandwidth] * (2 * hosts)
+
+    def route(self, source: int, to: int) -> Route:
+        return Route((2 * source, 2 * to + 1), 2.0 * self.latency)
+
+    def cables(self, hosts: int) -> Sequence[str]:
+        return [f"host{link // 2}" for link in range(2 * hosts)]
+
+    def nearby(self) -> int:
+        return 1
 
 
 @dataclass(frozen=True)
@@ -143,11 +187,15 @@ class Cluster:
     workers: int
     servers: int
     device: Device
-    network: Switch | Loopback
+    network: Topology | Loopback
     memory: float = inf
     """Bytes of memory of one rank's device."""
     beside: bool = False
     """Server i lives on the host of worker i mod P and shares its link; else every rank has a host of its own."""
+    transport: Transport = NO_CORRECTIONS
+    """Corrections of the network; none on loopback, which is measured."""
+    placement: tuple[int, ...] = ()
+    """The host of each rank that has one of its own, in the order of ranks; empty: rank r lives on host r."""
 
     @property
     def world_size(self) -> int:
@@ -156,4 +204,5 @@ class Cluster:
 
     def host(self, rank: int) -> int:
         """The host that a rank lives on."""
-        return (rank - self.workers) % self.workers if self.beside and rank >= self.workers else rank
+        own = (rank - self.workers) % self.workers if self.beside and rank >= self.workers else rank
+        return self.placement[own] if self.placement else own

@@ -7,7 +7,7 @@ from contract.kit import MODELED, Bench, block
 
 from distsim.backends.simulated.collectives import Collectives
 from distsim.backends.simulated.engine import Engine
-from distsim.backends.simulated.hosts import SharedHost, SwitchedHosts
+from distsim.backends.simulated.hosts import RoutedHosts, SharedHost
 from distsim.backends.simulated.messages import Messages
 from distsim.interface import Collective, Curve, Loopback, Switch
 
@@ -41,7 +41,7 @@ def ends(mode, hosts, joins, collective, nbytes):
 @pytest.mark.parametrize("joins", [[0.0, 0.0], [0.3, 0.0], [0.0] * 5, SKEWED[:4], SKEWED])
 def test_the_price_is_what_flows_take_when_nothing_else_is_under_way(collective, joins):
     def hosts(engine):
-        return SwitchedHosts(engine, Switch(bandwidth=1e6, latency=1e-3), range(len(joins)))
+        return RoutedHosts(engine, Switch(bandwidth=1e6, latency=1e-3), range(len(joins)))
 
     flows, _ = ends("flows", hosts, joins, collective, 123456.0)
     for mode in ("price", "auto"):
@@ -61,7 +61,7 @@ def test_the_price_is_what_flows_take_when_nothing_else_is_under_way(collective,
     ],
 )
 def test_rounds_by_hand(collective, expected):
-    found, _ = ends("flows", lambda e: SwitchedHosts(e, Switch(1e6, 1e-3), range(4)), [0.0] * 4, collective, 4e6)
+    found, _ = ends("flows", lambda e: RoutedHosts(e, Switch(1e6, 1e-3), range(4)), [0.0] * 4, collective, 4e6)
     assert found == pytest.approx([expected] * 4, rel=1e-12)
 
 
@@ -77,7 +77,7 @@ def test_ranks_that_share_a_link_have_no_price():
 
 
 def _switched(hosts, engine):
-    return SwitchedHosts(engine, Switch(1e6, 1e-3), hosts)
+    return RoutedHosts(engine, Switch(1e6, 1e-3), hosts)
 
 
 def test_on_a_shared_host_a_measured_collective_takes_what_was_measured():

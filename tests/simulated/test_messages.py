@@ -3,7 +3,7 @@
 import pytest
 
 from distsim.backends.simulated.engine import Engine
-from distsim.backends.simulated.hosts import SwitchedHosts
+from distsim.backends.simulated.hosts import RoutedHosts
 from distsim.backends.simulated.messages import Messages
 from distsim.interface import Envelope, Switch
 
@@ -14,7 +14,7 @@ def carry(calls, nbytes=10.0, latency=0.0):
     A call is (when, "send", source, to, tag, payload) or (when, "receive", rank, source, tag); all are to be met.
     """
     engine = Engine()
-    hosts = SwitchedHosts(engine, Switch(bandwidth=10.0, latency=latency), range(4))
+    hosts = RoutedHosts(engine, Switch(bandwidth=10.0, latency=latency), range(4))
     messages, received, sent = Messages(engine, hosts), [], []
 
     def call(kind, *arguments):

@@ -1,20 +1,21 @@
 """Where ranks are and what lies between them: who computes on which cores, and how bytes get from one rank to another.
 
-`SwitchedHosts`: hosts on one non-blocking switch, one a rank unless servers live beside workers (`Cluster.host`). Host h
-sends over link 2h and receives over link 2h + 1, whichever of its ranks it is; a message within a host takes no network
-time. Every rank has a device of its own, so ranks of one host do not slow each other's computing.
+`RoutedHosts`: hosts with links between them, one a rank unless servers live beside workers (`Cluster.host`). The topology
+says which links lie between two hosts, whichever of their ranks it is; a message within a host takes no network time.
+Every rank has a device of its own, so ranks of one host do not slow each other's computing.
 `SharedHost`: all ranks on one machine. Its cores are shared as processors, and over loopback a transfer is CPU work too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.network import Network
 from distsim.backends.simulated.processors import Processors
-from distsim.interface import Cluster, Collective, Loopback, Switch
+from distsim.interface import Cluster, Collective, Loopback, Route, Topology, Transport
 
 Done = Callable[[], None]
 
@@ -36,47 +37,103 @@ class Hosts(Protocol):
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Carry a whole collective at its price from now, when all have joined, or say that it must run as flows."""
 
+    def route(self, source: int, to: int) -> Route:
+        """The way of a message between two ranks as `move` takes it; without links within a host."""
+
+    def capacity(self, link: int) -> float:
+        """Bytes a second of a link, by its number in a route."""
+
     def unaccounted(self) -> float:
         """Share of the accepted bytes that is neither delivered nor under way: 0 if bytes are conserved."""
 
 
-class SwitchedHosts:
-    """Hosts, each with one full-duplex link to a switch that never blocks."""
+_WITHIN = Route((), 0.0)
+"""The way between two ranks of one host."""
+_ROUTES = 300_000
+"""Routes that are kept, at some 300 bytes each; beyond, all are found anew."""
+
+
+class RoutedHosts:
+    """Hosts with links between them."""
 
     least_factor = 0.0
     price_contends = False
 
-    def __init__(self, engine: Engine, network: Switch, hosts: Sequence[int]) -> None:
+    def __init__(
+        self, engine: Engine, topology: Topology, hosts: Sequence[int], transport: Transport | None = None
+    ) -> None:
         self._engine = engine
-        self._links = network
+        self._topology = topology
         self._hosts = hosts  # of each rank
-        self._network = Network(engine, [network.bandwidth] * (2 * len(hosts)))
-        self._latency = 2.0 * network.latency
+        self._transport = transport = transport or Transport()
+        capacities = topology.capacities(max(hosts) + 1)
+        self._capacities = [capacity * transport.bandwidth_factor for capacity in capacities]
+        self._network = Network(engine, self._capacities)
+        self._routes: dict[tuple[int, int], Route] = {}
+        self._rings: dict[tuple[int, ...], tuple[float, float] | None] = {}
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         self._engine.after(seconds, done)
         return _nothing
 
+    def route(self, source: int, to: int) -> Route:
+        route = self._routes.get((source, to))
+        if route is None:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            route = self._routes[source, to] = self._find(self._hosts[source], self._hosts[to])
+        return route
+
+    def _find(self, here: int, there: int) -> Route:
+        """The topology's route, corrected as the transport says."""
+        if here == there:
+            return _WITHIN
+        links, latency, limit = self._topology.route(here, there)
+        given = self._transport
+        if given.window_bytes < math.inf and latency:
+            limit = min(limit, given.window_bytes / (2.0 * latency))
+        return Route(links, latency * given.latency_factor + given.message_seconds, limit * given.bandwidth_factor)
+
+    def capacity(self, link: int) -> float:
+        return self._capacities[link]
+
     def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
         """Bytes of a channel follow each other; the latency of a message runs while it waits for those before it."""
-        here, there = self._hosts[source], self._hosts[to]
-        if here == there:
+        links, latency, limit = self.route(source, to)
+        if not links:
             self._engine.after(0.0, done)
-        else:
-            self._network.start((2 * here, 2 * there + 1), nbytes, max(0.0, self._latency - waited), done)
+            return
+        if waited:
+            latency = max(self._transport.message_seconds, latency - waited)
+        self._network.start(links, nbytes, latency, done, limit)
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Rounds of equal chunks between equal links, all in step: a ring's last rank to join sets the pace.
 
         Under skewed arrival a ring's ranks follow T[i] = max(T[i-1], T[i], T[i+1]) + d, which is max(T) + n d after
-        n >= P/2 rounds: the price from the last arrival is exact if nothing else uses the links. Ranks on one host share
-        its link, and have no price.
+        n >= P/2 rounds: the price from the last arrival is exact if nothing else uses the links. Neighbours that share a
+        link, live on one host or are unequally far from each other have no price.
         """
-        if len({self._hosts[rank] for rank in group}) < len(group):
+        if group not in self._rings:
+            self._rings[group] = self._ring(group)
+        hop = self._rings[group]
+        if hop is None:
             return False
         rounds, chunk = ring_rounds(collective, len(group), nbytes)
-        self._engine.after(rounds * (chunk / self._links.bandwidth + self._latency), done)
+        self._engine.after(rounds * (chunk / hop[0] + hop[1]), done)
         return True
+
+    def _ring(self, group: tuple[int, ...]) -> tuple[float, float] | None:
+        """Rate and latency of every hop of a ring; None if they differ or share a link."""
+        routes = [self.route(rank, after) for rank, after in zip(group, (*group[1:], group[0]), strict=True)]
+        links = [link for route in routes for link in route.links]
+        if len(set(links)) < len(links) or not all(route.links for route in routes):
+            return None
+        hops = {(min(self._capacities[link] for link in r.links), r.limit, r.latency) for r in routes}
+        if len(hops) > 1:
+            return None
+        ((capacity, limit, latency),) = hops
+        return min(capacity, limit), latency
 
     def unaccounted(self) -> float:
         return self._network.unaccounted()
@@ -159,6 +216,12 @@ class SharedHost:
             self._processors.run(work, worked)
         return True
 
+    def route(self, source: int, to: int) -> Route:
+        return _WITHIN
+
+    def capacity(self, link: int) -> float:
+        raise IndexError(f"link {link}: one host has none")
+
     def unaccounted(self) -> float:
         return 0.0
 
@@ -178,9 +241,11 @@ def ring_rounds(collective: Collective, size: int, nbytes: float) -> tuple[int, 
 
 def build_hosts(engine: Engine, cluster: Cluster) -> Hosts:
     """The hosts of a cluster."""
-    if isinstance(cluster.network, Switch):
-        return SwitchedHosts(engine, cluster.network, [cluster.host(rank) for rank in range(cluster.world_size)])
-    return SharedHost(engine, cluster.network)
+    network = cluster.network
+    if isinstance(network, Loopback):
+        return SharedHost(engine, network)
+    hosts = [cluster.host(rank) for rank in range(cluster.world_size)]
+    return RoutedHosts(engine, network, hosts, cluster.transport)
 
 
 def _nothing() -> None:

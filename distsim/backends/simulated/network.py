@@ -39,8 +39,13 @@ class Network:
         self._waiting = 0.0  # bytes of flows that still spend their latency
         self._moved = 0.0  # the integral of all rates
 
-    def start(self, path: Sequence[int], nbytes: float, latency: float, done: Callable[[], None]) -> None:
-        """Move `nbytes` over the links of `path`, then call `done`."""
+    def start(
+        self, path: Sequence[int], nbytes: float, latency: float, done: Callable[[], None], limit: float = math.inf
+    ) -> None:
+        """Move `nbytes` over the links of `path`, at `limit` bytes a second at most, then call `done`."""
+        if limit < math.inf:
+            self._capacities.append(limit)  # a link of its own
+            path = (*path, len(self._capacities) - 1)
         self._accepted += nbytes
         self._waiting += nbytes
 
