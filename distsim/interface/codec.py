@@ -6,10 +6,10 @@ A codec works in rounds, each an encoding and a collective of the codes; the las
     fp16      all-reduce the rounded gradient
     powersgd  all-reduce P = M Q, make P orthogonal, all-reduce Q = M^T P; the mean is P Q^T
 
-`rounds` names the collectives. Where codes are gathered, the error that a rank keeps is its gradient minus its own code,
-decoded (`is_own`). Where they are added up on the way it is its gradient minus the decoded *mean*, as PowerSGD's published
-code does: what the sum itself rounds away belongs to no single code. Either way what was applied plus what is kept adds up
-to the sum of all gradients.
+`rounds` names the collectives. The error that a rank keeps is what its own code leaves out (`is_own`): its gradient minus
+that code, decoded. With PowerSGD no rank has a code of its own, and it keeps its gradient minus the decoded *mean*, as the
+published code does. Either way what was applied plus what is kept adds up to the sum of all gradients; with fp16 up to what
+the sums of codes round, which belongs to no rank and is kept by none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Half:
     """Every scalar rounded to IEEE half precision, 2 bytes each; sums are taken in half precision, as torch's hook does."""
 
     rounds: ClassVar[tuple[Round, ...]] = ("all_reduce",)
-    is_own: ClassVar[bool] = False
+    is_own: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Each region of the model has its own codes and its own error feedback: what a code leaves out of a gradient is kept, as a
 residual of the gradient's size, and added to the next one. So nothing is lost, only late: P times what was applied, plus
-the residuals of all ranks, is the sum of all gradients. (Seide et al., "1-Bit SGD", Interspeech 2014; Stich, Cordonnier and
-Jaggi, "Sparsified SGD with Memory", NeurIPS 2018.)
+the residuals of all ranks, is the sum of all gradients (but for what fp16's sums round on the way). Seide et al., "1-Bit
+SGD", Interspeech 2014; Stich, Cordonnier and Jaggi, "Sparsified SGD with Memory", NeurIPS 2018.
 
 The first code is on its way when `start` returns, so that it overlaps the rest of the backward pass; a second round and the
 decoding follow when the result is awaited.
@@ -79,28 +79,32 @@ class Exchange(Generic[T]):
             return self._group.all_reduce(gradient)
         wanted = self.feedback.add(gradient, region)
         code = await self._group.encode(self._codec, wanted, region)
-        mean = self._gather if self._codec.is_own else self._sum
+        mean = self._gather if "all_gather" in self._codec.rounds else self._sum
         return self._group.start(mean(self._codec, wanted, code, region))
 
     async def _sum(self, codec: Codec, wanted: T, code: T, region: Region) -> T:
         """Codes are added up on the way, after dividing them: half precision ends at 65,504."""
         group = self._group
-        received = [await group.all_reduce(code / group.world_size, "sum")]
+        reducing, own = group.all_reduce(code / group.world_size, "sum"), self._own(codec, code, region)
+        received = [await reducing]
         for _ in codec.rounds[1:]:
             code = await group.encode(codec, wanted, region, received)
             received.append(await group.all_reduce(code / group.world_size, "sum"))
         mean = await group.decode(codec, received, region)
-        self.feedback.keep(wanted, mean, region)
+        self.feedback.keep(wanted, mean if own is None else await own, region)
         return mean
 
     async def _gather(self, codec: Codec, wanted: T, code: T, region: Region) -> T:
-        """Everybody gets every code; meanwhile this rank looks at what its own leaves out."""
-        gathering = self._group.all_gather(code)
-        own = self._group.decode(codec, [code], region) if self.feedback.is_on else None
+        """Everybody gets every code."""
+        gathering, own = self._group.all_gather(code), self._own(codec, code, region)
         codes = await gathering
         if own is not None:
             self.feedback.keep(wanted, await own, region)
         return await self._group.decode(codec, [codes], region, self._group.world_size)
+
+    def _own(self, codec: Codec, code: T, region: Region) -> Work[T] | None:
+        """What this rank's code stands for, if its error is counted by that: decoded while the code travels."""
+        return self._group.decode(codec, [code], region) if codec.is_own and self.feedback.is_on else None
 
 
 class Outbox(Generic[T]):
