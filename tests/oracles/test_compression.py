@@ -41,9 +41,9 @@ CONSERVED = 5e-15
 def rounded_by_sums(codec: dict[str, Any], workers: int, steps: int, sizes: Tensor) -> Tensor | float:
     """At most what P means of codes can have rounded away: nothing, but for those that are summed in half precision.
 
-    A rounding is of at most 2^-11 of what is rounded, or 2^-25 where that is denormal. Of each step's P codes c every c/P is
-    rounded, unless P is a power of two, and each of P-1 partial sums, none larger than sum |c|/P; then P means are taken. A
-    code is as large as its gradient, within a percent that leaves room for all that is of second order.
+    A rounding is of at most 2^-11 of what is rounded, or 2^-25 where that is denormal. Each c/P of the P codes of a step is
+    rounded, unless P is a power of two, and so is each of P-1 partial sums, none larger than sum |c|/P; then P means count.
+    A code is as large as its gradient, within a percent that leaves room for all that is of second order.
     """
     if codec["compression"] != "fp16":
         return 0.0

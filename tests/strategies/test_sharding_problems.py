@@ -93,9 +93,10 @@ def test_tensor_times_stages_must_divide_the_workers(workers: int, near: str) ->
 
 
 def test_more_stages_than_blocks() -> None:
-    ((key, value, allowed, _),) = said(Hybrid(1, 5, 5), 5, CUT)
+    ((key, value, allowed, suggestion),) = said(Hybrid(1, 5, 5), 5, CUT)
     assert (key, value) == ("strategy.stages", 5)
     assert "this model has 4" in allowed
+    assert suggestion == "take at most 4 stages or a deeper model"
     ((key, value, allowed, _),) = said(Hybrid(1, 3, 6, "interleaved"), 3, CUT)
     assert (key, value) == ("strategy.chunks", 2)
     assert "6 blocks" in allowed
