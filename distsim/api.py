@@ -16,6 +16,7 @@ from distsim import composition, execution, registry
 from distsim.composition import Setting
 from distsim.execution import Prepared
 from distsim.interface import BadInput, Problem, Strategy
+from distsim.interface.errors import DistsimError
 from distsim.results import store
 from distsim.results.store import Result
 
@@ -36,16 +37,22 @@ def run(strategy: str | Strategy | None = None, **settings: Any) -> Result:
     return execution.run(prepare([*chosen.items(), *settings.items()]))
 
 
-def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, **settings: Any) -> DataFrame:
-    """Run every combination of a grid, one after the other; one row each, failed ones too.
+def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, jobs: int = 1, **settings: Any) -> DataFrame:
+    """Run every combination of a grid; one row each, failed ones too.
 
     The grid is given as a mapping, as keywords, or both. A list is swept over, anything else is the same for all. Raises
-    `BadInput`, before anything runs, with every problem of every combination; `yes` allows more than 1,000 runs.
+    `BadInput`, before anything runs, with every problem of every combination; `yes` allows more than 1,000 runs. `jobs` of
+    them go at once, real ones one after the other; 1 means in this process.
     """
+    from distsim.jobs import run_all
     from distsim.results.table import table
 
     prepared = prepare_all(composition.expand_grid({**(grid or {}), **settings}, yes))
-    return table([execution.run(each) for each in prepared])
+    rows: dict[int, Result | str] = {}
+    run_all(prepared, jobs, rows.__setitem__)
+    if lost := [f"{prepared[number].name}: {row}" for number, row in rows.items() if isinstance(row, str)]:
+        raise DistsimError(f"{len(lost)} of {len(prepared)} runs left no row, the first: {lost[0]}")
+    return table([row for _, row in sorted(rows.items()) if isinstance(row, Result)])
 
 
 def load(folder: Path | str) -> Result:

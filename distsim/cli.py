@@ -7,9 +7,7 @@
     distsim explain k_sync strategy.k=3 --html k_sync.html
     distsim calibrate --quick
 
-A sweep is Hydra's multirun with whatever launcher is configured (`hydra/launcher=joblib`). Before it starts, the whole grid
-is expanded, composed and checked here; each job stores its run or its failure and raises nothing, because one raising job
-would hide the others. Imports stay inside the commands: `--help` takes no more than argparse does.
+Imports stay inside the commands: `--help` takes no more than argparse does.
 """
 
 from __future__ import annotations
@@ -18,19 +16,12 @@ import argparse
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distsim.execution import Prepared
     from distsim.interface.errors import Problem
-    from distsim.results.store import Result
-
-_CLOCKS = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"}
-_sweep_started = 0.0
-_sweep_runs = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run one configuration, or with -m a sweep of them")
     run.add_argument("-m", "--multirun", action="store_true", help="sweep over values separated by commas")
+    run.add_argument("--jobs", metavar="N", help="runs at once of a sweep, real ones apart (default: the cores)")
     run.add_argument("--yes", action="store_true", help="allow more than 1,000 runs")
     run.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy=async_ps budget.updates=200 ...")
     report = commands.add_parser("report", help="one page that compares runs")
@@ -90,124 +82,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from distsim import api, composition
+    from distsim import api, composition, execution, sweeping
 
     overrides = [*options.settings, *options.rest]
+    at_once = _at_once(options.jobs)
     if options.multirun:
-        return _sweep(overrides, options.yes)
+        return sweeping.sweep(overrides, options.yes, at_once)
     prepared = api.prepare(*composition.parse(overrides))
-    _warn([prepared])
-    if prepared.resolved.backend == "real" and not _is_finished(prepared):
+    sweeping.warn([prepared])
+    stored = sweeping.finished(prepared)
+    if prepared.resolved.backend == "real" and stored is None:
         folder = prepared.resolved.runs / prepared.name
         print(f"{prepared.job.cluster.world_size} processes start; their logs: {folder / 'logs'}", file=sys.stderr)
-    stored, result = _execute(prepared)
-    print(_outcome(result) + (" (stored before)" if stored else ""))
+    result = stored or execution.run(prepared)
+    print(sweeping.outcome(result) + (" (stored before)" if stored else ""))
     print(result.folder)
     return 0 if result.status == "done" else 1
 
 
-def _sweep(overrides: list[str], yes: bool) -> int:
-    """Check the whole grid, hand it to Hydra's multirun, and count what became of it."""
-    global _sweep_started, _sweep_runs
-    from distsim import api, composition
-    from distsim.results import store
+def _at_once(text: str | None) -> int | None:
+    """The runs at once that were asked for."""
+    from distsim.configuration import quantities
+    from distsim.interface.errors import BadInput, Problem
 
-    prepared = api.prepare_all(composition.parse(run)[0] for run in composition.expand(overrides, yes))
-    _warn(prepared)
-    folder = prepared[0].resolved.runs
-    before = sum(_is_finished(each) for each in prepared)
-    print(f"{len(prepared)} runs" + (f", {before} of them stored before" if before else ""), file=sys.stderr)
-    if before < len(prepared):
-        _sweep_started, _sweep_runs = time.monotonic(), len(prepared)
-        _multirun([*composition.forced(overrides), f"hydra.sweep.dir={composition.quoted(folder.absolute() / '.sweep')}"])
-    rows = [store.find(each.resolved.runs, each.name) for each in prepared]
-    good = sum(row is not None and row.status == "done" for row in rows)
-    for row in rows:
-        if row is not None and row.status != "done":
-            print(f"{row.id} {_outcome(row)}", file=sys.stderr)
-    missing = sum(row is None for row in rows)
-    print(f"{good} of {len(rows)} runs done in {folder}" + (f"; {missing} left no row" if missing else ""))
-    return 0 if good == len(rows) else 3
-
-
-def _multirun(overrides: list[str]) -> None:
-    """Hydra's own multirun over `_job`."""
-    import hydra
-
-    from distsim import composition
-
-    composition.register()
-    words, sys.argv = sys.argv, ["distsim", "--multirun", *overrides]
     try:
-        hydra.main(config_path=str(composition.conf()), config_name="run", version_base="1.3")(_job)()
-    except SystemExit as end:  # Hydra's way to say that a launcher failed; which runs are missing is counted afterwards
-        print(f"the sweep ended early (Hydra exits with {end.code}); run the command again to go on", file=sys.stderr)
-    finally:
-        sys.argv = words
-
-
-def _job(config: Any) -> None:
-    """One job of a sweep, perhaps in another process."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from distsim import execution
-    from distsim.interface import BadInput
-
-    values = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(values, dict)
-    number = HydraConfig.get().job.num + 1
-    prepared, problems = execution.prepare({str(key): value for key, value in values.items()})
-    try:
-        if prepared is None:
-            raise BadInput(problems)
-        stored, result = _execute(prepared)
-    except Exception as error:  # a raising job would hide the others
-        print(f"{_count(number)} {type(error).__name__}: {error}", file=sys.stderr)
-        return
-    left = _sweep_runs - number
-    each = (time.monotonic() - _sweep_started) / number
-    estimate = f", about {each * left:.0f} s left" if left > 0 and not stored else ""
-    print(f"{_count(number)} {result.id}: {_outcome(result)}{' (stored before)' if stored else estimate}", flush=True)
-
-
-def _execute(prepared: Prepared) -> tuple[bool, Result]:
-    from distsim import execution
-
-    stored = _is_finished(prepared)
-    return stored, execution.run(prepared)
-
-
-def _is_finished(prepared: Prepared) -> bool:
-    from distsim.results import store
-
-    found = store.find(prepared.resolved.runs, prepared.name)
-    return found is not None and found.is_finished
-
-
-def _warn(prepared: Sequence[Prepared]) -> None:
-    for warning in dict.fromkeys(warning for each in prepared for warning in each.resolved.warnings):
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-def _outcome(result: Result) -> str:
-    """How a run ended, in one line."""
-    row = result.summary
-    if result.status != "done":
-        return f"{result.status}: {' '.join(str(row['message']).split())}"
-    clock = _CLOCKS[str(result.config["backend"]["name"])]
-    text = f"done: {row['updates']} updates in {row['seconds']:.4g} s {clock}"
-    if row["final_loss"] is not None:
-        text += f", validation loss {row['final_loss']:.4g}"
-    elif known := [point for point in row["curve"] if point["loss"] is not None]:
-        text += f"; last evaluated at update {known[-1]['update']}: validation loss {known[-1]['loss']:.4g}"
-    if row["final_accuracy"] is not None:
-        text += f", accuracy {row['final_accuracy']:.1%}"
-    return text
-
-
-def _count(number: int) -> str:
-    return f"[{number}/{_sweep_runs}]" if _sweep_runs else f"[{number}]"
+        return None if text is None else int(quantities.integer(1)(text))
+    except quantities.Refused as refused:
+        raise BadInput([Problem("--jobs", text, refused.allowed, refused.suggestion)]) from None
 
 
 # ---- the other commands

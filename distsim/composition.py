@@ -1,6 +1,6 @@
 """From settings to a configuration: the groups of conf/ composed by Hydra, then every setting put in its place.
 
-The one place that knows Hydra's composition; cli.py adds its multirun. A setting is a dotted key and a plain value; a
+The one place that knows Hydra's composition; sweeping.py has its multirun. A setting is a dotted key and a plain value; a
 group is set by the name of a choice (`strategy=async_ps`). The command line reads settings by Hydra's own override grammar,
 Python gives them as they are, so both say the same by construction. Keys and values are checked afterwards, in
 distsim.configuration, which knows what they mean; here only what cannot be composed is refused.
@@ -9,9 +9,11 @@ distsim.configuration, which knows what they mean; here only what cannot be comp
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -89,33 +91,34 @@ def quoted(value: object) -> str:
     return f"'{text}'"
 
 
-def expand(overrides: Sequence[str], yes: bool = False) -> list[list[str]]:
-    """The overrides of each run of a sweep, by Hydra's grammar. Raises `BadInput` for empty, double and huge sweeps."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def expand(overrides: Sequence[str], yes: bool = False) -> list[list[Setting]]:
+    """The settings of each run of a sweep, by Hydra's grammar, which reads every text once. Raises `BadInput` for empty,
+    double and huge sweeps."""
+    from hydra.core.override_parser.types import Override, Transformer
 
     parsed, problems = _parsed(overrides)
-    parsed = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    count = 1
+    axes: list[list[Setting]] = []
     for override in parsed:
+        key, shown = override.key_or_group, override.input_line.partition("=")[2]
+        if key.startswith("hydra"):
+            continue
         if not override.is_sweep_override():
-            continue
-        shown = override.input_line.partition("=")[2]
-        if not override.is_discrete_sweep():
-            problems.append(Problem(override.key_or_group, shown, "a list of values, like 1,2,3 or range(0,5)"))
-            continue
-        values = list(override.sweep_string_iterator())
-        count *= len(values)
-        if not values:
-            problems.append(Problem(override.key_or_group, shown, "an empty sweep: no value to run"))
-        twice = sorted({value for value in values if values.count(value) > 1}) if len(values) < 10_000 else []
-        if twice:
-            allowed = "every value once: the same run would be done twice"
-            problems.append(Problem(override.key_or_group, shown, allowed, f"remove one {', '.join(map(str, twice))}"))
-    problems += [*_too_many(count, yes), *_bad_launcher(overrides)]
+            axes.append([(key, override.value())])
+        elif not override.is_discrete_sweep():
+            problems.append(Problem(key, shown, "a list of values, like 1,2,3 or range(0,5)"))
+        else:
+            values = list(override.sweep_iterator())  # once: `shuffle` gives another order every time
+            axes.append([(key, Override._convert_value(value)) for value in values])
+            if not values:
+                problems.append(Problem(key, shown, "an empty sweep: no value to run"))
+            twice = [str(text) for text, count in Counter(map(Transformer.str, values)).items() if count > 1]
+            if twice:
+                allowed = "every value once: the same run would be done twice"
+                problems.append(Problem(key, shown, allowed, f"remove one {', '.join(sorted(twice))}"))
+    problems += [*_too_many(prod(map(len, axes)), yes), *_bad_launcher(overrides)]
     if problems:
         raise BadInput(problems)
-    runs: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
-    return runs
+    return [list(settings) for settings in product(*axes)]
 
 
 def expand_grid(grid: Mapping[str, Any], yes: bool = False) -> list[list[Setting]]:

@@ -110,11 +110,22 @@ def run(prepared: Prepared) -> Result:
         return claimed if isinstance(claimed, Result) else _run(prepared, claimed)
 
 
+def fail(prepared: Prepared, message: str) -> Result:
+    """Store that a run ended outside of its backend, which can say nothing about it; the stored run if it is finished."""
+    with store.claim(prepared.resolved.runs, prepared.name, prepared.config) as claimed:
+        if isinstance(claimed, Result):
+            return claimed
+        return _commit(prepared, claimed, Outcome("failed", message, 0.0), datetime.now(UTC), 0.0)
+
+
 def _run(prepared: Prepared, draft: Draft) -> Result:
     started, clock = datetime.now(UTC), time.perf_counter()
     outcome = _conserved(_backend(prepared, draft.folder))
+    return _commit(prepared, draft, outcome, started, time.perf_counter() - clock)
+
+
+def _commit(prepared: Prepared, draft: Draft, outcome: Outcome, started: datetime, wall: float) -> Result:
     notes = [*prepared.notes, *outcome.notes]
-    wall = time.perf_counter() - clock
     try:
         curve = _curve(prepared, outcome.snapshots)
     except Exception as error:  # the run itself went well: its times count

@@ -8,13 +8,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "distsim"
 BELOW = {  # what a room may import of distsim, besides itself
     "interface": set(),
+    "topologies": {"interface"},
     "strategies": {"interface"},
     "foreign": set(),
     "registry": {"interface"},
     "catalogue": {"registry"},
     "numerics": {"interface", "workloads"},
     "workloads": {"interface", "foreign"},
-    "configuration": {"interface", "registry"},
+    "configuration": {"interface", "registry", "topologies"},
     "results": {"interface", "foreign"},
     "backends": {"interface", "numerics"},
     "calibration": {"interface", "numerics", "workloads", "backends"},
@@ -22,8 +23,11 @@ BELOW = {  # what a room may import of distsim, besides itself
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
     "report": {"interface", "results", "registry", "explain"},
 }
-ALL = {*BELOW, "execution", "api", "cli"}
-BELOW |= {"execution": ALL - {"api", "cli", "report", "composition"}, "api": ALL - {"cli", "report"}, "cli": ALL}
+BELOW["execution"] = {*BELOW} - {"report", "composition"}
+BELOW["jobs"] = {"interface", "configuration", "results", "execution"}
+BELOW["api"] = {*BELOW} - {"report"}
+BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "api"}
+BELOW["cli"] = {*BELOW}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}
 HEAVY = {
     "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),
@@ -31,8 +35,8 @@ HEAVY = {
     "simpy": ("backends/simulated/",),
     "pandas": ("report/", "results/table.py"),
     "plotly": ("report/",),
-    "hydra": ("cli.py", "composition.py"),
-    "omegaconf": ("cli.py", "composition.py"),
+    "hydra": ("sweeping.py", "composition.py"),
+    "omegaconf": ("sweeping.py", "composition.py"),
     "yaml": ("composition.py", "report/command.py"),
 }
 

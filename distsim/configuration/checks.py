@@ -30,6 +30,12 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def needed(backend: str, ranks: int, model: Model | None) -> float:
+    """About what a run with so many ranks takes of this machine's memory, in bytes."""
+    parameters = COPIES * model.parameter_bytes if model is not None and backend != "modeled" else 0.0
+    return ranks * (RANK_BYTES[backend] + parameters)
+
+
 def together(
     reader: Reader, strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, budget: Budget
 ) -> None:
@@ -50,9 +56,7 @@ def machine(
     """The run fits this machine's memory and devices; True if it fits the memory."""
     if getattr(options, "device", None) == "cuda" and not any(Path(file).exists() for file in GPU_FILES):
         reader.refuse("backend.device", "cuda", "this machine has no GPU", "take backend.device=auto or cpu")
-    a_rank = RANK_BYTES[backend]
-    if model is not None and backend != "modeled":
-        a_rank += COPIES * model.parameter_bytes
+    a_rank = needed(backend, 1, model)
     servers = strategy.server_count(cluster.workers) if strategy else 0
     ranks = cluster.workers + servers
     if ranks * a_rank <= memory():
