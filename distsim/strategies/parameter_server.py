@@ -117,8 +117,8 @@ class AsyncPS(ParameterServer):
     """
 
     weight: Literal["constant", "inverse", "polynomial"] = "constant"
-    """Of a gradient of staleness tau: 1, 1/max(1, tau) or (1 + tau)^-exponent. Zhang et al., "Staleness-aware async-SGD",
-    IJCAI 2016; Xie et al., "Asynchronous Federated Optimization", arXiv:1903.03934."""
+    """What the rate of a gradient of staleness tau is multiplied by: 1, 1/max(1, tau) or (1 + tau)^-exponent. Zhang et al.,
+    "Staleness-aware async-SGD", IJCAI 2016; Xie et al., "Asynchronous Federated Optimization", arXiv:1903.03934."""
     exponent: float = 0.5
     """Of the polynomial weight."""
 
@@ -141,8 +141,8 @@ class SSP(ParameterServer):
     """The server updates with every gradient at once, and a worker may be at most `bound` gradients ahead of the slowest.
 
     Staleness is bounded: at clock c a worker reads all updates of clocks up to c-s-1. Two exponential workers make
-    4(s+1)mu/(2s+3) gradients a second; s=0 is sync_ps, s=inf async_ps with gradients that weigh 1/P. Ho et al., "More
-    Effective Distributed ML via a Stale Synchronous Parallel Parameter Server", NIPS 2013.
+    4(s+1)mu/(2s+3) gradients a second. Each counts 1/P: with plain SGD s=0 is sync_ps, and s=inf is async_ps at rate/P. Ho
+    et al., "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server", NIPS 2013.
     """
 
     bound: int = 2

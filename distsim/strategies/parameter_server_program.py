@@ -4,7 +4,7 @@
     collection  collect  how many gradients an update waits for; `waits`: whether their workers wait for it, too
     late        on_late  what becomes of a gradient whose model is no longer the newest: its worker is told to cancel, it is
                          dropped when it arrives, or it is applied like any other
-    weight      weigh    what a gradient counts, by its staleness
+    weight      weigh    what a gradient counts, by its staleness: its share in its update's mean, and of its update's rate
     combine     combine  how the gradients of an update become one
 
 The protocol: **every model is answered exactly once**, with its gradient or, if that was cancelled, with a signal. The
@@ -68,14 +68,18 @@ class ParameterServer(Compressed):
         return "apply"
 
     def weigh(self, staleness: int, workers: int) -> float:
-        """What a gradient of this staleness counts in its update's mean."""
+        """What a gradient of this staleness counts. An update's rate is multiplied by what its gradients count on average:
+        scaled gradients would mean nothing to AdamW, and decay weights in full."""
         return 1.0
 
     async def combine(self, server: Worker[T], batch: Sequence[tuple[Message[T], T]]) -> T:
         """One gradient out of several, each with the message that it came with: their weighted mean, which costs time."""
-        weights = [self.weigh(server.version - message.version, server.workers) for message, _ in batch]
-        weighted = [g if w == 1.0 else g * w for (_, g), w in zip(batch, weights, strict=True)]
-        return weighted[0] if len(weighted) == 1 else await server.compute("average", _average, *weighted)
+        if len(batch) == 1:
+            return batch[0][1]
+        weights = self.weights(server, batch)
+        mean = sum(weights) / len(weights)
+        weighted = [g if w == mean else g * (w / mean) for (_, g), w in zip(batch, weights, strict=True)]
+        return await server.compute("average", _average, *weighted)
 
     # ---- what follows from them
 
@@ -167,13 +171,19 @@ class ParameterServer(Compressed):
                     desk.idle.append(message.source)
             batch.sort(key=lambda pair: pair[0].source)  # sums do not depend on who was first
             of = [message for message, _ in batch]
-            await server.apply(await self.combine(server, batch), desk.region, of=of)
+            weights = self.weights(server, batch)
+            gradient = await self.combine(server, batch)
+            await server.apply(gradient, desk.region, sum(weights) / len(weights), of)
             server.publish(desk.region)
             if self.waits:
                 desk.idle += [message.source for message in of]
             if self.on_late() == "cancel":
                 desk.notify()
         await desk.close()
+
+    def weights(self, server: Worker[T], batch: Sequence[tuple[Message[T], T]]) -> list[float]:
+        """What each gradient of the update under way counts."""
+        return [self.weigh(server.version - message.version, server.workers) for message, _ in batch]
 
     def desk(self, server: Worker[T]) -> Desk[T]:
         """What one server keeps during a run."""

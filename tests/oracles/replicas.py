@@ -95,8 +95,8 @@ def torch_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) ->
     if isinstance(optimizer, AdamW):
         betas = (optimizer.beta1, optimizer.beta2)
         return torch.optim.AdamW(parameters, optimizer.learning_rate, betas, optimizer.epsilon, optimizer.weight_decay)
-    momentum, nesterov = optimizer.momentum, optimizer.nesterov
-    return torch.optim.SGD(parameters, optimizer.learning_rate, momentum, nesterov=nesterov)
+    momentum, decay, nesterov = optimizer.momentum, optimizer.weight_decay, optimizer.nesterov
+    return torch.optim.SGD(parameters, optimizer.learning_rate, momentum, weight_decay=decay, nesterov=nesterov)
 
 
 @lru_cache

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distsim.interface import SGD, Budget, Cluster, Job, Outcome, Straggler, Strategy, Switch
+from distsim.interface import SGD, AdamW, Budget, Cluster, Job, Optimizer, Outcome, Straggler, Strategy, Switch
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.parameter_server import (
     DCASGD,
@@ -20,7 +20,9 @@ from distsim.strategies.parameter_server import (
     KSync,
     SyncPS,
 )
+from distsim.strategies.parameter_server_program import ParameterServer
 
+from . import replicas
 from .jobs import IDEAL, Times, done
 from .quadratic import Loss, path
 from .test_equal_weights import OPTIMIZERS, SEED, STEPS, one_process, workload
@@ -67,7 +69,7 @@ def test_those_that_wait_for_all_give_the_weights_of_one_process(strategy: Strat
     updates = STEPS
     if isinstance(strategy, SSP):
         if optimizer.momentum:
-            return  # its updates are of one gradient each
+            pytest.skip("its updates are of one gradient each")
         updates *= workers
     if isinstance(strategy, KSync | KAsync):
         strategy = replace(strategy, k=workers)
@@ -132,6 +134,37 @@ def test_polynomial_weight_of_steady_workers(workers: int, exponent: float) -> N
         staleness = min(t, workers - 1)
         x.append(x[-1] - 0.3 * (1 + staleness) ** -exponent * x[t - staleness])
     assert path(AsyncPS("polynomial", exponent), workers, 30, Loss(rate=0.3)) == pytest.approx(x, rel=1e-12)
+
+
+STATEFUL = [AdamW(0.003, weight_decay=0.1), SGD(0.05, 0.9), SGD(0.05, 0.5, weight_decay=0.1)]
+
+
+@pytest.mark.parametrize("optimizer", STATEFUL)
+@pytest.mark.parametrize("strategy", [AsyncPS("inverse"), AsyncPS("polynomial", 0.7), SSP(10**9)])
+def test_a_weight_is_a_factor_on_the_rate(strategy: ParameterServer, optimizer: Optimizer) -> None:
+    """Zhang et al., IJCAI 2016: of steady workers, over torch's optimizers, whose rate is set for each update."""
+    workers, updates = 4, 24
+    numerics = TensorsFactory(replicas.workload(), workers, optimizer, replicas.SEED)
+    cluster = Cluster(workers, 1, Times(1e-3), IDEAL)
+    job = Job(strategy, replicas.model(), cluster, Budget(updates=updates), numerics, seed=replicas.SEED)
+    found = done(job).weights[workers]
+    server, copies = replicas.Replica(0, workers, optimizer), replicas.replicas(workers, optimizer)
+    models = [server.weights]
+    (group,) = server.optimizer.param_groups
+    for update in range(updates):  # workers take turns; each has read after its own last update
+        staleness, copy = min(update, workers - 1), copies[update % workers]
+        copy.weights = models[update - staleness]
+        copy.backward(update // workers)
+        group["lr"] = optimizer.learning_rate * strategy.weigh(staleness, workers)
+        for ours, its in zip(server.network.parameters(), copy.network.parameters(), strict=True):
+            ours.grad = its.grad
+        server.optimizer.step()
+        models.append(server.weights)
+    start = replicas.Replica(0, workers, optimizer).blocks()
+    for block, expected in server.blocks().items():
+        moved = (expected - start[block]).abs().max()
+        assert moved > 1e-3
+        assert (found[block] - expected).abs().max() <= TOLERANCE * moved
 
 
 @pytest.mark.parametrize("workers", [2, 5])
