@@ -80,9 +80,9 @@ class KSync(_TakesK):
 class KBatchSync(KSync):
     """The server updates with the first K gradients of the current model; a worker goes on with it, and may give several.
 
-    Staleness 0. P exponential workers take K/(P mu) an update. Dutta et al., "Slow and Stale Gradients Can Win the Race",
-    AISTATS 2018; with late=drop the rule of Tyurin and Richtarik, "Optimal Time Complexities of Parallel Stochastic
-    Optimization Methods", NeurIPS 2023 (Rennala SGD).
+    Staleness 0. P exponential workers take K/(P mu) an update if the late are cancelled. Dutta et al., "Slow and Stale
+    Gradients Can Win the Race", AISTATS 2018; with late=drop the rule of Tyurin and Richtarik, "Optimal Time Complexities
+    of Parallel Stochastic Optimization Methods", NeurIPS 2023 (Rennala SGD).
     """
 
     waits: ClassVar[bool] = False
