@@ -19,9 +19,15 @@ class Noting(Tensors):
     """Notes when a gradient reads the parameters and when an update writes them: both with the rank's lock held."""
 
     note: Callable[[str], None]
+    holding: Batch | None = None
+
+    def hold(self, batch: Batch) -> None:
+        self.note("read")
+        self.holding = batch
+        super().hold(batch)
 
     def forward(self, block: int, x: Tensor, batch: Batch) -> Tensor:
-        if block == 0:
+        if block == 0 and batch != self.holding:  # else another flow may have averaged since
             self.note("read")
         return super().forward(block, x, batch)
 
