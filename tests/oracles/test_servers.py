@@ -120,7 +120,7 @@ def test_several_servers_end_and_conserve(strategy: ParameterServer, network: Sw
 
 
 ORDERS = ((2, 3, 4, 0, 1, 2), (0, 1, 4, 2, 3, 0), (1, 2, 3, 4, 0, 1))
-"""Of five first answers: each server updates with three of them, then two workers wait at it, and it for one of the three."""
+"""Of five first answers: each server updates with three, then two workers wait at it, and it for one of those three."""
 
 
 @dataclass(frozen=True)
