@@ -43,10 +43,13 @@ class Envelope(Generic[R]):
     payload: R | None
 
 
+Kind = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all", "reduce", "barrier"]
+
+
 class Collective(NamedTuple):
     """Which collective: its kind, its reduction where it has one, its root (a position in the group) where it has one."""
 
-    kind: Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
+    kind: Kind
     op: Literal["mean", "sum", ""] = ""
     root: int = 0
 
@@ -75,7 +78,9 @@ class Fabric(Protocol):
         """Receive from `source`, or from any rank if None. `Message.source` is a rank of the world."""
 
     def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Handle[Any]:
-        """Join the group's next collective. Raises `StrategyError` if kinds or sizes differ within the group."""
+        """Join the group's next collective; a barrier has no payload and no result.
+
+        Raises `StrategyError` if kinds or sizes differ within the group."""
 
     def task(self, coroutine: Coroutine[Any, Any, R]) -> Handle[R]:
         """Run a second flow of control on this rank."""

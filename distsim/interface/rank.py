@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from distsim.interface.budget import Budget
 from distsim.interface.errors import StrategyError
@@ -282,11 +282,12 @@ class Rank(Generic[T]):
         peers = () if source is None else (source,)
         return self._work(handle, f"receive {tag!r} from {peer}", record, then, peers)
 
-    def start_collective(self, group: tuple[int, ...], collective: Collective, x: T) -> Work[T]:
-        """Join the next collective of a group of ranks of the world."""
+    def start_collective(self, group: tuple[int, ...], collective: Collective, x: R) -> Work[R]:
+        """Join the next collective of a group of ranks of the world; a barrier's `x` is None."""
         members = ",".join(map(str, group))
         channel = f"{collective.kind} {members}"
-        sequence, posted, nbytes = self._next(channel), self.fabric.now(), self.numerics.nbytes(x)
+        sequence, posted = self._next(channel), self.fabric.now()
+        nbytes = 0.0 if x is None else self.numerics.nbytes(cast("T", x))
         handle = self.fabric.collective(group, collective, x)
 
         def record(handle: Handle[Any], awaited: float, value: Any) -> None:

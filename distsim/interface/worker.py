@@ -148,7 +148,6 @@ class Worker(Generic[T]):
         """
         self._state.placed, self._state.shard = tuple(blocks), shard
         self._state.numerics.place(blocks, shard)
-        self._state.weigh()
 
     def input(self, batch: Batch) -> T:
         """The samples of `batch`."""
@@ -339,6 +338,18 @@ class Worker(Generic[T]):
     def broadcast(self, x: T, root: int) -> Work[T]:
         """The payload of `root`, on every rank; the others' `x` says the size."""
         return self._state.start_collective(self._ranks, Collective("broadcast", root=root), x)
+
+    def reduce(self, x: T, root: int, op: Literal["mean", "sum"] = "mean") -> Work[T]:
+        """The mean or sum over the group, on `root`; an empty payload on the others."""
+        return self._state.start_collective(self._ranks, Collective("reduce", op, root), x)
+
+    def all_to_all(self, x: T) -> Work[T]:
+        """This rank's equal part of every payload of the group, in its order, joined. The size must divide by its own."""
+        return self._state.start_collective(self._ranks, Collective("all_to_all"), x)
+
+    def barrier(self) -> Work[None]:
+        """Over when the whole group has called it: a collective of 0 bytes."""
+        return self._state.start_collective(self._ranks, Collective("barrier"), None)
 
     # ---- flow
 

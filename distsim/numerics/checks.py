@@ -279,10 +279,11 @@ class Ledger:
 def check_collective(collective: Collective, sizes: Sequence[int], itemsize: int) -> int:
     """The common size of the group's payloads, in bytes.
 
-    Raises `StrategyError` if they differ, or if a reduce-scatter's does not divide by the group.
+    Raises `StrategyError` if they differ, or if a reduce-scatter's or all-to-all's does not divide by the group.
     """
     if len(set(sizes)) != 1:
         raise StrategyError(f"{collective.kind} of payloads of different sizes, in group order: {list(sizes)} bytes")
-    if collective.kind == "reduce_scatter" and sizes[0] // itemsize % len(sizes):
-        raise StrategyError(f"reduce_scatter of {sizes[0] // itemsize} scalars does not divide by a group of {len(sizes)}")
+    kind, scalars = collective.kind, sizes[0] // itemsize
+    if kind in ("reduce_scatter", "all_to_all") and scalars % len(sizes):
+        raise StrategyError(f"{kind} of {scalars} scalars does not divide by a group of {len(sizes)}")
     return sizes[0]

@@ -213,6 +213,8 @@ class Sizes:
             return [Size(nbytes * n)] * n
         if collective.kind == "reduce_scatter":
             return [Size(nbytes // n)] * n
+        if collective.kind == "reduce":
+            return [value if i == collective.root else Size(0) for i, value in enumerate(values)]
         return list(values)
 
     def encode(self, codec: Codec, x: Size, region: Region, received: Sequence[Size]) -> Size:

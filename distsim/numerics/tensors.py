@@ -221,6 +221,9 @@ class Tensors:
             return [values[collective.root].clone() for _ in values]
         if collective.kind == "all_gather":
             return [torch.cat(list(values)) for _ in values]
+        if collective.kind == "all_to_all":
+            parts = [value.reshape(len(values), -1) for value in values]
+            return [torch.cat([part[i] for part in parts]) for i in range(len(values))]
         total = values[0].clone()
         for value in values[1:]:
             total += value
@@ -228,6 +231,8 @@ class Tensors:
             total /= len(values)
         if collective.kind == "reduce_scatter":
             return [piece.clone() for piece in total.chunk(len(values))]
+        if collective.kind == "reduce":
+            return [total if i == collective.root else total.new_empty(0) for i in range(len(values))]
         return [total, *(total.clone() for _ in values[1:])]
 
     def encode(self, codec: Codec, x: Tensor, region: Region, received: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 
 from contract.kit import block, constant
+from distsim.interface import Batch
 
 
 async def every_kind(worker, note):
@@ -14,6 +15,10 @@ async def every_kind(worker, note):
     note("all", await worker.all_gather(x))
     note("from 1", await worker.broadcast(x, 1))
     note("from 0", await worker.broadcast(x, 0))
+    note("mean to 1", await worker.reduce(x, 1))
+    note("sum to 0", await worker.reduce(x, 0, "sum"))
+    note("exchanged", await worker.all_to_all(x))
+    note("barrier", await worker.barrier())
     note("given", x)
 
 
@@ -28,13 +33,17 @@ def test_results_of_all_kinds(mode):
             "all": [mode.payload([1.0, 2.0, 3.0, 4.0, 2.0, 4.0, 6.0, 8.0])],
             "from 1": [mode.payload([2.0, 4.0, 6.0, 8.0])],
             "from 0": [mode.payload([1.0, 2.0, 3.0, 4.0])],
+            "mean to 1": [mode.payload([1.5, 3.0, 4.5, 6.0] if rank == 1 else [])],
+            "sum to 0": [mode.payload([3.0, 6.0, 9.0, 12.0] if rank == 0 else [])],
+            "exchanged": [mode.payload([3.0, 4.0, 6.0, 8.0] if rank else [1.0, 2.0, 2.0, 4.0])],
+            "barrier": [None],
             "given": [mode.payload([r * (rank + 1.0) for r in (1.0, 2.0, 3.0, 4.0)])],
         }
 
 
 async def results_changed(worker, note):
     x = block(worker)
-    for collective in (worker.all_reduce, worker.all_gather, lambda x: worker.broadcast(x, 0)):
+    for collective in (worker.all_reduce, worker.all_gather, lambda x: worker.broadcast(x, 0), worker.all_to_all):
         result = await collective(x)
         result += worker.rank + 1.0  # in place: nobody else may see it
         await worker.all_reduce(constant(worker, 0.0))  # now all have changed theirs
@@ -47,7 +56,8 @@ def test_a_result_is_the_ranks_own(mode):
     given = [1.0, 2.0, 3.0, 4.0]
     for rank, notes in enumerate(ran.notes):
         one = mode.payload([value + rank + 1.0 for value in given])
-        assert notes["changed"] == [one, mode.payload([value + rank + 1.0 for value in given * 2]), one]
+        exchanged = mode.payload([value + rank + 1.0 for value in given[2 * rank :][:2] * 2])
+        assert notes["changed"] == [one, mode.payload([value + rank + 1.0 for value in given * 2]), one, exchanged]
         assert notes["given"] == [mode.payload(given)]
 
 
@@ -55,12 +65,15 @@ async def alone(worker, note):
     x = block(worker)
     for result in (worker.all_reduce(x), worker.reduce_scatter(x), worker.all_gather(x), worker.broadcast(x, 0)):
         note("result", await result)
+    for result in (worker.reduce(x, 0), worker.all_to_all(x)):
+        note("result", await result)
+    await worker.barrier()
     note("now", worker.now)
 
 
 def test_a_group_of_one_gets_what_it_gave(mode):
     ran = mode.run(alone, ranks=1)
-    assert ran.notes[0]["result"] == [mode.payload([1.0, 2.0, 3.0, 4.0])] * 4
+    assert ran.notes[0]["result"] == [mode.payload([1.0, 2.0, 3.0, 4.0])] * 6
 
 
 def test_a_group_of_one_takes_no_time(exact):
@@ -78,6 +91,49 @@ def test_a_group_of_four(mode):
     ran = mode.run(of_four, ranks=4)
     assert ran.all("sum") == [[mode.payload([1111.0, 2222.0, 3333.0, 4444.0])]] * 4
     assert ran.all("part") == [[mode.payload([value])] for value in (1111.0, 2222.0, 3333.0, 4444.0)]
+
+
+async def late(worker, note):
+    if worker.rank == 1:
+        await worker.gradient(Batch(0))  # 6 s
+    await worker.barrier()
+    note("now", worker.now)
+
+
+def test_a_barrier_waits_for_all(exact):
+    assert exact.run(late, ranks=3).all("now") == [[6.0]] * 3
+
+
+async def past_the_barrier(worker, note):
+    flag = worker.receive(1) if worker.rank == 0 else None
+    if worker.rank == 1:
+        worker.post(None, 0)
+    await worker.barrier()
+    if flag is not None:
+        note("received", (await flag).source)
+
+
+def test_what_was_posted_before_a_barrier_can_be_received_after_it(mode):
+    assert mode.run(past_the_barrier).notes[0]["received"] == [1]
+
+
+async def reduced_early(worker, note):
+    if worker.rank == 2:
+        await worker.gradient(Batch(0))
+    x = block(worker, 10.0**worker.rank)
+    result = await worker.reduce(x, 0, "sum")
+    x *= 0.0  # ours again: the sum must not change
+    note("sum", result)
+    y = block(worker, 10.0**worker.rank)
+    copy = await worker.broadcast(y, 0)
+    y *= 0.0
+    note("copy", copy)
+
+
+def test_who_is_over_early_may_change_what_it_gave(mode):
+    ran = mode.run(reduced_early, ranks=3)
+    assert ran.notes[0]["sum"] == [mode.payload([111.0, 222.0, 333.0, 444.0])]
+    assert ran.all("copy") == [[mode.payload([1.0, 2.0, 3.0, 4.0])]] * 3
 
 
 async def timed(worker, note):

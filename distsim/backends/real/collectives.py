@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -102,37 +103,43 @@ class Collectives:
         self._nccl = nccl
         self._groups: dict[tuple[int, ...], Group] = {}
 
-    def start(self, ranks: tuple[int, ...], collective: Collective, payload: torch.Tensor) -> Handle[torch.Tensor]:
-        """Join the next collective of these ranks, in this order."""
-        if collective.kind == "reduce_scatter" and payload.numel() % len(ranks):
-            raise StrategyError(f"reduce_scatter of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
+    def start(self, ranks: tuple[int, ...], collective: Collective, given: torch.Tensor | None) -> Handle[Any]:
+        """Join the next collective of these ranks, in this order; a barrier's payload and result are None."""
+        payload = torch.zeros(1, device="cuda" if self._nccl else "cpu") if given is None else given
+        if collective.kind in ("reduce_scatter", "all_to_all") and payload.numel() % len(ranks):
+            raise StrategyError(f"{collective.kind} of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
         if len(ranks) == 1:
             now = self._desk.now()
-            return Ready(payload.clone(), now, now)
+            return Ready(None if given is None else given.clone(), now, now)
         group = self._groups.get(ranks)
         if group is None:
             group = self._groups[ranks] = Group(self._folder, ranks, self._rank, self._world_size, self._nccl)
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach() if self._nccl else payload.detach().cpu()
-        x = x.contiguous().clone() if collective.kind != "all_gather" else x.contiguous()
-        out = torch.empty((len(ranks), *x.shape), dtype=x.dtype, device=x.device) if collective.kind == "all_gather" else x
+        x = x.contiguous()
+        shape = {"all_gather": (len(ranks), *x.shape), "all_to_all": x.shape}.get(collective.kind)
+        out = x.clone() if shape is None else torch.empty(shape, dtype=x.dtype, device=x.device)
 
         def call(group: gloo.Group) -> gloo.Request:
             if collective.kind == "all_gather":
                 return gloo.all_gather(group, list(out), x)
+            if collective.kind == "all_to_all":
+                return gloo.all_to_all(group, out, x)
             if collective.kind == "broadcast":
-                return gloo.broadcast(group, x, collective.root)
-            return gloo.all_reduce(group, x)
+                return gloo.broadcast(group, out, collective.root)
+            if collective.kind == "reduce":
+                return gloo.reduce(group, out, collective.root)
+            return gloo.all_reduce(group, out)
 
         post = group.post(call)
 
-        def finish() -> torch.Tensor:
+        def finish() -> torch.Tensor | None:
             post.wait()
             result = _result(collective, out, len(ranks), ranks.index(self._rank))
             if payload.device.type == "cuda":
                 result = result.to(payload.device)
                 torch.cuda.current_stream().synchronize()  # NCCL's wait only orders streams
-            return result
+            return None if given is None else result
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
         return Pending(named(name), self._desk, finish, ranks, number)
@@ -142,8 +149,10 @@ def _result(collective: Collective, out: torch.Tensor, members: int, position: i
     """This rank's result from what the transport gave; gloo has no cheaper reduce-scatter than an all-reduce."""
     if collective.kind == "all_gather":
         return out.flatten(0, 1) if out.dim() > 1 else out
-    if collective.kind == "broadcast":
+    if collective.kind in ("broadcast", "all_to_all"):
         return out
+    if collective.kind == "reduce" and position != collective.root:
+        return out.new_empty(0)
     if collective.op == "mean":
         out.div_(members)
     if collective.kind == "reduce_scatter":

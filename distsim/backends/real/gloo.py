@@ -13,7 +13,14 @@ from typing import Protocol, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import AllgatherOptions, AllreduceOptions, BroadcastOptions, FileStore
+from torch._C._distributed_c10d import (
+    AllgatherOptions,
+    AllreduceOptions,
+    AllToAllOptions,
+    BroadcastOptions,
+    FileStore,
+    ReduceOptions,
+)
 
 FOREVER = timedelta(days=7)
 """Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
@@ -50,6 +57,14 @@ class Group(Protocol):
     ) -> Request | None:
         """Gather into one output a member."""
 
+    def reduce(self, tensors: list[torch.Tensor], options: ReduceOptions, /) -> Request | None:
+        """Sum in place on the root."""
+
+    def alltoall_base(
+        self, output: torch.Tensor, x: torch.Tensor, to: list[int], source: list[int], options: AllToAllOptions, /
+    ) -> Request | None:
+        """Exchange parts along the first dimension, equal ones where no sizes are given."""
+
 
 def make_group(path: Path, position: int, size: int, nccl: bool) -> Group:
     """Connect to the other members, which meet in the file `path`; waits for all of them."""
@@ -76,6 +91,18 @@ def broadcast(group: Group, x: torch.Tensor, root: int) -> Request:
 def all_gather(group: Group, outputs: Sequence[torch.Tensor], x: torch.Tensor) -> Request:
     """Start to gather `x` of every member."""
     return _checked(group.allgather([list(outputs)], [x], AllgatherOptions()))
+
+
+def reduce(group: Group, x: torch.Tensor, root: int) -> Request:
+    """Start to sum `x` over the group, in place on the member at position `root`; the others' is undefined after it."""
+    options = ReduceOptions()
+    options.rootRank = root
+    return _checked(group.reduce([x], options))
+
+
+def all_to_all(group: Group, output: torch.Tensor, x: torch.Tensor) -> Request:
+    """Start to gather this member's equal part of every member's flat `x`."""
+    return _checked(group.alltoall_base(output, x, [], [], AllToAllOptions()))
 
 
 def isend(x: torch.Tensor, to: int, tag: int) -> Request:

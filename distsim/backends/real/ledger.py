@@ -12,11 +12,13 @@ import struct
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import get_args
 
 from distsim.interface import Collective, StrategyError
+from distsim.interface.fabric import Kind
 
 _ENTRY = struct.Struct("<q16sqq")  # number + 1, dtype, scalars, kind and reduction and root
-_KINDS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+_KINDS = get_args(Kind)
 _OPS = ("", "mean", "sum")
 _DEPTH = 256  # collectives that a member may be ahead of another and still be compared
 
@@ -37,7 +39,7 @@ class Ledger:
         """Write down this rank's next collective; its number. Raises `StrategyError` if another member's is different."""
         number = self._called
         self._called += 1
-        code = _KINDS.index(collective.kind) + 4 * _OPS.index(collective.op) + 16 * collective.root
+        code = _KINDS.index(collective.kind) + 8 * _OPS.index(collective.op) + 32 * collective.root
         call = (dtype.encode(), scalars, code)
         place = _place(self._mine, number)
         _ENTRY.pack_into(self._map, place, 0, *call)
@@ -69,6 +71,7 @@ def _place(position: int, number: int) -> int:
 
 
 def _words(dtype: bytes, scalars: int, code: int) -> str:
-    kind, op, root = _KINDS[code % 4], _OPS[code // 4 % 4], code // 16
-    how = f" from position {root}" if kind == "broadcast" else f" ({op})" if op else ""
+    kind, op, root = _KINDS[code % 8], _OPS[code // 8 % 4], code // 32
+    how = f" ({op})" if op else ""
+    how += {"broadcast": f" from position {root}", "reduce": f" to position {root}"}.get(kind, "")
     return f"{kind}{how} of {scalars} {dtype.decode()}"

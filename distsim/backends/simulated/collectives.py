@@ -82,7 +82,8 @@ class Collectives:
 
     def _run(self, group: Group) -> None:
         round_, combine = self._ready[group][0]
-        results = combine(round_.collective, [round_.payloads[r] for r in group])
+        values = [round_.payloads[r] for r in group]
+        results = values if round_.collective.kind == "barrier" else combine(round_.collective, values)
         for operation in round_.operations.values():
             operation.begin()
         left = len(group)

@@ -89,7 +89,7 @@ class SimulatedFabric:
         return self.simulation.messages.receive(self.rank, source, tag)
 
     def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Operation[Any]:
-        nbytes = self.numerics.nbytes(payload)
+        nbytes = 0.0 if payload is None else self.numerics.nbytes(payload)
         return self.simulation.collectives.join(self.rank, group, collective, payload, nbytes, self.numerics.combine)
 
     def task(self, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
