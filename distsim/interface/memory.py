@@ -8,7 +8,9 @@ from typing import NamedTuple
 class Memory(NamedTuple):
     """Bytes that one rank holds, by what they are for.
 
-    Payloads under way are not counted: a gathered block counts once it is loaded, a gradient while it accumulates.
+    Payloads are not counted: a gathered block counts once it is loaded, a gradient while it accumulates. Nor is what a
+    strategy keeps between updates (residuals of error feedback, a server's copies of models that it handed out, the weights
+    that DiLoCo's workers agreed on), nor PowerSGD's Q: a residual is as large as the gradient, a copy as the parameters.
     """
 
     parameters: float = 0.0

@@ -35,7 +35,8 @@ class Hybrid(Compressed):
     chunks: int = 2
     """v, stages a rank, if the schedule is `interleaved`."""
     sharded: bool = False
-    """Cut parameters, gradients and optimizer state over the replicas, as ZeRO-3."""
+    """Cut parameters, gradients and optimizer state over the replicas, as ZeRO-3. The gradient of a block is whole until
+    its last micro-batch, and then scattered once."""
 
     async def run(self, worker: Worker[T]) -> None:
         tensor, pipe, data = worker.grid(self.tensor, self.stages)

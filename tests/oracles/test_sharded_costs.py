@@ -96,6 +96,16 @@ def test_hybrid_sharding_cuts_by_the_group() -> None:
     assert peak.gradients == 2 * 4 * 400 + 4 / 4 * 3 * 400  # the third last block's shards are on their way across
 
 
+def test_sharded_replicas_of_one_stage_take_the_memory_of_zero() -> None:
+    """Stages are placed before they are cut; that a rank had a whole one then, before the run, does not count."""
+    model = chain(blocks=8, batch=4, parameters=1000, activation=1)
+    one, zero = (run(s, 4, model, 2, optimizer=AdamW()) for s in (Hybrid(1, 1, 1, sharded=True), Zero(3)))
+    assert [trace.peak for trace in one.traces] == [trace.peak for trace in zero.traces]
+    many = run(Hybrid(1, 1, 2, sharded=True), 4, model, 2, optimizer=AdamW()).traces[0].peak
+    assert many.gradients == 8 * 1000 * 4  # until the last micro-batch they accumulate whole
+    assert many.parameters == zero.traces[0].peak.parameters
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("workers", [2, 4])
 def test_tensors_take_the_memory_of_the_formula(stage: int, workers: int) -> None:
