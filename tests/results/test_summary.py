@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 import distsim
-from distsim.cli import _outcome, main
+from distsim.cli import main
 from distsim.interface import Block, Budget, Cluster, Job, Model, Outcome, Roofline, Switch, Trace, Update
 from distsim.numerics.sizes import SizesFactory
 from distsim.results.store import Result
 from distsim.results.summary import Curve, summarize
 from distsim.strategies.all_reduce import AllReduce
+from distsim.sweeping import outcome
 
 ROOFLINE = ["cluster=switch", "cluster.device=roofline", "cluster.flops=50Gflop/s", "cluster.memory_bandwidth=10GB/s"]
 SMALL = [*ROOFLINE, "backend=cosimulated", "workload.width=16", "workload.depth=4"]
@@ -66,6 +67,6 @@ def test_a_model_that_exploded_in_its_only_update_has_diverged(
 def test_a_run_that_was_not_evaluated_at_its_end_says_when_it_was_last(tmp_path: Path) -> None:
     config = {"backend": {"name": "cosimulated"}}
     row = {"config": config, **ended([point(0, 2.3), point(9, 0.5), point(10, None)]), "status": "done"}
-    assert _outcome(Result(tmp_path, row)) == (
+    assert outcome(Result(tmp_path, row)) == (
         "done: 10 updates in 2 s cosimulated; last evaluated at update 9: validation loss 0.5"
     )
