@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from distsim import registry
@@ -120,8 +121,13 @@ def settable(cls: type[Any]) -> list[Field[Any]]:
     return [field for field in fields(cls) if field.init] if is_dataclass(cls) else []
 
 
-def kinds_of(cls: type[Any]) -> dict[str, Kind]:
+def kinds_of(cls: type[Any]) -> Mapping[str, Kind]:
     """The kind of each field of a dataclass."""
+    return _kinds_of(cls)
+
+
+@cache
+def _kinds_of(cls: Any) -> Mapping[str, Kind]:
     hints = get_type_hints(cls)
     return {field.name: _kind(field.name, hints[field.name], field.metadata) for field in settable(cls)}
 

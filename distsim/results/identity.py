@@ -61,6 +61,11 @@ def host() -> str:
 
 def versions(backend: str | None = None) -> dict[str, str]:
     """Versions of Python, distsim and what `backend` computes with; without one, of all that is installed."""
+    return dict(_versions(backend))
+
+
+@cache
+def _versions(backend: str | None) -> Mapping[str, str]:
     from distsim import __version__
 
     found = {"python": platform.python_version(), "distsim": __version__}

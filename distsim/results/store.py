@@ -83,10 +83,12 @@ class Draft:
     def commit(self, summary: Mapping[str, Any], metrics: Mapping[str, Any], traces: Iterable[Trace]) -> Result:
         """Write everything, the summary last. Raises OSError, and leaves no run, if the disk is full."""
         digest = records.write(self.folder / _TRACE, traces)
-        _write(self.folder / _METRICS, metrics)
-        _sync(self.folder)
+        _write(self.folder / _METRICS, metrics, indent=None)  # for programs; an indent takes ten times as long
+        _sync(self.folder / _CONFIG)
+        _sync(self.folder)  # one for all names so far: all of it is on the disk before the run is there
         row = records.finite({"schema": SCHEMA, "id": self.folder.name, **summary, "trace_hash": digest})
         _write(self.folder / _SUMMARY, row)
+        _sync(self.folder)
         return Result(self.folder, row)
 
 
@@ -114,7 +116,7 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()
-        _write(folder / _CONFIG, config)
+        _write(folder / _CONFIG, config, durable=False)
         yield Draft(folder)
 
 
@@ -183,6 +185,7 @@ def check(runs: Path) -> list[Problem]:
 def _mark(runs: Path) -> None:
     if not (runs / ".distsim").exists():
         _write(runs / ".distsim", {"schema": SCHEMA})
+        _sync(runs)
 
 
 def _wait_for(lock: IO[str], run: str) -> None:
@@ -197,23 +200,29 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _write(path: Path, document: Any) -> None:
-    """Write JSON so that at any instant the file is absent, the old one or the new one, whole."""
+def _write(path: Path, document: Any, indent: int | None = 1, durable: bool = True) -> None:
+    """Write JSON so that at any instant the file is absent, the old one or the new one, whole; if `durable`, what it says
+    is on the disk. Its name is there once its folder is synced."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(records.finite(document), indent=1, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(document, indent=indent, allow_nan=False)
+    except ValueError:  # rare, and looking for it costs more than all the rest
+        text = json.dumps(records.finite(document), indent=indent, allow_nan=False)
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(text + "\n")
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+        raise
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """What was written to a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
