@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distsim.configuration import Resolved, resolve
+from distsim.configuration.networks import placement, topology
 from distsim.interface import (
     BadInput,
     Cluster,
@@ -32,7 +33,7 @@ from distsim.interface import (
     Region,
     Roofline,
     Snapshot,
-    Switch,
+    Topology,
 )
 from distsim.results import identity, store
 from distsim.results.conservation import NotConserved, check_conservation
@@ -217,7 +218,7 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
     section = resolved.cluster
     fingerprint = note = ""
     device: Device
-    network: Switch | Loopback
+    network: Topology | Loopback
     if section.device == "profile" or section.network == "loopback":
         from distsim.calibration.profile import DEFAULT
 
@@ -227,13 +228,20 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
         device = profile.device()
     else:
         device = Roofline(section.flops or 0.0, section.memory_bandwidth or 0.0, section.overhead or 0.0)
-    if section.network == "loopback":
-        network = profile.loopback()
-    else:
-        network = Switch(section.bandwidth or 0.0, section.latency or 0.0)
     strategy, workers = resolved.strategy, section.workers
     servers, beside = strategy.server_count(workers), strategy.servers_beside()
-    cluster = Cluster(workers, servers, device, network, memory=section.memory or inf, beside=beside)
+    hosts = workers if beside else workers + servers
+    network = profile.loopback() if section.network == "loopback" else topology(section, hosts)
+    cluster = Cluster(
+        workers,
+        servers,
+        device,
+        network,
+        memory=section.memory or inf,
+        beside=beside,
+        transport=section.transport,
+        placement=placement(section, hosts),
+    )
     if note and resolved.backend != "real":
         shared = section.network == "loopback"
         reducing = cluster.workers if shared and not cluster.servers else 0

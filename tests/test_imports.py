@@ -37,7 +37,7 @@ HEAVY = {
     "plotly": ("report/",),
     "hydra": ("sweeping.py", "composition.py"),
     "omegaconf": ("sweeping.py", "composition.py"),
-    "yaml": ("composition.py", "report/command.py"),
+    "yaml": ("composition.py", "configuration/graphs.py", "report/command.py"),
 }
 
 

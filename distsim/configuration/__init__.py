@@ -1,4 +1,4 @@
-"""Configurations of runs: read, checked and resolved. Standard library only; knows neither Hydra nor YAML."""
+"""Configurations of runs: read, checked and resolved. Standard library only, but for the YAML file of a graph."""
 
 from distsim.configuration.run import Resolved, resolve, run_seed
 

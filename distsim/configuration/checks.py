@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from distsim.configuration.cluster import ClusterSection
+from distsim.configuration.networks import check_network
 from distsim.configuration.reader import FAILED, Reader
-from distsim.configuration.sections import ClusterSection
 from distsim.interface import Budget, Model, Straggler, Strategy
 
 RANK_BYTES = {"real": 350e6, "modeled": 90e3, "cosimulated": 90e3}
@@ -45,6 +46,7 @@ def together(
     if budget.samples is not None and budget.samples < samples:
         allowed = f"one update takes {samples} samples"
         reader.refuse("budget.samples", budget.samples, allowed, f"at least budget.samples={samples}")
+    check_network(reader, strategy, cluster)
     if backend == "real" and cluster.network != "loopback":
         remedy = f"take cluster=local4 cluster.workers={cluster.workers}, or backend=modeled"
         reader.refuse("cluster.network", cluster.network, "backend=real runs on this machine: loopback", remedy)

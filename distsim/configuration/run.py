@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from distsim.configuration import checks, quantities
+from distsim.configuration.cluster import ClusterSection, read_cluster
 from distsim.configuration.optimizers import check_course, read_optimizer
 from distsim.configuration.reader import Reader
 from distsim.configuration.sections import (
     GROUPS,
     RUN,
-    ClusterSection,
     known_keys,
     read_budget,
-    read_cluster,
     read_straggler,
 )
 from distsim.interface import BadInput, Budget, Model, Optimizer, Problem, Scaling, Schedule, Straggler, Strategy

@@ -1,67 +1,23 @@
-"""The sections of a configuration that are not a component's own: cluster, budget, and what is known of them.
+"""The sections of a configuration that are not a component's own, and what is known of them.
 
-`cluster.network` says how ranks are joined: `loopback`, all on one host, whose cores and messages a profile describes; or
-`switch`, a host each, with a link of `bandwidth` and `latency`. `cluster.device` says what computes: `profile`, as
-measured; or `roofline`, by `flops` and `memory_bandwidth`. A run of which a rank holds more than `cluster.memory` at once
-does not fit, and says by how much.
+Budget, straggler and the run's own keys are read here, the cluster in distsim.configuration.cluster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 
 from distsim import registry
 from distsim.configuration import quantities
+from distsim.configuration.cluster import ClusterSection, Corrections
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import Reader, settable
 from distsim.interface import Budget, Schedule, Straggler
 
 GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "optimizer")
 """The sections that are chosen by name: a folder of conf/ each."""
-
-
-@dataclass(frozen=True)
-class ClusterSection:
-    """The keys of `cluster`, read; quantities in bytes, seconds and FLOPs. None where it does not apply."""
-
-    name: str
-    workers: int
-    network: str
-    bandwidth: float | None = None
-    latency: float | None = None
-    device: str = "profile"
-    flops: float | None = None
-    memory_bandwidth: float | None = None
-    overhead: float | None = None
-    memory: float | None = None
-    profile: str = "auto"
-
-    def spelled(self) -> dict[str, object]:
-        """The keys as a configuration writes them."""
-        units = {"bandwidth": "bit/s", "flops": "flop/s", "memory_bandwidth": "B/s", "memory": "B"}
-        values = dict(vars(self))
-        for key, unit in units.items():
-            if values[key] is not None:
-                values[key] = quantities.spelled(values[key], unit)
-        return values
-
-
-CLUSTER: Mapping[str, Kind] = {
-    "name": quantities.name,
-    "workers": quantities.integer(1),
-    "network": quantities.choice("loopback", "switch"),
-    "bandwidth": quantities.optional(quantities.bandwidth),
-    "latency": quantities.optional(quantities.seconds(bare_at_most=1.0)),
-    "device": quantities.choice("profile", "roofline"),
-    "flops": quantities.optional(quantities.flops),
-    "memory_bandwidth": quantities.optional(quantities.bandwidth),
-    "overhead": quantities.optional(quantities.seconds(bare_at_most=1.0)),
-    "memory": quantities.optional(quantities.capacity),
-    "profile": quantities.path,
-}
 
 BUDGET: Mapping[str, Kind] = {
     "updates": quantities.optional(quantities.integer(1)),
@@ -97,6 +53,7 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
     """Every key that some configuration has, and the choices that it belongs to. Imports the built-in components."""
     own = {
         "cluster": settable(ClusterSection),
+        "cluster.transport": settable(Corrections),
         "optimizer.schedule": settable(Schedule),
         "budget": settable(Budget),
         "straggler": settable(Straggler),
@@ -111,26 +68,6 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
                     key = f"{kind}.{field.name}"
                     keys[key] = (*keys.get(key, ()), f"{kind}={name}")
     return keys
-
-
-def read_cluster(reader: Reader) -> ClusterSection | None:
-    """The section `cluster`, its keys agreeing with each other."""
-    cluster = reader.fill("cluster", ClusterSection, CLUSTER)
-    if cluster is None:
-        return None
-    before = len(reader.problems)
-    needed = {"bandwidth": "switch", "latency": "switch", "flops": "roofline", "memory_bandwidth": "roofline"}
-    for key, owner in needed.items():
-        setting = "cluster.network" if owner == "switch" else "cluster.device"
-        applies, value = owner in (cluster.network, cluster.device), getattr(cluster, key)
-        if applies and value is None:
-            reader.refuse(f"cluster.{key}", None, f"must be given with {setting}={owner}")
-        elif not applies and value is not None:
-            remedy = f"add {setting}={owner}" + (" or take cluster=switch" if owner == "switch" else "")
-            reader.refuse(f"cluster.{key}", reader.section("cluster")[key], f"only for {setting}={owner}", remedy)
-    if cluster.overhead is not None and cluster.device != "roofline":
-        reader.refuse("cluster.overhead", cluster.overhead, "only for cluster.device=roofline")
-    return cluster if len(reader.problems) == before else None
 
 
 def read_budget(reader: Reader) -> Budget | None:

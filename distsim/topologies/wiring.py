@@ -16,7 +16,7 @@ def both(names: Sequence[str]) -> list[str]:
 
 def is_part(word: str, cable: str) -> bool:
     """True if `word` names a cable or one of its ends: leaf0 of "leaf0-spine1", node2 of "node2.nic0"."""
-    return word == cable or word in re.split(r"[-.]", cable) or word in cable.split("-")
+    return word in ("all", cable) or word in re.split(r"[-.]", cable) or word in cable.split("-")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Scaled:
 
     topology: Topology
     shares: tuple[tuple[str, float], ...]
-    """Of a cable, or of every cable that ends there ("host3", "leaf0"); several that meet multiply."""
+    """Of a cable, of every cable that ends there ("host3", "leaf0"), or of all; several that meet multiply."""
 
     def capacities(self, hosts: int) -> Sequence[float]:
         capacities = list(self.topology.capacities(hosts))

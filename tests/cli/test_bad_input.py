@@ -22,8 +22,8 @@ SINGLE = {
     "cluster=switch cluster.bandwidth=nan": f"cluster.bandwidth=nan: {BANDWIDTH}",
     "cluster=switch cluster.bandwidth=inf": f"cluster.bandwidth=inf: {BANDWIDTH}",
     "cluster=switch cluster.bandwidth=10Gb": f"cluster.bandwidth='10Gb': {BANDWIDTH}; did you mean 10Gbit/s or 10GB/s?",
-    "cluster.bandwidth=10Gbit/s": "cluster.bandwidth='10Gbit/s': only for cluster.network=switch; "
-    "add cluster.network=switch or take cluster=switch",
+    "cluster.bandwidth=10Gbit/s": "cluster.bandwidth='10Gbit/s': only for cluster.network=switch, fully_connected, ring, "
+    "two_level, fat_tree or torus; add cluster.network=switch or take cluster=switch",
     "cluster=switch cluster.bandwidth=null": "cluster.bandwidth=None: must be given with cluster.network=switch",
     "cluster=switch cluster.latency=5": "cluster.latency=5: a bare number counts seconds, at most 1; write the unit; "
     "did you mean 5us or 5ms?",
@@ -127,6 +127,8 @@ SWEEP = {
     "strategy=glob(*_ps) cluster.workers=0": "cluster.workers=0: a whole number 1 or more",
     "strategy=all_reduce,sync_p cluster.workers=4,0": "cluster.workers=0: a whole number 1 or more\n"
     f"strategy='sync_p': {STRATEGIES}; did you mean sync_ps?",
+    "--jobs=0 repeat=0,1": "--jobs='0': a whole number 1 or more",
+    "--jobs=two repeat=0,1": "--jobs='two': a whole number 1 or more; did you mean 2?",
     "hydra/launcher=nowhere": "hydra/launcher='nowhere': one of basic; install hydra-nowhere-launcher",
 }
 
