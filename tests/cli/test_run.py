@@ -135,7 +135,7 @@ def test_python_and_the_command_line_are_one(here: Path) -> None:
     ]  # fmt: skip
     summary = (result.folder / "summary.json").stat().st_mtime_ns
     assert main(["run", *words]) == 0
-    assert main(["run", "-m", *words]) == 0  # composed by Hydra alone
+    assert main(["run", "-m", *words]) == 0
     assert run_folders(here) == [result.id]
     assert (result.folder / "summary.json").stat().st_mtime_ns == summary
 
@@ -183,9 +183,12 @@ def test_what_decides_the_name(here: Path) -> None:
     assert run_folders(here) == before
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_ended_sweep_goes_on_where_it_was(here: Path, how: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["run", "-m", "repeat=range(0,8)", *TINY, "budget.updates=900"]
+def test_an_ended_sweep_goes_on_where_it_was(
+    here: Path, how: signal.Signals, jobs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "-m", "--jobs", jobs, "repeat=range(0,8)", *TINY, "budget.updates=900"]
     command = [sys.executable, "-m", "distsim.cli", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A background shell starts its programs deaf to SIGINT, and these would inherit it.
@@ -193,7 +196,7 @@ def test_an_ended_sweep_goes_on_where_it_was(here: Path, how: signal.Signals, ca
         assert process.stdout is not None
         assert process.stdout.readline().startswith("[1/8] ")
         process.send_signal(how)
-        said = process.communicate()[1]
+        said = process.communicate()[1]  # when the last process that could write there is gone
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert said.endswith("interrupted; what is finished is kept, and the same command goes on from there\n")
