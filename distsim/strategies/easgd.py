@@ -2,6 +2,9 @@
 
 An update is one exchange of one worker with the center. Workers take turns as long as the budget leaves them one; a push
 without a payload says that none was left, a pull without one that the run is over.
+
+A worker takes its next gradient where the exchange has left it; in the paper's algorithm 1 that one gradient a period is of
+where it was before.
 """
 
 from __future__ import annotations

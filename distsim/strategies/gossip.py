@@ -15,8 +15,8 @@ class Gossip(Strategy):
 
     Staleness 0, as a gradient is of the weights before they are mixed. A worker waits for its neighbours only: it begins
     the next step at the latest of its t + X and every neighbour's max(t, t_j) + c. Without gradients disagreement shrinks
-    by the mixing matrix's second eigenvalue a step: for a ring 1/3 + 2/3 cos(2 pi/P). Lian et al., "Can Decentralized
-    Algorithms Outperform Centralized Algorithms?", NIPS 2017 (D-PSGD).
+    by the mixing matrix's second eigenvalue a step: for a ring of P > 2, 1/3 + 2/3 cos(2 pi/P). Lian et al., "Can
+    Decentralized Algorithms Outperform Centralized Algorithms?", NIPS 2017 (D-PSGD).
     """
 
     topology: Literal["ring", "exponential", "complete"] = "ring"

@@ -171,9 +171,8 @@ class ParameterServer(Compressed):
                     desk.idle.append(message.source)
             batch.sort(key=lambda pair: pair[0].source)  # sums do not depend on who was first
             of = [message for message, _ in batch]
-            weights = self.weights(server, batch)
-            gradient = await self.combine(server, batch)
-            await server.apply(gradient, desk.region, sum(weights) / len(weights), of)
+            scale = sum(self.weights(server, batch)) / len(batch)
+            await server.apply(await self.combine(server, batch), desk.region, scale, of)
             server.publish(desk.region)
             if self.waits:
                 desk.idle += [message.source for message in of]

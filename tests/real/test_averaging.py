@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from oracles.asynchronous_gossip import Noted, NotingFactory, replay
 from oracles.replicas import SEED, Replica, assert_equal, assert_equal_runs, job, run, workload
+from oracles.test_easgd import assert_rule, exchanges
 
 from distsim.backends.real import RealOptions, launch
 from distsim.interface import SGD, AdamW
 from distsim.strategies.diloco import DiLoCo, SlowMo, StreamingDiLoCo
+from distsim.strategies.easgd import EASGD
 from distsim.strategies.gossip import Gossip
 from distsim.strategies.local_sgd import LocalSGD
 
@@ -57,3 +59,11 @@ def test_replayed_order_of_asynchronous_gossip_gives_its_weights(topology, worke
     assert_equal(outcome, replay(events, outcome, workers, OPTIMIZER))
     assert_learned(outcome)
     assert sum(len(trace.updates) for trace in outcome.traces) == 30 * workers
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_replayed_order_of_elastic_averaging_gives_its_weights(workers, tmp_path):
+    strategy = EASGD(0.2, period=3)
+    outcome = launched(job(strategy, workers, 8 * workers, OPTIMIZER), tmp_path)
+    assert len(exchanges(outcome, workers)) == 8 * workers
+    assert_rule(outcome, strategy, workers, OPTIMIZER)
