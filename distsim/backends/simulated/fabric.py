@@ -7,12 +7,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from distsim.backends.simulated.collectives import Collectives, Mode
+from distsim.backends.simulated.algorithms import Choice
+from distsim.backends.simulated.collectives import RING_BYTES, Collectives, Mode
 from distsim.backends.simulated.engine import Engine, Operation
 from distsim.backends.simulated.hosts import Hosts, build_hosts
 from distsim.backends.simulated.messages import Messages
 from distsim.backends.simulated.streams import Preemption, Stream
-from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, Numerics
+from distsim.interface import Batch, Cluster, Collective, Cost, Envelope, Handle, Job, Loopback, Message, Numerics
 
 R = TypeVar("R")
 
@@ -22,11 +23,17 @@ class SimulatedOptions:
     """How to simulate.
 
     preemption: `instant` cancels a gradient at any moment, as papers calculate; `block` between blocks, as real runs do.
-    collectives: see distsim.backends.simulated.collectives.
+    collectives: see distsim.backends.simulated.collectives. algorithm: see distsim.backends.simulated.algorithms.
     """
 
     preemption: Preemption = "instant"
     collectives: Mode = "auto"
+    algorithm: Choice = "auto"
+    ring_bytes: Annotated[float, bytes] = RING_BYTES
+    """With algorithm=auto, a ring for payloads of at least so many bytes a rank; below, what takes least by latency and
+    bandwidth. 512 KiB is where MPICH goes over to rings."""
+    node_ranks: int = 0
+    """Ranks a node, for algorithm=hierarchical; 0: as the topology says."""
 
 
 class Simulation:
@@ -37,8 +44,16 @@ class Simulation:
         self.options = options
         self.engine = Engine()
         self.hosts: Hosts = build_hosts(self.engine, job.cluster)
-        self.messages = Messages(self.engine, self.hosts)
-        self.collectives = Collectives(self.engine, self.hosts, self.messages, options.collectives)
+        self.messages = Messages(self.engine, self.hosts, job.cluster.transport)
+        self.collectives = Collectives(
+            self.engine,
+            self.hosts,
+            self.messages,
+            options.collectives,
+            options.algorithm,
+            options.ring_bytes,
+            _nodes(job.cluster, options.node_ranks),
+        )
         self.decided: dict[str, bool] = {}
         self.counted: Counter[str] = Counter()
         self._seconds: dict[Cost, float] = {}
@@ -49,6 +64,14 @@ class Simulation:
         if known is None:
             known = self._seconds[cost] = self.job.cluster.device.seconds(self.job.model, cost)
         return known
+
+
+def _nodes(cluster: Cluster, node_ranks: int) -> Callable[[int], int]:
+    """The node of each rank."""
+    if node_ranks:
+        return lambda rank: rank // node_ranks
+    nearby = 1 if isinstance(cluster.network, Loopback) else max(1, cluster.network.nearby())
+    return lambda rank: cluster.host(rank) // nearby
 
 
 @dataclass
