@@ -42,7 +42,7 @@ class Listed(Strategy):
 
 
 def a_program(random: Random) -> Listed:
-    """What is dealt out would end if every rank did its part in that order; some parts change places, one may be missing."""
+    """What is dealt out would end if every rank did its part in that order; some parts change places, one may lack."""
     ranks = random.randint(2, 5)
     lists: list[list[Operation]] = [[] for _ in range(ranks)]
     for _ in range(random.randint(1, 8)):
