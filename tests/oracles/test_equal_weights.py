@@ -11,23 +11,24 @@ from functools import lru_cache
 from random import Random
 
 import pytest
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from distsim.interface import SGD, Budget, Cluster, Job, Outcome, Straggler, Strategy, Switch
+from distsim.interface import SGD, AdamW, Budget, Cluster, Job, Optimizer, Outcome, Straggler, Strategy, Switch
 from distsim.numerics.sizes import SizesFactory
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SyncPS
-from distsim.strategies.pipeline import ModelParallel, OneFOneB
+from distsim.strategies.pipeline import GPipe, Interleaved, ModelParallel, OneFOneB, ZeroBubble
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.task import Task
 
 from .jobs import Times, done
+from .replicas import torch_optimizer
 
 STEPS, BATCH, SEED = 20, 96, 5  # 1,920 samples: more than one epoch
 OPTIMIZERS = [SGD(0.1), SGD(0.05, momentum=0.9)]
+OTHERS: list[Optimizer] = [AdamW(0.003, weight_decay=0.1), SGD(0.05, 0.5, nesterov=True, weight_decay=0.1)]
 STRATEGIES = [AllReduce(), AllReduce(0.0), SyncPS(), OneFOneB(8), OneFOneB(3), ModelParallel()]
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
@@ -49,20 +50,22 @@ def batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @lru_cache
-def one_process(dtype: str, optimizer: SGD, depth: int = 6) -> tuple[list[Tensor], list[Tensor]]:
+def one_process(dtype: str, optimizer: Optimizer, depth: int = 6) -> tuple[list[Tensor], list[Tensor]]:
     """The flat weights of every block before and after 20 steps on the whole batch."""
     task = workload(1, dtype, depth).task(SEED)
     model = nn.Sequential(*task.blocks)
     before = [parameters_to_vector(block.parameters()).detach().clone() for block in model]
-    sgd = torch.optim.SGD(model.parameters(), optimizer.learning_rate, optimizer.momentum)
+    steps = torch_optimizer(model.parameters(), optimizer)
     for inputs, targets in batches(task):
-        sgd.zero_grad()
+        steps.zero_grad()
         nn.functional.cross_entropy(model(inputs), targets).backward()
-        sgd.step()
+        steps.step()
     return before, [parameters_to_vector(block.parameters()).detach() for block in model]
 
 
-def run(strategy: Strategy, workers: int, dtype: str, optimizer: SGD, is_modeled: bool = False, depth: int = 6) -> Outcome:
+def run(
+    strategy: Strategy, workers: int, dtype: str, optimizer: Optimizer, is_modeled: bool = False, depth: int = 6
+) -> Outcome:
     task = workload(workers, dtype, depth)
     numerics = SizesFactory(task.model(), workers) if is_modeled else TensorsFactory(task, workers, optimizer, SEED)
     cluster = Cluster(
@@ -77,6 +80,17 @@ def run(strategy: Strategy, workers: int, dtype: str, optimizer: SGD, is_modeled
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_weights_are_those_of_one_process(strategy: Strategy, workers: int, dtype: str, optimizer: SGD) -> None:
+    check(strategy, workers, dtype, optimizer)
+
+
+@pytest.mark.parametrize("optimizer", OTHERS)  # in float64 only: AdamW amplifies the rounding of gradients that are zero
+@pytest.mark.parametrize("strategy", [*STRATEGIES, GPipe(8), ZeroBubble(6), Interleaved(8, 1)])
+def test_so_they_are_with_other_optimizers(strategy: Strategy, optimizer: Optimizer) -> None:
+    check(strategy, 4, "float64", optimizer)
+
+
+def check(strategy: Strategy, workers: int, dtype: str, optimizer: Optimizer) -> None:
+    """Every block that is whole at the end."""
     outcome = run(strategy, workers, dtype, optimizer)
     before, after = one_process(dtype, optimizer)
     ranks = outcome.weights[workers:] or outcome.weights  # workers of a server hold the model before its last update

@@ -10,18 +10,21 @@ from distsim.backends.real import RealOptions, launch
 from distsim.interface import Budget, Cluster, Job, Switch
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.diloco import DiLoCo
+from distsim.strategies.local_sgd import LocalSGD
 from distsim.strategies.parameter_server import SyncPS
 from distsim.strategies.pipeline import ModelParallel, OneFOneB
 
-STRATEGIES = [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel()]
+# Of L7: averaging at every step, with plain SGD.
+AVERAGING = [LocalSGD(1), DiLoCo(1, 1.0, 0.0)]
 
 
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize(
-    "strategy", [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel()], ids=lambda s: type(s).__name__
+    "strategy", [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel(), *AVERAGING], ids=lambda s: type(s).__name__
 )
 def test_weights_are_those_of_one_process(strategy, workers, tmp_path):
-    task, optimizer = workload(workers, "float64"), OPTIMIZERS[1]
+    task, optimizer = workload(workers, "float64"), OPTIMIZERS[strategy not in AVERAGING]
     numerics = TensorsFactory(task, workers, optimizer, SEED)
     cluster = Cluster(workers, strategy.server_count(workers), DEVICE, Switch(1e9, 1e-5))
     job = Job(strategy, task.model(), cluster, Budget(updates=STEPS), numerics, seed=SEED)

@@ -33,10 +33,13 @@ def run(strategy: Strategy, ranks: int, depth: int, folder: Path) -> Outcome:
     ("strategy", "ranks"),
     [
         (GPipe(8), 2),
+        (GPipe(4), 4),
         (Interleaved(8, 2), 4),
         (Interleaved(4, 4), 2),
         (ZeroBubble(6), 4),
+        (ZeroBubble(4), 2),
         (ZeroBubble(4, "h2"), 2),
+        (ZeroBubble(8, "h2"), 4),
         (ZeroBubble(8, "v"), 4),
         (ZeroBubble(1, "v"), 2),
     ],
@@ -54,6 +57,8 @@ def test_weights_are_those_of_one_process(strategy: Pipeline, ranks: int, tmp_pa
     assert sorted(seen) == list(range(DEPTH))
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), [(PipeDream(), 2), (PipeDream(), 4), (PipeDream2BW(8), 4)], ids=str)
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [(PipeDream(), 2), (PipeDream(), 4), (PipeDream2BW(6), 2), (PipeDream2BW(8), 4)], ids=str
+)
 def test_weights_are_those_of_the_published_rule(strategy: Strategy, ranks: int, tmp_path: Path) -> None:
     assert_weights(strategy, run(strategy, ranks, 6, tmp_path), OPTIMIZER)

@@ -27,7 +27,10 @@ REFEREED = [("float64", MOMENTUM), ("float64", ADAMW), ("float32", MOMENTUM)]
 @pytest.mark.parametrize(
     ("strategy", "workers"),
     [
+        (Zero(1, 1e3), 4),
         (Zero(2, 1e3, microbatches=2), 2),
+        (Zero(3), 4),
+        (TensorParallel(), 4),
         (HSDP(2), 4),
         (Hybrid(2, 2, 4), 4),
         (Hybrid(2, 1, 2, sharded=True), 4),
