@@ -6,6 +6,7 @@
     distsim list strategies | workloads | backends | clusters | stragglers | optimizers
     distsim explain k_sync strategy.k=3 --html k_sync.html
     distsim calibrate --quick
+    distsim bench fabric --json fabric.json
 
 Imports stay inside the commands: `--help` takes no more than argparse does.
 """
@@ -75,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
+    bench = commands.add_parser("bench", help="measure distsim itself")
+    bench.add_argument("what", choices=("fabric",), help="fabric: CPU and memory of simulating, by workload")
+    bench.add_argument("--json", metavar="FILE", type=Path, help="write the rows as a list")
+    bench.add_argument("--simgrid", metavar="PATH", type=Path, help="compare with this program (tests/benchmarks/simgrid)")
+    bench.add_argument("--workers", metavar="N,N", default="64,256,1024", help="how many (default: 64,256,1024)")
+    bench.add_argument("--profile", action="store_true", help="say where the time goes, besides")
     return parser
 
 
@@ -197,7 +204,22 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "report": _report, "list": _list, "explain": _explain, "calibrate": _calibrate}
+def _bench(options: argparse.Namespace) -> int:
+    import json
+
+    from distsim.bench import fabric
+
+    asked = fabric.read(options.workers, options.simgrid, options.json)
+    rows = fabric.bench(asked)
+    print(fabric.table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if options.profile:
+        print("", *fabric.profiles(asked), sep="\n\n")
+    return 0
+
+
+_COMMANDS = {"run": _run, "report": _report, "list": _list, "explain": _explain, "calibrate": _calibrate, "bench": _bench}
 
 if __name__ == "__main__":
     sys.exit(main())

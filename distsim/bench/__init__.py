@@ -1,0 +1,1 @@
+"""Benchmarks of distsim itself: `distsim bench fabric`."""
