@@ -227,7 +227,9 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
     if section.device == "profile":
         device = profile.device()
     else:
-        device = Roofline(section.flops or 0.0, section.memory_bandwidth or 0.0, section.overhead or 0.0)
+        device = Roofline(
+            (section.flops or 0.0) * (section.efficiency or 1.0), section.memory_bandwidth or 0.0, section.overhead or 0.0
+        )
     strategy, workers = resolved.strategy, section.workers
     servers, beside = strategy.server_count(workers), strategy.servers_beside()
     hosts = workers if beside else workers + servers

@@ -1,7 +1,8 @@
 """The section `cluster`: how many workers, what computes, and the network between them.
 
-`cluster.device` says what computes: `profile`, as measured; or `roofline`, by `flops` and `memory_bandwidth`. A run of
-which a rank holds more than `cluster.memory` at once does not fit, and says by how much.
+`cluster.device` says what computes: `profile`, as measured; or `roofline`, by `flops`, of which it
+reaches the share `efficiency`, and `memory_bandwidth`. A run of which a rank holds more than `cluster.memory` at once does
+not fit, and says by how much.
 
 `cluster.network` says how ranks are joined: `loopback`, all on one host, whose cores and messages a profile describes; else
 a host each, with links between them, and `NETWORKS` says which keys describe them. What holds of any of these: `duplex`;
@@ -37,7 +38,7 @@ NETWORKS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _OF_LINKS = ("duplex", "slow", "background")
 _OF_DEVICES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "profile": ((), ()),
-    "roofline": (("flops", "memory_bandwidth"), ("overhead",)),
+    "roofline": (("flops", "memory_bandwidth"), ("efficiency", "overhead")),
 }
 PRESETS: Mapping[str, Transport] = {"none": Transport(), "lv08": LV08}
 SLOWEST = 1e6
@@ -78,6 +79,8 @@ class ClusterSection:
     transport: Transport = PRESETS["none"]
     device: str = "profile"
     flops: float | None = None
+    efficiency: float | None = None
+    """Share of `flops` that operations reach."""
     memory_bandwidth: float | None = None
     overhead: float | None = None
     memory: float | None = None
@@ -125,6 +128,7 @@ CLUSTER: Mapping[str, Kind] = {
     "placement": quantities.optional(quantities.choice("block", "cyclic")),
     "device": quantities.choice(*_OF_DEVICES),
     "flops": quantities.optional(quantities.flops),
+    "efficiency": quantities.optional(quantities.number(above=0.0, at_most=1.0)),
     "memory_bandwidth": quantities.optional(quantities.bandwidth),
     "overhead": quantities.optional(quantities.seconds(bare_at_most=1.0)),
     "memory": quantities.optional(quantities.capacity),
@@ -231,6 +235,8 @@ def _complete(cluster: ClusterSection) -> ClusterSection:
         changes["placement"] = cluster.placement or "block"
     if cluster.network == "fat_tree":
         changes["uplink_bandwidth"] = cluster.uplink_bandwidth or cluster.bandwidth
+    if cluster.device == "roofline":
+        changes["efficiency"] = cluster.efficiency or 1.0
     return replace(cluster, **changes)
 
 

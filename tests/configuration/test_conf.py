@@ -113,6 +113,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             },
             "device": "profile",
             "flops": None,
+            "efficiency": None,
             "memory_bandwidth": None,
             "overhead": None,
             "memory": "80GB",
