@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from distsim import composition, execution, registry
-from distsim.composition import Setting
+from distsim.composition import Composed, Setting
 from distsim.execution import Prepared
 from distsim.interface import BadInput, Problem, Strategy
 from distsim.interface.errors import DistsimError
@@ -60,9 +61,11 @@ def load(folder: Path | str) -> Result:
     return store.load(folder)
 
 
-def prepare(settings: Iterable[Setting], problems: Iterable[Problem] = ()) -> Prepared:
+def prepare(
+    settings: Iterable[Setting], problems: Iterable[Problem] = (), composed: Composed = MappingProxyType({})
+) -> Prepared:
     """The run that `settings` describe. Raises `BadInput` with what is wrong with it, `problems` included."""
-    values, bad_choices = composition.compose(named for setting in settings for named in _named(setting))
+    values, bad_choices = composition.compose((named for setting in settings for named in _named(setting)), composed)
     prepared, bad_values = execution.prepare(values)
     found = [*problems, *bad_choices, *bad_values]
     if found or prepared is None:
@@ -74,10 +77,11 @@ def prepare_all(runs: Iterable[Iterable[Setting]]) -> list[Prepared]:
     """Every run of a sweep. Raises `BadInput` with what is wrong with any of them, each problem once."""
     problems: dict[str, Problem] = {}
     prepared: dict[str, Prepared] = {}
-    for settings in runs:
-        settings = list(settings)
+    every = [list(settings) for settings in runs]
+    composed = composition.put_together(every)
+    for settings in every:
         try:
-            one = prepare(settings)
+            one = prepare(settings, composed=composed)
         except BadInput as error:
             problems |= {str(problem): problem for problem in error.problems}
             continue

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from distsim import registry
@@ -23,6 +24,8 @@ from distsim.configuration.sections import GROUPS
 from distsim.interface import BadInput, Problem
 
 Setting = tuple[str, Any]
+Composed = Mapping[tuple[Setting, ...], dict[str, Any]]
+"""Configurations by the choices that they are composed of."""
 
 ASK_FROM = 1000
 """A sweep of more runs than this wants `--yes`."""
@@ -48,20 +51,36 @@ def choices(group: str) -> list[str]:
     return files
 
 
-def compose(settings: Iterable[Setting]) -> tuple[dict[str, Any], list[Problem]]:
+def compose(settings: Iterable[Setting], composed: Composed = MappingProxyType({})) -> tuple[dict[str, Any], list[Problem]]:
     """The configuration that `settings` describe, its values unchecked, and the choices that do not exist.
 
-    Of a group with such a choice the settings are left out: nobody knows what they should be.
+    Of a group with such a choice the settings are left out: nobody knows what they should be. What is in `composed` is not
+    composed again.
     """
     settings = list(settings)
     problems = [problem for key, value in settings if key in GROUPS for problem in _bad_choice(key, value)]
     bad = {problem.key for problem in problems}
     settings = [setting for setting in settings if setting[0].partition(".")[0] not in bad]
-    result = copy.deepcopy(_compose_groups(tuple(setting for setting in settings if setting[0] in GROUPS)))
+    chosen = tuple(setting for setting in settings if setting[0] in GROUPS)
+    result = copy.deepcopy(composed.get(chosen) or _compose_groups(chosen))
     for key, value in settings:
         if key not in GROUPS:
             _put(result, key, value)
     return result, problems
+
+
+def put_together(runs: Iterable[Iterable[Setting]]) -> Composed:
+    """The choices that the runs of a sweep combine, put together from each choice composed alone; nothing if to compose
+    every combination is less work, or if some file reaches beyond its own group, so that only Hydra knows what it means."""
+    chosen = {tuple((key, value) for key, value in run if key in GROUPS and isinstance(value, str)) for run in runs}
+    alone = {choice for choices_made in chosen for choice in choices_made}
+    if len(alone) + 1 >= len(chosen) or any(_bad_choice(*choice) for choice in alone):
+        return {}
+    plain = _compose_groups(())
+    parts = {choice: _compose_groups((choice,)) for choice in alone}
+    if any({**part, group: plain[group]} != plain for (group, _), part in parts.items()):
+        return {}
+    return {choices_made: {**plain, **{c[0]: parts[c][c[0]] for c in choices_made}} for choices_made in chosen}
 
 
 def parse(overrides: Sequence[str]) -> tuple[list[Setting], list[Problem]]:

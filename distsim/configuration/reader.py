@@ -121,7 +121,7 @@ def settable(cls: type[Any]) -> list[Field[Any]]:
     return [field for field in fields(cls) if field.init] if is_dataclass(cls) else []
 
 
-def kinds_of(cls: type[Any]) -> Mapping[str, Kind]:
+def kinds_of(cls: Any) -> Mapping[str, Kind]:
     """The kind of each field of a dataclass."""
     return _kinds_of(cls)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -69,15 +70,48 @@ def test_python_sweeps_at_once_too(here: Path) -> None:
     assert list(tables[0]["repeat"]) == [1, 0, 1, 0]
 
 
-def test_groups_are_composed_once_for_each_choice(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    composed = []
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Hydra is asked to compose."""
+    asked: list[Any] = []
     compose = hydra.compose
-    monkeypatch.setattr(hydra, "compose", lambda *words, **names: composed.append(words) or compose(*words, **names))
+    monkeypatch.setattr(hydra, "compose", lambda *words, **names: asked.append(words) or compose(*words, **names))
     composition._compose_groups.cache_clear()
+    return asked
+
+
+def test_groups_are_composed_once_for_each_choice(here: Path, composed: list[Any]) -> None:
     swept = ["strategy=all_reduce,sync_ps", "optimizer=sgd,adamw", "repeat=range(0,50)"]
     assert main(["run", "-m", "--jobs=1", *swept, *TINY, "budget.updates=1"]) == 0
     assert len(composed) == 4
     assert len(store.scan(here / "runs")) == 200
+
+
+def test_many_combinations_are_put_together(composed: list[Any]) -> None:
+    names = {"strategy": ["all_reduce", "ssp", "easgd"], "optimizer": ["sgd", "adamw"], "straggler": ["none", "one_slow"]}
+    runs = composition.expand_grid({**names, "seed": [0, 1]})
+    made = composition.put_together(runs)
+    assert len(made) == 12
+    assert len(composed) == 1 + 7
+    for chosen, values in made.items():
+        assert values == composition._compose_groups(chosen)
+    assert composition.put_together(composition.expand_grid({**names, "strategy": ["no_such", "ssp", "easgd"]})) == {}
+
+
+def test_a_file_that_reaches_beyond_its_group_is_composed_with_the_others(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(composition.conf(), here / "conf")
+    text = "# @package _global_\nstraggler: {name: one_slow, slow: {0: 3.0}}\ncluster: {workers: 3}\n"
+    (here / "conf" / "straggler" / "one_slow.yaml").write_text(text)
+    monkeypatch.setattr(composition, "conf", lambda: here / "conf")
+    composition._compose_groups.cache_clear()
+    names = {"strategy": ["all_reduce", "ssp", "easgd"], "straggler": ["none", "one_slow", "pareto"]}
+    runs = composition.expand_grid(names)
+    assert composition.put_together(runs) == {}
+    prepared = api.prepare_all([*run, *GRID.items()] for run in runs)
+    assert [each.config["cluster"]["workers"] for each in prepared] == [4, 3, 4] * 3
+    composition._compose_groups.cache_clear()
 
 
 EXPANDED = [
