@@ -81,7 +81,14 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
     assert (strategy["name"], strategy["bucket_bytes"]) == ("all_reduce", 1048576.0)
     assert first.config == {
         "strategy": strategy,
-        "backend": {"name": "modeled", "preemption": "instant", "collectives": "auto"},
+        "backend": {
+            "name": "modeled",
+            "preemption": "instant",
+            "collectives": "auto",
+            "algorithm": "auto",
+            "ring_bytes": 524288.0,
+            "node_ranks": 0,
+        },
         "workload": {"name": "digits_mlp", "batch": 16, "depth": 8, "width": 256, "dtype": "float32"},
         "cluster": {
             "name": "switch",

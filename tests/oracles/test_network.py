@@ -21,8 +21,8 @@ from distsim.strategies.parameter_server import AsyncPS, SyncPS
 
 from .jobs import Times, chain, done, job
 
-FLOWS = SimulatedOptions(collectives="flows")
-PRICE = SimulatedOptions(collectives="price")
+FLOWS = SimulatedOptions(collectives="flows", algorithm="ring")
+PRICE = SimulatedOptions(collectives="price", algorithm="ring")
 TEN_GBIT = Switch(1.25e9, 5e-6)
 STILL = Times()
 HUNDRED_MB = chain(parameters=25_000_000)

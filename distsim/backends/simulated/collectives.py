@@ -1,185 +1,424 @@
-"""Collectives: who has joined, what comes out, and when.
+"""Collectives: who has come, what comes out, and when.
 
-A group's collectives run in call order, one at a time. Each runs as `flows` (a ring, chunk by chunk, over the same links
-as everything else) or at a `price` (its closed form from the last arrival, exact when nothing else uses its links). `auto`
-takes the price when no message and no collective of these ranks is under way, and notes it if one starts meanwhile: then it
-was not exact.
+A rank takes part in its group's collectives in call order, one at a time: it comes to one when it has called it and is over
+with the one before. From then on its transfers begin, each when its other end has come as well. A collective runs as
+`flows`, transfer by transfer over the same links as everything else, or at a `price`: see prices.
+
+`auto` takes the price where it is exact, and then only. Until something else uses a link that it uses, a priced collective
+is nothing but the times of arrival; when something does, what it has done so far is replayed, and the rest runs as flows.
+What else there is: messages, collectives of other groups, and transfers of its own that may meet on a link. `price` takes
+whatever price there is, and counts those that were disturbed.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+from distsim.backends.simulated.algorithms import Algorithm, Choice, Plan, choose, make_plan
 from distsim.backends.simulated.engine import Engine, Operation
-from distsim.backends.simulated.hosts import Hosts, ring_rounds
+from distsim.backends.simulated.hosts import Hosts
 from distsim.backends.simulated.messages import Messages
+from distsim.backends.simulated.prices import Course
+from distsim.backends.simulated.rounds import Done, Move, Replay, Rounds, Underway
 from distsim.interface import Collective, StrategyError
 
 Mode = Literal["auto", "flows", "price"]
-Group = tuple[int, ...]
+Ranks = tuple[int, ...]
 Combine = Callable[[Collective, Sequence[Any]], list[Any]]
 
+RING_BYTES = 524288.0
 
-@dataclass(eq=False)
-class _Round:
+
+class _Call:
     """One collective of one group."""
 
-    collective: Collective
-    nbytes: float
-    is_alone: bool = True
-    """Nothing else has used its links since it began."""
-    payloads: dict[int, Any] = field(default_factory=dict)
-    operations: dict[int, Operation[Any]] = field(default_factory=dict)
+    def __init__(self, group: _Group, number: int, collective: Collective, nbytes: float, combine: Combine) -> None:
+        size = len(group.ranks)
+        self.group = group
+        self.number = number
+        self.collective = collective
+        self.nbytes = nbytes
+        self.combine = combine
+        self.payloads: list[Any] = [None] * size
+        self.operations: list[Operation[Any] | None] = [None] * size
+        self.called = 0
+        self.arrivals = [math.nan] * size
+        self.come = 0
+        self.is_over = [False] * size
+        self.over = 0
+        self.results: list[Any] | None = None
+        self.plan: Plan | None = None
+        self.course: Course | None = None
+        self.rounds: Rounds | None = None  # as flows; else at a price
+        self.alarms = 0  # changes when what was to happen at a price no longer does
+        self.is_priced = False
+        self.is_disturbed = False
+        self.is_watched = False  # for what else may use its links
+        self.rivals: list[_Call] = []  # that are watched, and may use some of them
+
+    def is_busy(self, rank: int) -> bool:
+        """This rank has come, and is not over."""
+        position = self.group.position.get(rank)
+        return position is not None and self.arrivals[position] >= 0.0 and not self.is_over[position]
+
+    def is_using(self, link: int) -> bool:
+        """A transfer may be on this link now."""
+        assert self.course is not None
+        users = self.course.users.get(link)
+        return users is not None and all(map(self.is_busy, users))
+
+    def meets(self, other: _Call) -> bool:
+        """Both may be using some link now."""
+        assert self.course is not None
+        return any(self.is_using(link) and other.is_using(link) for link in self.course.users)
+
+
+class _Group:
+    """The collectives of one group, in call order, and how far each rank is."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.position = {rank: position for position, rank in enumerate(ranks)}
+        self.calls: deque[_Call] = deque()  # not all of whose ranks are over
+        self.first = 0  # the number of the first of them
+        self.called = [0] * len(ranks)  # by each rank
+        self.turn = [0] * len(ranks)  # the number of the call that each rank takes part in next
+        self.plans: dict[tuple[Algorithm, str, int], tuple[Plan, Course | None]] = {}
+        self.hop: tuple[float, float] | None = None  # latency and bandwidth of its slowest neighbours
+
+    def call(self, number: int) -> _Call | None:
+        """A call that is not over."""
+        place = number - self.first
+        return self.calls[place] if place < len(self.calls) else None
 
 
 class Collectives:
     """All collectives of a run."""
 
-    def __init__(self, engine: Engine, hosts: Hosts, messages: Messages, mode: Mode) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        hosts: Hosts,
+        messages: Messages,
+        mode: Mode = "auto",
+        algorithm: Choice = "auto",
+        ring_bytes: float = RING_BYTES,
+        node: Callable[[int], int] | None = None,
+    ) -> None:
         self._engine = engine
         self._hosts = hosts
         self._messages = messages
         self._mode = mode
-        self._calls: defaultdict[tuple[Group, int], int] = defaultdict(int)
-        self._rounds: dict[tuple[Group, int], _Round] = {}
-        self._ready: defaultdict[Group, deque[tuple[_Round, Combine]]] = defaultdict(deque)
-        self._under_way: list[_Round] = []
+        self._algorithm: Choice = algorithm
+        self._ring_bytes = ring_bytes
+        self._node = node or (lambda rank: 0)
+        self._groups: dict[Ranks, _Group] = {}
+        self._under_way: list[_Call] = []  # has links, and some have come
+        self._relations: dict[tuple[int, int], tuple[bool, bool]] = {}
         self.inexact = 0
-        """Priced collectives during which something else used the network."""
+        """Priced collectives during which something else used their links."""
+
+    # ---- who has come
 
     def join(
-        self, rank: int, group: Group, collective: Collective, payload: Any, nbytes: float, combine: Combine
+        self, rank: int, ranks: Ranks, collective: Collective, payload: Any, nbytes: float, combine: Combine
     ) -> Operation[Any]:
-        """A rank calls its next collective of `group`."""
-        number = self._calls[group, rank]
-        self._calls[group, rank] += 1
-        round_ = self._rounds.setdefault((group, number), _Round(collective, nbytes))
-        if (collective, nbytes) != (round_.collective, round_.nbytes):
-            first = next(iter(round_.payloads))
+        """A rank calls its next collective of the group `ranks`."""
+        group = self._groups.get(ranks)
+        if group is None:
+            group = self._groups[ranks] = _Group(ranks)
+        position = group.position[rank]
+        number = group.called[position]
+        group.called[position] += 1
+        call = group.call(number)
+        if call is None:
+            call = _Call(group, number, collective, nbytes, combine)
+            group.calls.append(call)
+        elif nbytes != call.nbytes or collective != call.collective:
+            first = next(r for r, operation in zip(ranks, call.operations, strict=True) if operation is not None)
             raise StrategyError(
-                f"collective {number} of ranks {group}: rank {first} called {_say(round_.collective, round_.nbytes)}, "
+                f"collective {number} of ranks {ranks}: rank {first} called {_say(call.collective, call.nbytes)}, "
                 f"rank {rank} {_say(collective, nbytes)}; a group calls the same collectives in the same order"
             )
-        round_.payloads[rank] = payload
-        operation = round_.operations[rank] = self._engine.operation()
-        if len(round_.payloads) == len(group):
-            del self._rounds[group, number]
-            self._ready[group].append((round_, combine))
-            if len(self._ready[group]) == 1:
-                self._run(group)
+        call.payloads[position] = payload
+        call.called += 1
+        if call.called == len(ranks):  # what it raises is this rank's
+            call.results = call.payloads if collective.kind == "barrier" else combine(collective, call.payloads)
+        operation = call.operations[position] = self._engine.operation()
+        if group.turn[position] == number:
+            self._arrive(call, position)
         return operation
 
-    def missing(self, rank: int) -> list[tuple[Group, list[int]]]:
-        """The groups in which this rank waits, and the members that have not joined: for the report of a deadlock."""
-        return [
-            (group, [r for r in group if r not in round_.payloads])
-            for (group, _), round_ in self._rounds.items()
-            if rank in round_.payloads
-        ]
+    def missing(self, rank: int) -> list[tuple[Ranks, list[int]]]:
+        """The groups in which this rank waits, and the members that have not called: for the report of a deadlock."""
+        found = []
+        for ranks, group in self._groups.items():
+            if rank in group.position:
+                for call in group.calls:
+                    late = [r for r, operation in zip(ranks, call.operations, strict=True) if operation is None]
+                    if late and rank not in late and not call.is_over[group.position[rank]]:
+                        found.append((ranks, late))
+        return found
 
-    def _run(self, group: Group) -> None:
-        round_, combine = self._ready[group][0]
-        values = [round_.payloads[r] for r in group]
-        results = values if round_.collective.kind == "barrier" else combine(round_.collective, values)
-        for operation in round_.operations.values():
-            operation.begin()
-        left = len(group)
+    def _arrive(self, call: _Call, position: int) -> None:
+        """A rank comes to a collective."""
+        rounds = call.rounds
+        call.arrivals[position] = self._engine.now
+        call.come += 1
+        size = len(call.arrivals)
+        if size == 1:
+            self._finish(call, [position])
+            return
+        if call.come == 1:
+            self._open(call)
+        if call.is_watched:
+            self._meet(call, call.group.ranks[position])
+        if rounds is not None:
+            rounds.arrive(position)
+        elif call.rounds is None and call.come == size:
+            self._price(call)
+
+    def _open(self, call: _Call) -> None:
+        """The first rank has come."""
+        call.plan, course = self._plan(call)
+        call.course = course
+        if self._mode == "flows":
+            self._flow(call)
+        if self._mode == "flows" or course is None:
+            return
+        if call.plan.is_rooted or (self._mode == "auto" and not course.is_apart and call.nbytes):
+            self._engine.after(self._engine.window, lambda: self._start(call))
+        if call.nbytes:
+            for other in self._under_way:
+                meets, takes_turns = self._relation(call, other)
+                if meets and not (takes_turns and other.group is call.group):
+                    call.rivals.append(other)
+                    other.rivals.append(call)
+            call.is_watched = True
+            self._under_way.append(call)
+            self._messages.watch = self._sent
+
+    def _plan(self, call: _Call) -> tuple[Plan, Course | None]:
+        """The algorithm of a call on its links; the latter None where hosts have none."""
+        group, (kind, _, root) = call.group, call.collective
+        size = len(group.ranks)
+        algorithm: Choice = self._algorithm
+        if algorithm == "auto":
+            if group.hop is None:
+                group.hop = self._slowest(group.ranks)
+            algorithm = choose(kind, size, call.nbytes, *group.hop, self._ring_bytes)
+        known = group.plans.get((algorithm, kind, root))
+        if known is None:
+            nodes: dict[int, list[int]] = {}
+            for position, rank in enumerate(group.ranks):
+                nodes.setdefault(self._node(rank), []).append(position)
+            plan = make_plan(algorithm, kind, size, root, list(nodes.values()))
+            course = None if self._hosts.price_contends else Course(self._hosts, group.ranks, plan)
+            known = group.plans[algorithm, kind, root] = plan, course
+        return known
+
+    def _slowest(self, ranks: Ranks) -> tuple[float, float]:
+        """The latency and bandwidth that predictions count with: the worst between neighbours."""
+        if self._hosts.price_contends:
+            return 0.0, 1.0
+        ways = [self._hosts.route(rank, after) for rank, after in zip(ranks, (*ranks[1:], ranks[0]), strict=True)]
+        bandwidth = min(min(way.limit, *map(self._hosts.capacity, way.links), math.inf) for way in ways)
+        return max(way.latency for way in ways), bandwidth
+
+    # ---- at a price
+
+    def _price(self, call: _Call) -> None:
+        """All have come: when each is over."""
+        engine = self._engine
+        if call.course is None:
+            group, collective = call.group.ranks, call.collective
+            everyone = list(range(len(group)))
+            if not self._hosts.price(group, collective, call.nbytes, lambda: self._finish(call, everyone)):
+                self._flow(call)
+            return
+        ends = call.course.ends(call.arrivals, call.nbytes, engine.window)
+        if ends is None and self._mode == "price":
+            offsets = call.course.in_step(call.nbytes)
+            if offsets is not None:
+                call.is_disturbed = True  # by its own transfers
+                ends = [engine.now + offset for offset in offsets]
+        if ends is None:
+            self._flow(call)
+            return
+        call.is_priced = True
+        alarm = call.alarms
+        together: list[int] = []
+        order = sorted(range(len(ends)), key=ends.__getitem__) if min(ends) < max(ends) else list(range(len(ends)))
+        for place, position in enumerate(order):
+            together.append(position)
+            if place + 1 == len(order) or ends[order[place + 1]] - ends[position] > engine.window:
+                delay = max(0.0, ends[position] - engine.now)
+                engine.after(delay, partial(self._ring, call, alarm, together))
+                together = []
+
+    def _ring(self, call: _Call, alarm: int, over: list[int]) -> None:
+        if call.alarms == alarm:
+            self._finish(call, over)
+
+    # ---- as flows
+
+    def _start(self, call: _Call) -> None:
+        """Some have come, and all did not come at once: transfers begin, for some ranks may be over before others come."""
+        if call.rounds is not None or call.is_priced:
+            return
+        if self._mode == "auto":
+            self._flow(call)
+            return
+        engine, nbytes, course = self._engine, call.nbytes, call.course
+        assert course is not None
+        call.is_priced = True
+
+        def move(phase: int, which: int, done: Done) -> None:
+            engine.after(course.hop(phase, which).seconds(nbytes), done)
+
+        def resume(underway: Underway) -> None:
+            seconds = course.hop(underway.phase, underway.which).seconds(nbytes)
+            engine.after(max(0.0, underway.begun + seconds - engine.now), underway.done)
+
+        self._carry(call, move, resume)
+
+    def _flow(self, call: _Call) -> None:
+        """Carry what is left of the collective as flows."""
+        plan, course, ranks, nbytes = call.plan, call.course, call.group.ranks, call.nbytes
+        assert plan is not None
+        call.is_priced = False
+
+        def move(phase: int, which: int, done: Done) -> None:
+            source, to, share = plan.phases[phase].transfers[which]
+            self._hosts.move(ranks[source], ranks[to], share * nbytes, done)
+
+        def resume(underway: Underway) -> None:
+            assert course is not None
+            hop, elapsed = course.hop(underway.phase, underway.which), self._engine.now - underway.begun
+            left = hop.share * nbytes
+            if elapsed > hop.latency:
+                left = max(0.0, left - (elapsed - hop.latency) * hop.rate)
+            latency = max(0.0, hop.latency - elapsed)
+            self._hosts.resume(ranks[hop.source], ranks[hop.to], left, latency, underway.done)
+
+        self._carry(call, move, resume)
+
+    def _carry(self, call: _Call, move: Move, resume: Callable[[Underway], None]) -> None:
+        """Go on, transfer by transfer, from where the collective would be now had nothing disturbed it."""
+        plan, course, now = call.plan, call.course, self._engine.now
+        assert plan is not None
+        call.alarms += 1
+        come = sorted((when, position) for position, when in enumerate(call.arrivals) if when >= 0.0)
+        if course is None or come[0][0] == now:
+            call.rounds = Rounds(plan, move, lambda position: self._finish(call, [position]))
+            for _, position in come:
+                call.rounds.arrive(position)
+            return
+        over: list[int] = []
+        is_live = False
 
         def finished(position: int) -> None:
-            nonlocal left
-            round_.operations[group[position]].finish(results[position])
-            left -= 1
-            if not left:
-                self._ready[group].popleft()
-                if self._ready[group]:
-                    self._run(group)
+            if is_live:
+                self._finish(call, [position])
+            else:
+                over.append(position)
 
-        if len(group) == 1:
-            finished(0)
-            return
-        rivals = [other for other in self._under_way if not other.payloads.keys().isdisjoint(group)]
-        if not self._hosts.price_contends:
-            round_.is_alone = not (rivals or self._messages.under_way)
-            for other in rivals:
-                other.is_alone = False
-        self._under_way.append(round_)
-        if not self._price(group, round_, finished):
-            self._flow(group, round_, finished)
+        replay = Replay(plan, lambda phase, which: course.hop(phase, which).seconds(call.nbytes), finished)
+        under_way = replay.until(now, come)
+        call.rounds, is_live = replay.rounds, True
+        replay.rounds.move = move
+        self._finish(call, [position for position in over if not call.is_over[position]])
+        for underway in under_way:
+            resume(underway)
 
-    def _price(self, group: Group, round_: _Round, finished: Callable[[int], None]) -> bool:
-        """Carry the collective at its price, unless the mode or what else is under way asks for flows."""
-        if self._mode == "flows" or (self._mode == "auto" and not round_.is_alone):
-            return False
-        messages = self._messages.started
+    # ---- what else uses its links
 
-        def over() -> None:
-            self._under_way.remove(round_)
-            if not round_.is_alone or (self._messages.started > messages and not self._hosts.price_contends):
-                self.inexact += 1
-            for position in range(len(group)):
-                finished(position)
+    def _relation(self, call: _Call, other: _Call) -> tuple[bool, bool]:
+        """Whether two calls share links, and whether over each of them some rank takes part in all transfers of both."""
+        a, b = call.course, other.course
+        assert a is not None
+        assert b is not None
+        known = self._relations.get((id(a), id(b)))
+        if known is None:
+            known = self._relations[id(a), id(b)] = a.meets(b), a.takes_turns_with(b)
+        return known
 
-        return self._hosts.price(group, round_.collective, round_.nbytes, over)
+    def _meet(self, call: _Call, rank: int) -> None:
+        """A rank has come to `call`: what uses its links now?"""
+        for rival in list(call.rivals):
+            _, takes_turns = self._relation(call, rival)
+            if rival.is_busy(rank) if takes_turns else call.meets(rival):
+                self._disturb(call)
+                self._disturb(rival)
+        for source, to in self._messages.on_the_way.values():
+            if any(map(call.is_using, self._hosts.route(source, to).links)):
+                self._disturb(call)
+                return
 
-    def _flow(self, group: Group, round_: _Round, finished: Callable[[int], None]) -> None:
-        """Carry the collective as flows."""
-        left = len(group)
+    def _sent(self, source: int, to: int) -> None:
+        """A message begins to travel."""
+        links = self._hosts.route(source, to).links
+        for call in list(self._under_way):
+            if any(map(call.is_using, links)):
+                self._disturb(call)
 
-        def over(position: int) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                self._under_way.remove(round_)
-            finished(position)
+    def _disturb(self, call: _Call) -> None:
+        """Something else uses a link that this call uses."""
+        call.is_disturbed = True
+        if self._mode == "auto" and call.rounds is None:
+            self._flow(call)
 
-        _Ring(self._hosts, group, round_.collective, round_.nbytes, over).start()
+    # ---- who is over
 
+    def _finish(self, call: _Call, over: Sequence[int]) -> None:
+        """Ranks are over, and come to the next collective of the group if they have called it."""
+        group = call.group
+        for position in over:
+            call.is_over[position] = True
+            group.turn[position] += 1
+        call.over += len(over)
+        if call.over == len(call.is_over):
+            self._close(call)
+        begun = max(call.arrivals) if call.come == len(call.is_over) else math.nan
+        for position in over:
+            operation = call.operations[position]
+            assert operation is not None
+            operation.begun = begun if begun == begun else call.arrivals[position]
+            operation.finish(self._result(call, position))
+        for position in over:
+            after = group.call(group.turn[position])
+            if after is not None and after.operations[position] is not None:
+                self._arrive(after, position)
 
-class _Ring:
-    """A ring collective as flows between neighbours: a rank goes on once its own send and receive of a round are over."""
+    def _result(self, call: _Call, position: int) -> Any:
+        if call.results is not None:
+            return call.results[position]
+        # It is over before all have called. What it gave is its own again: keep a copy.
+        kind, op, root = call.collective
+        given = call.payloads[position]
+        call.payloads[position] = call.combine(Collective("broadcast"), [given])[0]
+        if kind == "broadcast":
+            return call.combine(Collective("broadcast"), [call.payloads[root]])[0]
+        return call.combine(Collective(kind, op, 1), [given, given])[0]
 
-    def __init__(
-        self, hosts: Hosts, group: Group, collective: Collective, nbytes: float, finished: Callable[[int], None]
-    ) -> None:
-        self._hosts = hosts
-        self._group = group
-        self._rounds, self._chunk = ring_rounds(collective, len(group), nbytes)
-        self._finished = finished
-        self._round = [0] * len(group)
-        self._open = [0] * len(group)  # transfers of a rank's current round that are not over
-
-    def start(self) -> None:
-        """All ranks begin their first round."""
-        for position in range(len(self._group)):
-            self._open[position] = 2
-        for position in range(len(self._group)):
-            self._transfer(position)
-
-    def _transfer(self, position: int) -> None:
-        """Send from `position` to its neighbour: both are in the same round."""
-        after = (position + 1) % len(self._group)
-
-        def over() -> None:
-            for p in (position, after):
-                self._open[p] -= 1
-                if not self._open[p]:
-                    self._next(p)
-
-        self._hosts.move(self._group[position], self._group[after], self._chunk, over)
-
-    def _next(self, position: int) -> None:
-        size = len(self._group)
-        self._round[position] += 1
-        if self._round[position] == self._rounds:
-            self._finished(position)
-            return
-        self._open[position] = 2
-        for sender in (position, (position - 1) % size):
-            if self._round[sender] == self._round[(sender + 1) % size]:
-                self._transfer(sender)
+    def _close(self, call: _Call) -> None:
+        """All are over."""
+        group = call.group
+        while group.calls and group.calls[0].over == len(group.ranks):
+            group.calls.popleft()
+            group.first += 1
+        if call.is_watched:
+            self._under_way.remove(call)
+            for rival in call.rivals:
+                rival.rivals.remove(call)
+            if not self._under_way:
+                self._messages.watch = None
+        if call.is_priced and call.is_disturbed:
+            self.inexact += 1
 
 
 def _say(collective: Collective, nbytes: float) -> str:

@@ -29,7 +29,7 @@ class SimulatedOptions:
     preemption: Preemption = "instant"
     collectives: Mode = "auto"
     algorithm: Choice = "auto"
-    ring_bytes: Annotated[float, bytes] = RING_BYTES
+    ring_bytes: float = RING_BYTES
     """With algorithm=auto, a ring for payloads of at least so many bytes a rank; below, what takes least by latency and
     bandwidth. 512 KiB is where MPICH goes over to rings."""
     node_ranks: int = 0

@@ -26,7 +26,7 @@ class Hosts(Protocol):
     least_factor: float
     """The smallest factor that a straggler's draw can have on a compute operation."""
     price_contends: bool
-    """True if a priced collective competes with whatever else is under way; else its price is that of running alone."""
+    """True if a collective's price was measured, and competes with whatever else is under way; there are no links then."""
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         """Compute for `seconds` of uncontended time on the rank's host; calling the result stops it."""
@@ -34,8 +34,11 @@ class Hosts(Protocol):
     def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
         """Carry a message that has waited for so many seconds behind another of its channel."""
 
+    def resume(self, source: int, to: int, nbytes: float, latency: float, done: Done) -> None:
+        """Carry what is left of a message that has begun to travel."""
+
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
-        """Carry a whole collective at its price from now, when all have joined, or say that it must run as flows."""
+        """Carry a whole collective as it was measured from now, when all have come, or say that it was not measured."""
 
     def route(self, source: int, to: int) -> Route:
         """The way of a message between two ranks as `move` takes it; without links within a host."""
@@ -70,7 +73,6 @@ class RoutedHosts:
         self._capacities = [capacity * transport.bandwidth_factor for capacity in capacities]
         self._network = Network(engine, self._capacities)
         self._routes: dict[tuple[int, int], Route] = {}
-        self._rings: dict[tuple[int, ...], tuple[float, float] | None] = {}
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         self._engine.after(seconds, done)
@@ -107,33 +109,15 @@ class RoutedHosts:
             latency = max(self._transport.message_seconds, latency - waited)
         self._network.start(links, nbytes, latency, done, limit)
 
+    def resume(self, source: int, to: int, nbytes: float, latency: float, done: Done) -> None:
+        links, _, limit = self.route(source, to)
+        if links:
+            self._network.start(links, nbytes, latency, done, limit)
+        else:
+            self._engine.after(0.0, done)
+
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
-        """Rounds of equal chunks between equal links, all in step: a ring's last rank to join sets the pace.
-
-        Under skewed arrival a ring's ranks follow T[i] = max(T[i-1], T[i], T[i+1]) + d, which is max(T) + n d after
-        n >= P/2 rounds: the price from the last arrival is exact if nothing else uses the links. Neighbours that share a
-        link, live on one host or are unequally far from each other have no price.
-        """
-        if group not in self._rings:
-            self._rings[group] = self._ring(group)
-        hop = self._rings[group]
-        if hop is None:
-            return False
-        rounds, chunk = ring_rounds(collective, len(group), nbytes)
-        self._engine.after(rounds * (chunk / hop[0] + hop[1]), done)
-        return True
-
-    def _ring(self, group: tuple[int, ...]) -> tuple[float, float] | None:
-        """Rate and latency of every hop of a ring; None if they differ or share a link."""
-        routes = [self.route(rank, after) for rank, after in zip(group, (*group[1:], group[0]), strict=True)]
-        links = [link for route in routes for link in route.links]
-        if len(set(links)) < len(links) or not all(route.links for route in routes):
-            return None
-        hops = {(min(self._capacities[link] for link in r.links), r.limit, r.latency) for r in routes}
-        if len(hops) > 1:
-            return None
-        ((capacity, limit, latency),) = hops
-        return min(capacity, limit), latency
+        return False
 
     def unaccounted(self) -> float:
         return self._network.unaccounted()
@@ -197,6 +181,9 @@ class SharedHost:
         else:
             turn()
 
+    def resume(self, source: int, to: int, nbytes: float, latency: float, done: Done) -> None:
+        self.move(source, to, nbytes, done)
+
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Every member works; alone on the machine that takes the measured time of the collective."""
         size = len(group)
@@ -224,19 +211,6 @@ class SharedHost:
 
     def unaccounted(self) -> float:
         return 0.0
-
-
-def ring_rounds(collective: Collective, size: int, nbytes: float) -> tuple[int, float]:
-    """How many rounds of chunks of how many bytes a ring needs; `nbytes` is the payload that each rank brings.
-
-    All-reduce: 2(n-1) rounds of M/n. Reduce-scatter: n-1 of M/n. All-gather: n-1 of M. Broadcast (a pipeline of n chunks
-    around the ring): 2(n-1) of M/n. Patarasuk and Yuan, JPDC 69(2), 2009.
-    """
-    if collective.kind == "all_gather":
-        return size - 1, nbytes
-    if collective.kind == "reduce_scatter":
-        return size - 1, nbytes / size
-    return 2 * (size - 1), nbytes / size
 
 
 def build_hosts(engine: Engine, cluster: Cluster) -> Hosts:
