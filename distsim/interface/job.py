@@ -13,6 +13,7 @@ from distsim.interface.fabric import Fabric
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics
 from distsim.interface.optimizer import Scaling, Schedule
+from distsim.interface.progress import Course
 from distsim.interface.rank import Rank
 from distsim.interface.straggler import Straggler
 from distsim.interface.strategy import Strategy
@@ -47,12 +48,8 @@ class Job:
             model=self.model,
             numerics=self.numerics(rank),
             fabric=fabric,
-            budget=self.budget,
+            course=Course(self.budget, self.model.batch, gradients, every, self.schedule, self.scaling),
             seed=self.seed,
-            gradients_an_update=gradients,
-            publish_every=every,
-            schedule=self.schedule,
-            scaling=self.scaling,
         )
 
     def factor(self, rank: int, step: int | None) -> float:

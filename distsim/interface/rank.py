@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from math import inf
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
-from distsim.interface.budget import Budget
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
 from distsim.interface.flow import Flow
 from distsim.interface.model import Cost, Model, Operation
 from distsim.interface.numerics import Numerics, Part
-from distsim.interface.optimizer import Optimizer, Scaling, Schedule, scaled
-from distsim.interface.outcome import Piece, Snapshot
-from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer, Update
+from distsim.interface.outcome import Piece
+from distsim.interface.progress import Course, Progress
+from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer
 from distsim.interface.values import Batch, Message, Region, T
 from distsim.interface.work import Work
 
@@ -42,26 +39,16 @@ class Rank(Generic[T]):
     model: Model
     numerics: Numerics[T]
     fabric: Fabric
-    budget: Budget
+    course: InitVar[Course]
     seed: int = 0
-    gradients_an_update: int = 1
-    publish_every: int = 0
-    """Updates between snapshots; 0 publishes nothing."""
-    schedule: Schedule = field(default_factory=Schedule)
-    scaling: Scaling = "none"
     trace: Trace = field(init=False)
+    progress: Progress = field(init=False)
     placed: tuple[int, ...] = field(init=False)
     shard: tuple[int, int] = (0, 1)
     """Which tensor shard of the blocks is placed here, of how many."""
-    snapshots: list[Snapshot] = field(default_factory=list)
-    shown: tuple[Region, ...] = ()
-    """What this rank publishes, once it has."""
     version: int = 0
-    updates: int = 0
     has_tasks: bool = False
     """A second flow of control may change the parameters while a gradient is computed."""
-    takes_turns: bool = False
-    """Updates are made by one rank each."""
     drawn: int = 0
     open_work: dict[Work[Any], None] = field(default_factory=dict)
     posted: dict[int, deque[Work[None]]] = field(default_factory=dict)
@@ -70,8 +57,9 @@ class Rank(Generic[T]):
     sequences: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, course: Course) -> None:
         self.trace = Trace(self.rank)
+        self.progress = Progress(course, self.fabric, self.trace, self.pieces)
         self.placed = tuple(range(len(self.model.blocks)))
 
     def samples(self, batch: Batch) -> float:
@@ -82,80 +70,13 @@ class Rank(Generic[T]):
         """The blocks that `region` names on this rank."""
         return self.placed if region.blocks is None else region.blocks
 
-    # ---- updates
+    # ---- parameters
 
-    @cached_property
-    def updates_allowed(self) -> float:
-        """How many updates the counted limits of the budget allow; infinite if only seconds limit the run."""
-        return self.budget.updates_allowed(self.samples_an_update)
-
-    @property
-    def samples_an_update(self) -> int:
-        """Samples of all workers together that one update consumes."""
-        return self.gradients_an_update * self.model.batch
-
-    def goes_on(self, step: int) -> bool:
-        """Whether update `step` belongs to the run; every rank gets the same answer, and those who ask again too."""
-        seconds = self.budget.seconds
-        return step < self.updates_allowed and not (
-            seconds is not None and self.fabric.decide(f"stop before step {step}", self.fabric.now() >= seconds)
-        )
-
-    def steps(self) -> Iterator[int]:
-        """Global updates until the budget is spent, each recorded when its body is over."""
-        step = 0
-        while self.goes_on(step):
-            yield step
-            step += 1
-            self.updates = step
-            self.trace.updates.append(Update(step, step * self.samples_an_update, self.fabric.now()))
-
-    def turns(self) -> Iterator[int]:
-        """Updates of this rank alone until all ranks together have begun what the budget allows; recorded as `steps` does.
-
-        Evaluation sees each rank's model as it is when that rank next ends an update.
-        """
-        self.takes_turns, ended, every = True, 0, self.publish_every
-        while self.goes_on(turn := self.fabric.count("updates begun")):
-            self.updates = turn
-            yield turn
-            before, ended = ended, self.fabric.count("updates ended") + 1
-            self.updates, now = ended, self.fabric.now()
-            self.trace.updates.append(Update(ended, ended * self.samples_an_update, now))
-            if every and self.shown and ended // every > before // every:
-                self._snapshot(ended // every * every, now)
-
-    def rate(self, optimizer: Optimizer | None, scale: float) -> float:
-        """What the learning rate is multiplied by now: scaling and schedule are the run's own optimizer's."""
-        if optimizer is not None:
-            return scale
-        course = self.schedule.factor(self.updates, self.updates_allowed)
-        return scale * scaled(self.scaling, self.gradients_an_update) * course
-
-    def publish(self, regions: tuple[Region, ...]) -> None:
-        """Keep the parameters for the evaluation, if a snapshot is due after the update under way."""
-        self.shown = regions
-        if self.takes_turns:
-            return
-        number = self.updates + 1
-        last = number >= self.updates_allowed
-        if self.publish_every and (number % self.publish_every == 0 or last):
-            self._snapshot(number, self.fabric.now())
-
-    def publish_last(self) -> None:
-        """Keep the model of the last update, if this rank shows any: a budget of seconds says too late which it is."""
-        known = self.snapshots[-1].number if self.snapshots else 0
-        number = self.updates
-        if self.takes_turns:  # this rank's last update is not the run's
-            number = 0 if self.updates_allowed == inf else int(self.updates_allowed)
-        if self.publish_every and self.shown and known < number:
-            self._snapshot(number, self.trace.updates[-1].time)
-
-    def _snapshot(self, number: int, time: float) -> None:
-        regions = [replace(region, blocks=self.blocks_of(region)) for region in self.shown]
+    def pieces(self, regions: tuple[Region, ...]) -> list[Piece]:
+        """The parameters of these regions as they are now, their blocks named."""
+        named = [replace(region, blocks=self.blocks_of(region)) for region in regions]
         with self.lock:
-            pieces = [Piece(region, self.shard, self.numerics.read(region)) for region in regions]
-        self.snapshots.append(Snapshot(number, number * self.samples_an_update, time, pieces))
+            return [Piece(region, self.shard, self.numerics.read(region)) for region in named]
 
     def weights(self) -> dict[int, T]:
         """The parameters of every block that is whole here (of one that is cut, its tensor shard)."""

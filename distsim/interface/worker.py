@@ -114,7 +114,7 @@ class Worker(Generic[T]):
 
         The body of the loop is one update. With a parameter server only the server iterates.
         """
-        return self._state.steps()
+        return self._state.progress.steps()
 
     def turns(self) -> Iterator[int]:
         """Updates that ranks make each on its own, 0, 1, ..., counted together: each is begun by one rank alone.
@@ -122,7 +122,7 @@ class Worker(Generic[T]):
         For workers that wait for nobody: a fast one makes more of them. The body of the loop is one update, and is numbered
         when it is over; a rank's loop ends when the budget leaves it none.
         """
-        return self._state.turns()
+        return self._state.progress.turns()
 
     def draw(self, part: int, parts: int) -> Batch:
         """The next batch of this rank's own stream; what is discarded later is not drawn again."""
@@ -136,7 +136,7 @@ class Worker(Generic[T]):
 
     def continues(self, step: int) -> bool:
         """Whether `steps` will come to `step`: for those who work ahead of the update. All ranks get the same answer."""
-        return self._state.goes_on(step)
+        return self._state.progress.goes_on(step)
 
     # ---- compute
 
@@ -213,7 +213,7 @@ class Worker(Generic[T]):
         for message in of:
             state.decide(message, self._ranks[message.source], applied=True)
         state.version += 1
-        rate = state.rate(optimizer, scale)
+        rate = state.progress.rate(optimizer, scale)
 
         def action(stop: Stop) -> None:
             with state.lock:
@@ -297,7 +297,7 @@ class Worker(Generic[T]):
         Ignored unless a snapshot is due. The evaluated model is the union of what all ranks publish for an update; shards
         will do.
         """
-        self._state.publish(regions or (ALL,))
+        self._state.progress.publish(regions or (ALL,))
 
     # ---- messages
 
@@ -367,7 +367,7 @@ class Worker(Generic[T]):
     async def settle(self) -> None:
         """Wait for what was posted, then check the rules that can only be checked at the end. Backends call it."""
         self._state.trace.ended = self.now
-        self._state.publish_last()
+        self._state.progress.publish_last()
         await self._state.settle()
 
     def _peer(self, rank: int, what: str) -> int:

@@ -43,7 +43,8 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
     desk.phase("end")
-    snapshots = [s._replace(pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in state.snapshots]
+    shown = state.progress.snapshots
+    snapshots = [s._replace(pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in shown]
     weights = {block: _on_cpu(x) for block, x in state.weights().items()}
     torch.save((state.trace, snapshots, weights), order.results)
 

@@ -105,7 +105,7 @@ def _outcome(simulation: Simulation, ranks: list[Rank[Any]], status: str, messag
         message=message,
         seconds=max(updates, default=simulation.engine.now),
         traces=[rank.trace for rank in ranks],
-        snapshots=[snapshot for rank in ranks for snapshot in rank.snapshots],
+        snapshots=[snapshot for rank in ranks for snapshot in rank.progress.snapshots],
         weights=[rank.weights() for rank in ranks],
         notes=notes,
     )
