@@ -42,13 +42,13 @@ def test_budgets_are_equal_and_tuning_has_seeds_of_its_own(name):
     module, runs = plan(name), compared(name)
     assert {run["budget.samples"] for run in [*runs, *module.tuning_runs()]} == {module.SAMPLES}
     assert {run["seed"] for run in module.tuning_runs()} == {module.TUNING_SEED}
-    assert not any("seed" in run for run in runs)
+    assert {run.get("seed", 0) for run in runs}.isdisjoint({module.TUNING_SEED})
     assert module.REPEATS >= 5
     assert all(run["label"].startswith("tuning") for run in module.tuning_runs())
 
 
 def test_a_gradient_at_the_control_rate_weighs_what_it_weighs_in_a_synchronous_update():
-    for name, workers in (("02_stragglers", {8}), ("03_staleness", {2, 4, 8, 16, 32})):
+    for name, workers in (("02_stragglers", {8}), ("03_staleness", {2, 8, 16, 32})):
         controls = [run for run in compared(name) if run.get("label") == "control"]
         assert {run["cluster.workers"] for run in controls} == workers
         assert all(run["optimizer.learning_rate"] == 0.1 / run["cluster.workers"] for run in controls)
@@ -70,7 +70,7 @@ def made_up(
 
 def test_a_crossing_is_said_only_where_it_is_sure():
     staleness = plan("03_staleness")
-    late = {2: 2.0, 4: 1.0, 8: 0.5, 16: None, 32: None}  # sync's seconds over async's: sure at 2, 8; async never there
+    late = {2: 2.0, 8: 1.0, 16: 0.5, 32: None}  # sync's seconds over async's: sure at 2 and 16; async never there at 32
     runs = [
         made_up(name, workers, "none", repeat, time)
         for workers, ratio in late.items()
@@ -80,7 +80,7 @@ def test_a_crossing_is_said_only_where_it_is_sure():
             ("async_ps", None if ratio is None else 1.0),
         )
     ]
-    assert staleness._crossing(runs, "none") == "surely ahead: sync_ps at P = 8, 16, 32; async_ps at P = 2"
+    assert staleness._crossing(runs, "none") == "surely ahead: sync_ps at P = 16, 32; async_ps at P = 2"
 
 
 def test_the_parts_of_a_pipeline_step_add_up():
