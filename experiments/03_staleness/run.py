@@ -8,7 +8,8 @@
 3.  report: one page; a table of synchronous against asynchronous, with intervals; and where the order changes.
 
 Everything is cosimulated: gradients and staleness are real, the cluster is described below. The target, the budget and the
-grid were fixed before any run that is compared (after a first try on other seeds, in which 32 workers met no target). Killed, it goes on where it was. No library code lives here.
+grid were fixed before any run that is compared (after a first try on other seeds, in which 32 workers met no target).
+Killed, it goes on where it was. No library code lives here.
 """
 
 from __future__ import annotations
