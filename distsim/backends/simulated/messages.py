@@ -23,13 +23,13 @@ from distsim.interface.transport import NO_CORRECTIONS
 Channel = tuple[int, int, str]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Receive:
     source: int | None
     operation: Operation[Message[Any]]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Send:
     source: int
     envelope: Envelope[Any]
@@ -68,38 +68,44 @@ class Messages:
         """Post a send."""
         operation: Operation[None] = self._engine.operation()
         send = _Send(source, envelope, nbytes, copy, operation)
-        self._sends[to, tag].append(send)
         if nbytes < self._eager_bytes:
             send.eager = True
             if envelope.payload is not None:
                 send.envelope = replace(envelope, payload=copy(envelope.payload))
             operation.finish(None)
             self._enqueue(send, to, tag)
-        self._match(to, tag)
+        receives = self._receives[to, tag]  # none of them has met a send that was posted before
+        for receive in receives:
+            if receive.source is None or receive.source == source:
+                receives.remove(receive)
+                self._meet(send, receive, to, tag)
+                break
+        else:
+            self._sends[to, tag].append(send)
         return operation
 
     def receive(self, rank: int, source: int | None, tag: str) -> Operation[Message[Any]]:
         """Post a receive."""
         operation: Operation[Message[Any]] = self._engine.operation()
-        self._receives[rank, tag].append(_Receive(source, operation))
-        self._match(rank, tag)
+        receive = _Receive(source, operation)
+        sends = self._sends[rank, tag]
+        for send in sends:
+            if source is None or source == send.source:
+                sends.remove(send)
+                self._meet(send, receive, rank, tag)
+                break
+        else:
+            self._receives[rank, tag].append(receive)
         return operation
 
-    def _match(self, to: int, tag: str) -> None:
-        sends, receives = self._sends[to, tag], self._receives[to, tag]
-        for receive in list(receives) if sends else ():
-            send = next((s for s in sends if receive.source in (None, s.source)), None)
-            if send is None:
-                continue
-            sends.remove(send)
-            receives.remove(receive)
-            send.receive = receive
-            if not send.eager:
-                self._enqueue(send, to, tag)
-            else:
-                receive.operation.begin()
-                if send.is_here:
-                    _deliver(send, send.envelope.payload)
+    def _meet(self, send: _Send, receive: _Receive, to: int, tag: str) -> None:
+        send.receive = receive
+        if not send.eager:
+            self._enqueue(send, to, tag)
+        else:
+            receive.operation.begin()
+            if send.is_here:
+                _deliver(send, send.envelope.payload)
 
     def _enqueue(self, send: _Send, to: int, tag: str) -> None:
         """Its bytes can travel, after those before it on its channel."""
