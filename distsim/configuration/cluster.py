@@ -136,6 +136,14 @@ CLUSTER: Mapping[str, Kind] = {
 }
 
 
+def _window(value: Any) -> float:
+    """Bytes, more than 0; a bare number counts bytes."""
+    nbytes = quantities.size(value)
+    if not nbytes:
+        raise Refused("a size greater than 0 with its unit, like 4MiB")
+    return nbytes
+
+
 @dataclass(frozen=True)
 class Corrections:
     """The keys of `cluster.transport`: what is not given is as the preset says."""
@@ -154,7 +162,7 @@ _CORRECTION_KINDS: Mapping[str, Kind] = {
     "bandwidth_factor": quantities.optional(quantities.number(above=0.0, at_most=1.0)),
     "latency_factor": quantities.optional(quantities.number(at_least=0.0, at_most=1e6)),
     "message_seconds": quantities.optional(quantities.seconds(bare_at_most=1.0)),
-    "window_bytes": quantities.optional(quantities.capacity),
+    "window_bytes": quantities.optional(_window),
     "eager_bytes": quantities.optional(quantities.size),
     "one_at_a_time": quantities.optional(quantities.boolean),
 }

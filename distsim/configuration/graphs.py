@@ -80,7 +80,8 @@ def _load(reader: Reader, key: str, path: str) -> Any:
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        return yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), Loader)
+        with Path(path).expanduser().open(encoding="utf-8") as file:
+            return yaml.load(file, Loader)
     except (OSError, UnicodeDecodeError) as error:
         reader.refuse(key, path, f"a YAML file that can be read ({getattr(error, 'strerror', None) or 'it is not text'})")
     except (yaml.YAMLError, TypeError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from distsim.results.keys import (
@@ -70,19 +71,48 @@ def field_in_words(key: str, value: Any) -> str:
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
+def cluster_in_words(config: Config) -> dict[str, Any]:
+    """The fields of a cluster, those that are groups of keys as one text each; None for those that say nothing."""
+    fields = cluster_fields(config)
+    slow, background = fields.get("slow") or {}, fields.get("background") or {}
+    fields["slow"] = ", ".join(f"{name} {factor:g}x" for name, factor in slow.items()) or None
+    fields["background"] = ", ".join(f"{name} {100 * share:g}%" for name, share in background.items()) or None
+    if graph := fields.get("graph"):
+        digest = blake2b(canonical(graph).encode(), digest_size=2).hexdigest()
+        fields["graph"] = f"of {len(graph['hosts'])} hosts and {len(graph['links'])} links ({digest})"
+    if transport := fields.get("transport"):
+        fields["transport"] = _transport(transport)
+    return fields
+
+
+def _transport(transport: Mapping[str, Any]) -> str:
+    """The corrections that are on, a preset by its name."""
+    preset = transport["preset"]
+    links = ("bandwidth_factor", "latency_factor", "message_seconds", "window_bytes") if preset != "none" else ()
+    off = {"bandwidth_factor": 1.0, "latency_factor": 1.0}
+    told = [
+        field_in_words(key, value)
+        for key, value in transport.items()
+        if key not in ("preset", *links) and value and value != off.get(key)
+    ]
+    return ", ".join([*([preset] if preset != "none" else []), *told]) or "none"
+
+
 class Places:
     """Where runs were made, in words: what differs between the given ones is told, what they share is not."""
 
     def __init__(self, configs: Sequence[Config]) -> None:
         self._models = _Fields((config["workload"]["name"], config["workload"]) for config in configs)
-        self._clusters = _Fields((config["cluster"]["name"], cluster_fields(config)) for config in configs)
+        self._clusters = _Fields((config["cluster"]["name"], cluster_in_words(config)) for config in configs)
         self._options = _Fields((config["backend"]["name"], option_fields(config)) for config in configs)
 
     def cluster(self, config: Config) -> str:
         """The cluster's name; a switch's bandwidth with it."""
         cluster = config["cluster"]
-        told = self._clusters.differing(cluster["name"], cluster_fields(config), known=("bandwidth",))
-        name = f"{cluster['name']} {cluster['bandwidth']}" if cluster.get("network") == "switch" else str(cluster["name"])
+        is_switch = cluster.get("network") == "switch"
+        known = ("bandwidth",) if is_switch else ()
+        told = self._clusters.differing(cluster["name"], cluster_in_words(config), known)
+        name = f"{cluster['name']} {cluster['bandwidth']}" if is_switch else str(cluster["name"])
         return ", ".join([name, *told])
 
     def model(self, config: Config) -> str:
