@@ -313,25 +313,27 @@ class Collectives:
         assert plan is not None
         call.alarms += 1
         come = sorted((when, position) for position, when in enumerate(call.arrivals) if when >= 0.0)
-        if course is None or come[0][0] == now:
-            call.rounds = Rounds(plan, move, lambda position: self._finish(call, [position]))
-            for _, position in come:
-                call.rounds.arrive(position)
-            return
         over: list[int] = []
-        is_live = False
+        is_live = course is None or come[0][0] == now
 
         def finished(position: int) -> None:
+            if call.is_over[position]:
+                return  # at its price, which rounding has put before this
             if is_live:
                 self._finish(call, [position])
             else:
                 over.append(position)
 
+        if course is None or is_live:
+            call.rounds = Rounds(plan, move, finished)
+            for _, position in come:
+                call.rounds.arrive(position)
+            return
         replay = Replay(plan, lambda phase, which: course.hop(phase, which).seconds(call.nbytes), finished)
         under_way = replay.until(now, come)
         call.rounds, is_live = replay.rounds, True
         replay.rounds.move = move
-        self._finish(call, [position for position in over if not call.is_over[position]])
+        self._finish(call, over)
         for underway in under_way:
             resume(underway)
 
