@@ -22,8 +22,9 @@ BELOW = {  # what a room may import of distsim, besides itself
     "composition": {"interface", "registry", "configuration"},
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
     "report": {"interface", "results", "registry", "explain"},
+    "bench": {"interface", "topologies", "strategies", "numerics", "backends"},
 }
-BELOW["execution"] = {*BELOW} - {"report", "composition"}
+BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}
 BELOW["jobs"] = {"interface", "configuration", "results", "execution"}
 BELOW["api"] = {*BELOW} - {"report"}
 BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "api"}
@@ -31,7 +32,7 @@ BELOW["cli"] = {*BELOW}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}
 HEAVY = {
     "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),
-    "numpy": (),
+    "numpy": ("bench/",),
     "simpy": ("backends/simulated/",),
     "pandas": ("report/", "results/table.py"),
     "plotly": ("report/",),
