@@ -1,59 +1,15 @@
-"""The fluid network by hand: fair rates, and when flows end."""
+"""The fluid network by hand: when flows end, and that no byte is lost."""
 
 import math
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from distsim.backends.simulated.engine import Engine
-from distsim.backends.simulated.network import Network, _Flow, fill
-
-
-def rates(paths, capacities):
-    flows = [_Flow(path, 1.0, lambda: None) for path in paths]
-    fill(flows, capacities)
-    return [flow.rate for flow in flows]
-
-
-@pytest.mark.parametrize(
-    ("paths", "capacities", "expected"),
-    [
-        ([[0]], [10.0], [10.0]),
-        ([[0], [0]], [10.0], [5.0, 5.0]),
-        ([[0, 1], [0]], [10.0, 2.0], [2.0, 8.0]),
-        ([[0], [0, 1], [1]], [10.0, 4.0], [8.0, 2.0, 2.0]),
-        ([[0, 1, 2], [0], [1], [2]], [1.0, 2.0, 3.0], [0.5, 0.5, 1.5, 2.5]),  # a parking lot
-        ([[0, 1], [0, 1], [0], [1]], [6.0, 3.0], [1.0, 1.0, 4.0, 1.0]),  # a bottleneck that two share
-        ([[0, 1], [1, 2], [2, 0]], [2.0, 2.0, 2.0], [1.0, 1.0, 1.0]),
-        ([[0], [0], [0]], [1.0], [1.0 / 3.0] * 3),
-        ([[0], [1]], [math.inf, 5.0], [math.inf, 5.0]),
-        ([], [1.0], []),
-    ],
-)
-def test_rates_are_max_min_fair(paths, capacities, expected):
-    assert rates(paths, capacities) == expected
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_no_link_is_over_capacity_and_every_flow_has_a_bottleneck(data):
-    capacities = data.draw(st.lists(st.floats(0.1, 1e9), min_size=1, max_size=6))
-    links = st.lists(st.integers(0, len(capacities) - 1), min_size=1, max_size=4, unique=True)
-    paths = data.draw(st.lists(links, min_size=1, max_size=10))
-    found = rates(paths, capacities)
-    on = {link: [rate for rate, path in zip(found, paths, strict=True) if link in path] for link in range(len(capacities))}
-    for link, members in on.items():
-        assert sum(members) <= capacities[link] * (1.0 + 1e-9)
-    for rate, path in zip(found, paths, strict=True):
-        assert rate > 0.0
-        assert any(  # a saturated link on which nobody is faster
-            sum(on[link]) >= capacities[link] * (1.0 - 1e-9) and rate >= max(on[link]) * (1.0 - 1e-9) for link in path
-        )
+from distsim.backends.simulated.network import Network
 
 
 def ends(capacities, flows):
-    """When each of the flows (start, path, bytes, latency) is over, and the network's worst loss of bytes on the way."""
+    """When each of the flows (start, path, bytes, latency[, limit]) is over, and the network's worst loss of bytes."""
     engine = Engine()
     network = Network(engine, capacities)
     done, losses = [None] * len(flows), []
@@ -62,9 +18,14 @@ def ends(capacities, flows):
         done[i] = engine.now
         losses.append(abs(network.unaccounted()))
 
+    def start(i, path, nbytes, latency, *limit):
+        network.start(path, nbytes, latency, lambda: over(i), *limit)
+        losses.append(abs(network.unaccounted()))
+
     for i, (begin, *flow) in enumerate(flows):
-        engine.after(begin, lambda i=i, flow=flow: network.start(*flow, lambda: over(i)))
+        engine.after(begin, lambda i=i, flow=flow: start(i, *flow))
     engine.env.run()
+    losses.append(abs(network.unaccounted()))
     return done, max(losses)
 
 
@@ -79,11 +40,36 @@ def ends(capacities, flows):
         ([(0.0, [0], 100.0, 0.0), (3.0, [0], 20.0, 1.0)], [12.0, 8.0]),  # latency takes no bandwidth
         ([(0.0, [0, 1], 10.0, 0.0), (0.0, [1], 10.0, 0.0), (0.0, [0], 90.0, 0.0)], [10.0, 10.0, 10.0]),
         ([(0.0, [0], 100.0, 0.0), (0.0, [1], 10.0, 0.0)], [10.0, 5.0]),
+        # 2 and 8 until 5 s, when the link of 2 is free again: nothing changes for a flow that has 10 to itself
+        ([(0.0, [0, 1], 10.0, 0.0), (0.0, [0], 90.0, 0.0)], [5.0, 10.0]),
+        # the slow flow is slower still from 5 s, and leaves the fast one more: 8 x 5 + 9 x 10
+        ([(0.0, [0, 1], 20.0, 0.0), (0.0, [0], 130.0, 0.0), (5.0, [1], 10.0, 0.0)], [15.0, 15.0, 15.0]),
+        ([(0.0, [0], 100.0, 0.0), (0.0, [2], 7.0, 0.25)], [10.0, 0.25]),  # a link that is never full
+        ([(0.0, [], 7.0, 0.25), (0.0, [2], 7.0, 0.0)], [0.25, 0.0]),
     ],
 )
 def test_flows_end_when_their_bytes_have_moved(flows, expected):
-    done, lost = ends([10.0, 2.0], flows)
+    done, lost = ends([10.0, 2.0, math.inf], flows)
     assert done == expected
+    assert lost <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("flows", "expected"),
+    [
+        ([(0.0, [0], 100.0, 0.0, 4.0)], [25.0]),
+        ([(0.0, [0], 100.0, 0.0, 40.0)], [10.0]),
+        ([(0.0, [], 100.0, 1.0, 4.0), (0.0, [2], 8.0, 0.0, 4.0)], [26.0, 2.0]),
+        ([(0.0, [0], 20.0, 0.0, 4.0), (0.0, [0], 30.0, 0.0)], [5.0, 5.0]),  # others have what is left
+        # three have a third each until the one without a limit ends, at 3 s; then the others have 4
+        ([(0.0, [0], 30.0, 0.0, 4.0)] * 2 + [(0.0, [0], 10.0, 0.0)], [8.0, 8.0, 3.0]),
+        # 5 each; from 2 s a third with a limit of 1: 4.5 each; it ends at 4 s
+        ([(0.0, [0], 100.0, 0.0, 9.0), (0.0, [0], 19.0, 0.0), (2.0, [0], 2.0, 0.0, 1.0)], [4.0 + 81.0 / 9.0, 4.0, 4.0]),
+    ],
+)
+def test_no_flow_is_faster_than_its_limit(flows, expected):
+    done, lost = ends([10.0, 2.0, math.inf], flows)
+    assert done == pytest.approx(expected, rel=1e-14)
     assert lost <= 1e-12
 
 
@@ -93,3 +79,42 @@ def test_late_in_a_long_run_time_goes_on(late):
     done, lost = ends([10.0, 2.0], flows)
     assert done == pytest.approx([late + 1e-4, late + 0.425, late + 0.65], rel=1e-15)
     assert lost <= 1e-7
+
+
+def test_a_link_that_is_never_idle_still_tells_instants_apart():
+    # 1e9 bytes/s for 1e4 s, then so slow a share that 1e-4 bytes, the last bit of 1e13 bytes moved, take 1e-10 s
+    flows = [(0.0, [0], 1e13, 0.0)]
+    flows += [(9990.0, [0], 1e6, 0.0, 1e6 + i) for i in range(3)]
+    flows += [(9990.0, [0], 1e12, 0.0) for _ in range(996)]
+    done, lost = ends([1e9], flows)
+    assert done[1:4] == pytest.approx([9991.0] * 3, rel=1e-13)
+    assert lost <= 1e-12
+
+
+def test_equal_flows_end_in_the_order_in_which_they_began():
+    engine, order = Engine(), []
+    network = Network(engine, [1.0, 3.0, 3.0])
+    for i, link in enumerate([1, 2, 1, 2, 2, 1]):
+        network.start([link], 1.0, 0.5, lambda i=i: order.append((engine.now, i)))
+    engine.env.run()
+    assert order == [(1.5, i) for i in range(6)]
+
+
+def test_flows_that_end_within_the_window_end_together():
+    done, _ = ends([1.0, 1.0], [(0.0, [0], 1.0, 0.0), (0.0, [1], 1.0 + 5e-13, 0.0), (0.0, [1], 1.0, 0.0, 1e-3)])
+    assert done[0] == 1.0
+    assert done[1] == pytest.approx(1.0 / 0.999, rel=1e-12)
+    done, _ = ends([1.0, 1.0], [(0.0, [0], 1.0, 0.0), (0.0, [1], 1.0 + 5e-13, 0.0), (0.0, [0, 1], 0.0, 0.0)])
+    assert done == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("nbytes", [math.nan, math.inf, -1.0])
+def test_a_size_is_finite_and_not_negative(nbytes):
+    with pytest.raises(ValueError, match="sizes are finite"):
+        Network(Engine(), [1.0]).start([0], nbytes, 0.0, lambda: None)
+
+
+@pytest.mark.parametrize("limit", [math.nan, 0.0, -1.0])
+def test_a_limit_is_positive(limit):
+    with pytest.raises(ValueError, match="limits are positive"):
+        Network(Engine(), [1.0]).start([0], 1.0, 0.0, lambda: None, limit)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import simpy
 from simpy.events import NORMAL, Event, EventPriority
@@ -57,6 +57,24 @@ class Operation(Event, Generic[R]):
         self.succeed(result)
 
 
+class _Call(Event):
+    """A callback at a time: less than a Timeout, for nobody waits for it."""
+
+    __slots__ = ("callback",)
+    _ok = True
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback = callback
+        self.callbacks = _CALL
+
+
+def _call(event: Event) -> None:
+    cast("_Call", event).callback()
+
+
+_CALL: list[Callable[[Event], None]] = [_call]  # SimPy only reads it
+
+
 class Engine:
     """The clock of one run."""
 
@@ -84,14 +102,16 @@ class Engine:
         """Call back `delay` seconds from now."""
         if not 0.0 <= delay < math.inf:
             raise ValueError(f"a delay of {delay} s: delays are finite and not negative")
-        self.env.timeout(delay).callbacks.append(lambda event: callback())
+        self.env.schedule(_Call(callback), delay=delay)
 
     def at_end_of_instant(self, callback: Callable[[], None]) -> None:
         """Call back after everything that is already due at this instant."""
-        event = Event(self.env)
-        event._ok, event._value = True, None
-        event.callbacks.append(lambda event: callback())
-        self.env.schedule(event, priority=_LAST)
+        self.env.schedule(_Call(callback), _LAST)
+
+    @property
+    def is_last(self) -> bool:
+        """True if nothing more is due at this instant."""
+        return self.env.peek() > self.env.now
 
     def when(self, event: Event, callback: Callable[[], None]) -> None:
         """Call back when `event` is processed; at once if it has been."""

@@ -1,28 +1,23 @@
 """A fluid network: flows share links max-min fairly.
 
-A flow first spends its path's latency, then its bytes move at a rate: rates are raised together until a link is full, the
-flows through it are fixed, and the rest goes on (progressive filling; Bertsekas and Gallager, "Data Networks", 1992,
-section 6.5.2). This is SimGrid's model CM02 with all factors 1. All changes of one instant are solved once, at its end.
+A flow first spends its path's latency, then its bytes move at the max-min fair rate, of which `sharing` says what it is.
+This is SimGrid's model CM02 with all factors 1. All changes of one instant are taken together, at its end; flows that end
+within the engine's window end at one instant.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from heapq import heapify, heappop, heappush
 
 from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.flows import Flow, Group
+from distsim.backends.simulated.sharing import Sharing
 
-_EQUAL = 1.0 + 1e-12
-"""Shares of links that differ by less than this factor saturate together."""
-
-
-@dataclass(eq=False)
-class _Flow:
-    path: Sequence[int]
-    left: float
-    done: Callable[[], None]
-    rate: float = 0.0
+_LONG = 2.0**50
+"""So many windows at a group's present rate, and the last bit of its virtual time is worth too much of one."""
 
 
 class Network:
@@ -30,103 +25,139 @@ class Network:
 
     def __init__(self, engine: Engine, capacities: Sequence[float]) -> None:
         self._engine = engine
-        self._capacities = list(capacities)
-        self._flows: list[_Flow] = []
-        self._since = 0.0
-        self._alarm = 0
-        self._dirty = False
+        self._sharing = Sharing(capacities)
+        self._is_unlimited = math.inf in capacities
+        self._latent: dict[float, list[Flow]] = {}  # flows that spend their latency, by when it is over
+        self._ends: list[tuple[float, int, Group]] = []  # when groups' first flows end, or earlier
+        self._alarm = math.inf
+        self._is_settling = False
+        self._flows = 0
         self._accepted = 0.0  # bytes of all flows that were started
-        self._waiting = 0.0  # bytes of flows that still spend their latency
-        self._moved = 0.0  # the integral of all rates
+        self._waiting = 0.0  # bytes of flows that spend their latency
+        self._ended = 0.0  # bytes that were left, by rounding, when flows ended
 
     def start(
         self, path: Sequence[int], nbytes: float, latency: float, done: Callable[[], None], limit: float = math.inf
     ) -> None:
-        """Move `nbytes` over the links of `path`, at `limit` bytes a second at most, then call `done`."""
-        if limit < math.inf:
-            self._capacities.append(limit)  # a link of its own
-            path = (*path, len(self._capacities) - 1)
+        """Move `nbytes` over the links of `path`, never faster than `limit` bytes a second, then call `done`."""
+        if not (0.0 <= nbytes < math.inf and limit > 0.0):
+            raise ValueError(
+                f"{nbytes} bytes at up to {limit} a second: sizes are finite, not negative; limits are positive"
+            )
+        links = self._sharing.links
+        self._flows += 1
+        flow = Flow([links[i] for i in path], nbytes, limit, done, self._flows)
+        if self._is_unlimited:
+            flow.links = [link for link in flow.links if link.capacity < math.inf]
         self._accepted += nbytes
         self._waiting += nbytes
-
-        def flow() -> None:
-            self._waiting -= nbytes
-            if nbytes:
-                self._advance()
-                self._flows.append(_Flow(path, nbytes, done))
-                self._solve_later()
-            else:
-                done()
-
-        if latency:
-            self._engine.after(latency, flow)
+        if not latency:
+            self._arrive(flow)
+            self._settle_later()
+            return
+        over = self._engine.now + latency
+        latent = self._latent.get(over)
+        if latent is None:
+            self._engine.after(latency, partial(self._arrive_together, over))
+            self._latent[over] = [flow]
         else:
-            flow()
+            latent.append(flow)
 
     def unaccounted(self) -> float:
         """Bytes started less those moved, under way and waiting, as a share of those started: 0 if bytes are conserved."""
-        self._advance()
-        lost = self._accepted - self._moved - self._waiting - sum(flow.left for flow in self._flows)
+        now, groups = self._engine.now, self._sharing.groups()
+        for group in groups:
+            group.advance(now)
+        left = sum(end - group.virtual for group in groups for end, _, _ in group.flows) + self._sharing.waiting()
+        moved = sum(group.moved for group in groups) + self._sharing.moved + self._ended
+        lost = self._accepted - self._waiting - left - moved
         return lost / self._accepted if self._accepted else 0.0
 
-    def _advance(self) -> None:
-        elapsed, self._since = self._engine.now - self._since, self._engine.now
-        if elapsed > 0.0:
-            for flow in self._flows:
-                moved = flow.rate * elapsed
-                flow.left -= moved
-                self._moved += moved
+    def _arrive_together(self, over: float) -> None:
+        for flow in self._latent.pop(over):
+            self._arrive(flow)
+        self._settle_at_last()
 
-    def _solve_later(self) -> None:
-        if not self._dirty:
-            self._dirty = True
-            self._engine.at_end_of_instant(self._solve)
-
-    def _solve(self) -> None:
-        self._dirty = False
-        self._alarm += 1
-        if not self._flows:
-            return
-        fill(self._flows, self._capacities)
-        alarm = self._alarm
-        delay = min(flow.left / flow.rate for flow in self._flows)
-        self._engine.after(max(0.0, delay), lambda: self._ring(alarm))
-
-    def _ring(self, alarm: int) -> None:
-        if alarm != self._alarm:
-            return  # the flows have changed since it was set
-        self._advance()
-        window = self._engine.window
-        finished = [flow for flow in self._flows if flow.left <= flow.rate * window]
-        self._flows = [flow for flow in self._flows if flow.left > flow.rate * window]
-        self._solve_later()
-        for flow in finished:
-            self._moved += flow.left  # at most what a window moves
+    def _arrive(self, flow: Flow) -> None:
+        """A flow has spent its latency."""
+        self._waiting -= flow.left
+        if flow.left and (flow.links or flow.limit < math.inf):
+            self._sharing.join(flow)
+        else:
+            self._ended += flow.left
             flow.done()
 
+    def _settle_later(self) -> None:
+        if not self._is_settling:
+            self._is_settling = True
+            self._engine.at_end_of_instant(self._settle)
 
-def fill(flows: Sequence[_Flow], capacities: Sequence[float]) -> None:
-    """Set the max-min fair rate of every flow."""
-    on: dict[int, list[_Flow]] = {}
-    for flow in flows:
-        flow.rate = 0.0
-        for link in flow.path:
-            if capacities[link] < math.inf:
-                on.setdefault(link, []).append(flow)
-    left = {link: capacities[link] for link in on}
-    count = {link: len(members) for link, members in on.items()}
-    while count:
-        share = min(left[link] / n for link, n in count.items())
-        full = [link for link, n in count.items() if left[link] / n <= share * _EQUAL]
-        for link in full:
-            for flow in on[link]:
-                if flow.rate:
-                    continue
-                flow.rate = share
-                for other in flow.path:
-                    if other in left:
-                        left[other] -= share
-                        count[other] -= 1
-        count = {link: n for link, n in count.items() if n}
-    for flow in flows:
-        flow.rate = flow.rate or math.inf
+    def _settle_at_last(self) -> None:
+        """Settle now, at the end of an event, if that is the end of the instant too."""
+        if not self._is_settling:
+            if self._engine.is_last:
+                self._settle()
+            else:
+                self._settle_later()
+
+    def _settle(self) -> None:
+        self._is_settling = False
+        engine, ends = self._engine, self._ends
+        now = engine.now
+        for group in self._sharing.settle(now):
+            flows = group.flows
+            if flows:
+                rate = group.rate
+                if group.virtual * 1e12 > rate * _LONG and group.virtual > rate * engine.window * _LONG:
+                    _begin_anew(group)
+                    flows = group.flows
+                group.due = due = now + (flows[0][0] - group.virtual) / rate
+                if due < group.queued:  # when it has become later, that is seen once the time noted is here
+                    group.queued = due
+                    heappush(ends, (due, group.number, group))
+        self._set_alarm(now)
+
+    def _set_alarm(self, now: float) -> None:
+        if self._ends and self._ends[0][0] < self._alarm:
+            self._alarm = self._ends[0][0]
+            self._engine.after(max(0.0, self._alarm - now), self._ring)
+
+    def _ring(self) -> None:
+        """End the flows that are due; there may be none, for alarms are not taken back."""
+        now, ends = self._engine.now, self._ends
+        window = self._engine.window
+        last = now + window
+        if self._alarm <= last:
+            self._alarm = math.inf
+        ended: list[tuple[int, Flow]] = []
+        while ends and ends[0][0] <= last:
+            due, number, group = heappop(ends)
+            if due != group.queued or not group.flows:
+                continue
+            if group.due > last:
+                group.queued = group.due
+                heappush(ends, (group.due, number, group))
+                continue
+            group.queued = math.inf
+            group.advance(now)
+            flows = group.flows
+            until = max(flows[0][0], group.virtual + group.rate * window)
+            while flows and flows[0][0] <= until:
+                end, order, flow = heappop(flows)
+                self._ended += end - group.virtual
+                self._sharing.leave(flow)
+                ended.append((order, flow))
+        if ended:
+            ended.sort()
+            for _, flow in ended:
+                flow.done()
+            self._settle_at_last()
+        else:
+            self._set_alarm(now)
+
+
+def _begin_anew(group: Group) -> None:
+    """Let a group's virtual time begin at zero."""
+    group.flows = [(end - group.virtual, order, flow) for end, order, flow in group.flows]
+    heapify(group.flows)
+    group.virtual = 0.0
