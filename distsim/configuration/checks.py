@@ -104,8 +104,9 @@ def warnings(
     for worker, factor in straggler.slow.items():
         if factor < 1.0:
             yield f"straggler.slow.{worker}={factor}: a factor under 1 makes worker {worker} faster"
-    if cluster.latency is not None and (cluster.latency > 10e-3 or 0.0 < cluster.latency < 50e-9):
-        yield f"cluster.latency={cluster.latency:g} s is unusual for one link (0.5us to 1ms): is the unit right?"
+    for key, latency in (("latency", cluster.latency), ("node_latency", cluster.node_latency)):
+        if latency is not None and (latency > 10e-3 or 0.0 < latency < 50e-9):
+            yield f"cluster.{key}={latency:g} s is unusual for one link (0.5us to 1ms): is the unit right?"
 
 
 def _gigabytes(nbytes: float) -> str:

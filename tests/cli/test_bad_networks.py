@@ -65,8 +65,8 @@ SINGLE = {
     f"{TORUS} cluster.shape=[3,1]": "cluster.shape=[3, 1]: the run needs 4 hosts, and it has 3",
     f"{TORUS} cluster.shape=[2,2] strategy=sync_ps": "cluster.shape=[2, 2]: the run needs 5 hosts, "
     "1 of them for parameter servers, and it has 4",
-    "cluster=switch cluster.network=fully_connected cluster.workers=3000 budget.samples=64000": "cluster.workers=3000: at most 2048 hosts: "
-    "a cable lies between every two; take cluster.network=switch",
+    "cluster=switch cluster.network=fully_connected cluster.workers=3000 budget.samples=64000": "cluster.workers=3000: "
+    "at most 2048 hosts: a cable lies between every two; take cluster.network=switch",
     "cluster=switch cluster.efficiency=0.5": "cluster.efficiency=0.5: only for cluster.device=roofline; "
     "add cluster.device=roofline",
     "cluster=dgx_h100 cluster.efficiency=1.5": "cluster.efficiency=1.5: a number greater than 0 and at most 1",
