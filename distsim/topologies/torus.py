@@ -21,7 +21,7 @@ class Torus:
     """Hosts in a grid, each joined to the next of every dimension; ways go through hosts, dimension after dimension.
 
     Host h stands at (h mod X, h div X mod Y, h div XY). A way corrects the first coordinate, then the second, then the
-    third, each round the shorter side, or without going round where both are equal. Two hosts that are a row have one cable.
+    third, each round the shorter side, or without going round where both are equal. Two hosts in a row have one cable.
     """
 
     shape: tuple[int, ...]
