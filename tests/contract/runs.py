@@ -1,4 +1,4 @@
-"""Runs of strategies of every family on the digits, in both modeled modes, on clusters and stragglers of uneven numbers."""
+"""Runs of every strategy on the digits, in both modeled modes, on clusters and stragglers of uneven numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ from distsim.backends.simulated import SimulatedOptions, simulate
 from distsim.interface import SGD, Budget, Cluster, Curve, Job, Loopback, Outcome, Roofline, Straggler, Strategy, Switch
 from distsim.strategies.ad_psgd import ADPSGD
 from distsim.strategies.all_reduce import AllReduce
-from distsim.strategies.diloco import DiLoCo, StreamingDiLoCo
+from distsim.strategies.diloco import DiLoCo, SlowMo, StreamingDiLoCo
 from distsim.strategies.easgd import EASGD
 from distsim.strategies.gossip import Gossip
+from distsim.strategies.hybrid import Hybrid
 from distsim.strategies.local_sgd import LocalSGD
-from distsim.strategies.parameter_server import DCASGD, SSP, AsyncPS, KAsync, KBatchAsync, KBatchSync, KSync, SyncPS
-from distsim.strategies.pipedream import PipeDream
-from distsim.strategies.pipeline import ModelParallel, OneFOneB, ZeroBubble
+from distsim.strategies.parameter_server import (
+    DCASGD,
+    SSP,
+    AsyncPS,
+    BackupWorkers,
+    KAsync,
+    KBatchAsync,
+    KBatchSync,
+    KSync,
+    SyncPS,
+)
+from distsim.strategies.pipedream import PipeDream, PipeDream2BW
+from distsim.strategies.pipeline import GPipe, Interleaved, ModelParallel, OneFOneB, ZeroBubble
+from distsim.strategies.tensor_parallel import TensorParallel
+from distsim.strategies.zero import HSDP, Zero
 from distsim.workloads.digits_mlp import DigitsMLP
 
 WORKERS = 3
@@ -34,22 +47,40 @@ STRATEGIES: dict[str, Strategy] = {
     "async_ps fp16 2 servers": AsyncPS(servers=2, compression="fp16"),
     "k_sync top_k": KSync(2, compression="top_k", density=0.07),
     "k_sync": KSync(2),
+    "backup_workers": BackupWorkers(1),
+    "backup_workers drop": BackupWorkers(2, late="drop"),
     "k_batch_sync drop": KBatchSync(2, late="drop"),
     "k_batch_async": KBatchAsync(2),
+    "k_async": KAsync(2),
     "k_async 2 servers": KAsync(2, servers=2),
     "ssp": SSP(1),
     "dc_asgd": DCASGD(adaptive=True),
     "easgd": EASGD(period=2),
     "local_sgd": LocalSGD(every=2),
+    "slowmo": SlowMo(every=2),
     "diloco": DiLoCo(every=2),
     "streaming_diloco": StreamingDiLoCo(every=3, fragments=2, delay=1),
     "gossip": Gossip(),
     "ad_psgd": ADPSGD(),
+    "zero stage 1": Zero(1, bucket_bytes=3000.0),
+    "zero stage 2": Zero(2, bucket_bytes=3000.0, microbatches=2),
+    "zero": Zero(3),
+    "hsdp": HSDP(2),
     "model_parallel": ModelParallel(),
+    "gpipe": GPipe(microbatches=4),
     "one_f_one_b": OneFOneB(microbatches=4),
+    "interleaved": Interleaved(microbatches=4, chunks=2),
     "zero_bubble": ZeroBubble(microbatches=4),
+    "zero_bubble v": ZeroBubble(microbatches=4, variant="v"),
     "pipedream": PipeDream(),
+    "pipedream_2bw": PipeDream2BW(microbatches=4),
+    "tensor_parallel": TensorParallel(),
+    "hybrid": Hybrid(tensor=2, stages=2, microbatches=4),
+    "hybrid sharded": Hybrid(tensor=1, stages=2, microbatches=4, sharded=True),
 }
+"""By the name of the strategy, and what is set of it."""
+OTHER_WORKERS = {"hsdp": 4, "interleaved": 2, "zero_bubble v": 2, "hybrid": 8, "hybrid sharded": 4}
+"""Of those that three workers are too few, or the wrong number, for."""
 NETWORKS: dict[str, Switch | Loopback] = {
     "switch": Switch(bandwidth=1.25e9 / 7, latency=5e-6),
     "slow switch": Switch(bandwidth=3.3e6, latency=1.1e-3),
@@ -69,22 +100,23 @@ STRAGGLERS = {
 
 def run(strategy: str, network: str, straggler: str, has_values: bool, options: SimulatedOptions | None = None) -> Outcome:
     """One run of 5 updates of the model, or of 5 a worker if it is asynchronous."""
-    chosen = STRATEGIES[strategy]
+    chosen, workers = STRATEGIES[strategy], OTHER_WORKERS.get(strategy, WORKERS)
+    assert not list(chosen.problems(workers, WORKLOAD.model()))
     job = Job(
         strategy=chosen,
         model=WORKLOAD.model(),
         cluster=Cluster(
-            WORKERS,
-            chosen.server_count(WORKERS),
+            workers,
+            chosen.server_count(workers),
             Roofline(3.1e7, 1.7e9, 2e-6),
             NETWORKS[network],
             beside=chosen.servers_beside(),
         ),
-        budget=Budget(samples=5 * WORKERS * WORKLOAD.batch),
-        numerics=numerics(has_values, WORKLOAD, WORKERS, SGD(0.05, momentum=0.5), seed=7),
+        budget=Budget(samples=5 * workers * WORKLOAD.batch),
+        numerics=numerics(has_values, WORKLOAD, workers, SGD(0.05, momentum=0.5), seed=7),
         straggler=STRAGGLERS[straggler],
         seed=7,
-        samples_between_snapshots=2 * WORKERS * WORKLOAD.batch,
+        samples_between_snapshots=2 * workers * WORKLOAD.batch,
     )
     return simulate(job, options)
 

@@ -3,7 +3,15 @@
 import pytest
 
 from contract.runs import NETWORKS, STRAGGLERS, STRATEGIES, records, run
+from distsim import registry
 from distsim.backends.simulated import SimulatedOptions
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN["strategy"])
+def test_every_strategy_is_among_the_runs(name):
+    found = [type(strategy) for key, strategy in STRATEGIES.items() if key.split()[0] == name]
+    assert found, f"contract/runs.py lacks {name}"
+    assert set(found) == {registry.load("strategy", name)}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
