@@ -21,7 +21,8 @@ class Torus:
     """Hosts in a grid, each joined to the next of every dimension; ways go through hosts, dimension after dimension.
 
     Host h stands at (h mod X, h div X mod Y, h div XY). A way corrects the first coordinate, then the second, then the
-    third, each round the shorter side, or without going round where both are equal. Two hosts in a row have one cable.
+    third, each round the shorter side; where both are equal upwards, but from the middle of a row down, as in SimGrid. Two
+    hosts in a row have one cable.
     """
 
     shape: tuple[int, ...]
@@ -65,7 +66,7 @@ class Torus:
             stride = self._strides[dimension]
             at, end = here // stride % size, to // stride % size
             distance = (end - at) % size
-            step = 1 if 2 * distance < size or (2 * distance == size and at < end) else -1
+            step = 1 if 2 * distance < size or (2 * distance == size and 2 * at != size) else -1
             for _ in range(min(distance, size - distance)):
                 there = self._after(here, dimension, step)
                 up = (here, dimension) in self._numbers if size == 2 else step > 0

@@ -69,8 +69,8 @@ ALL: dict[str, tuple[Topology, int]] = {
         (FullyConnected(4, 10.0, 1.0), (2, 3), (10,), 1.0),
         (ring(5, 10.0, 1.0), (0, 2), (0, 2), 2.0),
         (ring(5, 10.0, 1.0), (1, 4), (1, 9), 2.0),  # down over 0
-        (ring(6, 10.0, 1.0), (1, 4), (2, 4, 6), 3.0),  # both ways are equal: not over 5 and 0
-        (ring(6, 10.0, 1.0), (4, 1), (7, 5, 3), 3.0),
+        (ring(6, 10.0, 1.0), (4, 1), (8, 10, 0), 3.0),  # both ways are equal: upwards
+        (ring(6, 10.0, 1.0), (3, 0), (5, 3, 1), 3.0),  # but not from the middle
         (ring(2, 10.0, 1.0), (0, 1), (0,), 1.0),
         (ring(2, 10.0, 1.0), (1, 0), (1,), 1.0),
         (TORUS, (0, 5), (3 * 2 + 1 + 2, 2 * 5), 2.0),
