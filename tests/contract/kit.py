@@ -148,7 +148,7 @@ def constant(worker: Worker[Any], value: float) -> Any:
 
 
 def _simulated(job: Job, folder: Path, options: dict[str, Any]) -> Outcome:
-    known = {key: value for key, value in options.items() if key in ("preemption", "collectives")}
+    known = {key: value for key, value in options.items() if key in ("preemption", "collectives", "algorithm")}
     return simulate(job, SimulatedOptions(**known))
 
 

@@ -130,8 +130,9 @@ async def reduced_early(worker, note):
     note("copy", copy)
 
 
-def test_who_is_over_early_may_change_what_it_gave(mode):
-    ran = mode.run(reduced_early, ranks=3)
+@pytest.mark.parametrize("algorithm", ["auto", "tree"])
+def test_who_is_over_early_may_change_what_it_gave(mode, algorithm):
+    ran = mode.run(reduced_early, ranks=3, options={"algorithm": algorithm})
     assert ran.notes[0]["sum"] == [mode.payload([111.0, 222.0, 333.0, 444.0])]
     assert ran.all("copy") == [[mode.payload([1.0, 2.0, 3.0, 4.0])]] * 3
 

@@ -13,12 +13,12 @@ whatever price there is, and counts those that were disturbed.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from distsim.backends.simulated.algorithms import Algorithm, Choice, Plan, choose, make_plan
+from distsim.backends.simulated.algorithms import Choice, Plan, choose, make_plan
+from distsim.backends.simulated.calls import Call, Combine, Group, Ranks
 from distsim.backends.simulated.engine import Engine, Operation
 from distsim.backends.simulated.hosts import Hosts
 from distsim.backends.simulated.messages import Messages
@@ -27,73 +27,10 @@ from distsim.backends.simulated.rounds import Done, Move, Replay, Rounds, Underw
 from distsim.interface import Collective, StrategyError
 
 Mode = Literal["auto", "flows", "price"]
-Ranks = tuple[int, ...]
-Combine = Callable[[Collective, Sequence[Any]], list[Any]]
 
 RING_BYTES = 524288.0
-
-
-class _Call:
-    """One collective of one group."""
-
-    def __init__(self, group: _Group, number: int, collective: Collective, nbytes: float, combine: Combine) -> None:
-        size = len(group.ranks)
-        self.group = group
-        self.number = number
-        self.collective = collective
-        self.nbytes = nbytes
-        self.combine = combine
-        self.payloads: list[Any] = [None] * size
-        self.operations: list[Operation[Any] | None] = [None] * size
-        self.called = 0
-        self.arrivals = [math.nan] * size
-        self.come = 0
-        self.is_over = [False] * size
-        self.over = 0
-        self.results: list[Any] | None = None
-        self.plan: Plan | None = None
-        self.course: Course | None = None
-        self.rounds: Rounds | None = None  # as flows; else at a price
-        self.alarms = 0  # changes when what was to happen at a price no longer does
-        self.is_priced = False
-        self.is_disturbed = False
-        self.is_watched = False  # for what else may use its links
-        self.rivals: list[_Call] = []  # that are watched, and may use some of them
-
-    def is_busy(self, rank: int) -> bool:
-        """This rank has come, and is not over."""
-        position = self.group.position.get(rank)
-        return position is not None and self.arrivals[position] >= 0.0 and not self.is_over[position]
-
-    def is_using(self, link: int) -> bool:
-        """A transfer may be on this link now."""
-        assert self.course is not None
-        users = self.course.users.get(link)
-        return users is not None and all(map(self.is_busy, users))
-
-    def meets(self, other: _Call) -> bool:
-        """Both may be using some link now."""
-        assert self.course is not None
-        return any(self.is_using(link) and other.is_using(link) for link in self.course.users)
-
-
-class _Group:
-    """The collectives of one group, in call order, and how far each rank is."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self.position = {rank: position for position, rank in enumerate(ranks)}
-        self.calls: deque[_Call] = deque()  # not all of whose ranks are over
-        self.first = 0  # the number of the first of them
-        self.called = [0] * len(ranks)  # by each rank
-        self.turn = [0] * len(ranks)  # the number of the call that each rank takes part in next
-        self.plans: dict[tuple[Algorithm, str, int], tuple[Plan, Course | None]] = {}
-        self.hop: tuple[float, float] | None = None  # latency and bandwidth of its slowest neighbours
-
-    def call(self, number: int) -> _Call | None:
-        """A call that is not over."""
-        place = number - self.first
-        return self.calls[place] if place < len(self.calls) else None
+_NAMES = 4_000_000
+"""Ranks in all tuples that are kept to know groups by."""
 
 
 class Collectives:
@@ -116,8 +53,11 @@ class Collectives:
         self._algorithm: Choice = algorithm
         self._ring_bytes = ring_bytes
         self._node = node or (lambda rank: 0)
-        self._groups: dict[Ranks, _Group] = {}
-        self._under_way: list[_Call] = []  # has links, and some have come
+        self._groups: dict[Ranks, Group] = {}
+        self._named: dict[int, tuple[Ranks, Group]] = {}
+        """By the identity of a tuple that names it: hashing a thousand ranks at every call costs more than all the rest."""
+        self._names_kept = 0
+        self._under_way: list[Call] = []  # has links, and some have come
         self._relations: dict[tuple[int, int], tuple[bool, bool]] = {}
         self.inexact = 0
         """Priced collectives during which something else used their links."""
@@ -128,15 +68,14 @@ class Collectives:
         self, rank: int, ranks: Ranks, collective: Collective, payload: Any, nbytes: float, combine: Combine
     ) -> Operation[Any]:
         """A rank calls its next collective of the group `ranks`."""
-        group = self._groups.get(ranks)
-        if group is None:
-            group = self._groups[ranks] = _Group(ranks)
+        named = self._named.get(id(ranks))
+        group = self._find(ranks) if named is None or named[0] is not ranks else named[1]
         position = group.position[rank]
         number = group.called[position]
         group.called[position] += 1
         call = group.call(number)
         if call is None:
-            call = _Call(group, number, collective, nbytes, combine)
+            call = Call(group, number, collective, nbytes, combine)
             group.calls.append(call)
         elif nbytes != call.nbytes or collective != call.collective:
             first = next(r for r, operation in zip(ranks, call.operations, strict=True) if operation is not None)
@@ -153,6 +92,17 @@ class Collectives:
             self._arrive(call, position)
         return operation
 
+    def _find(self, ranks: Ranks) -> Group:
+        group = self._groups.get(ranks)
+        if group is None:
+            group = self._groups[ranks] = Group(ranks)
+        self._names_kept += len(ranks)
+        if self._names_kept > _NAMES:
+            self._named.clear()
+            self._names_kept = len(ranks)
+        self._named[id(ranks)] = ranks, group
+        return group
+
     def missing(self, rank: int) -> list[tuple[Ranks, list[int]]]:
         """The groups in which this rank waits, and the members that have not called: for the report of a deadlock."""
         found = []
@@ -164,10 +114,10 @@ class Collectives:
                         found.append((ranks, late))
         return found
 
-    def _arrive(self, call: _Call, position: int) -> None:
+    def _arrive(self, call: Call, position: int) -> None:
         """A rank comes to a collective."""
         rounds = call.rounds
-        call.arrivals[position] = self._engine.now
+        call.arrivals[position] = call.begun = self._engine.now
         call.come += 1
         size = len(call.arrivals)
         if size == 1:
@@ -182,7 +132,7 @@ class Collectives:
         elif call.rounds is None and call.come == size:
             self._price(call)
 
-    def _open(self, call: _Call) -> None:
+    def _open(self, call: Call) -> None:
         """The first rank has come."""
         call.plan, course = self._plan(call)
         call.course = course
@@ -202,7 +152,7 @@ class Collectives:
             self._under_way.append(call)
             self._messages.watch = self._sent
 
-    def _plan(self, call: _Call) -> tuple[Plan, Course | None]:
+    def _plan(self, call: Call) -> tuple[Plan, Course | None]:
         """The algorithm of a call on its links; the latter None where hosts have none."""
         group, (kind, _, root) = call.group, call.collective
         size = len(group.ranks)
@@ -231,7 +181,7 @@ class Collectives:
 
     # ---- at a price
 
-    def _price(self, call: _Call) -> None:
+    def _price(self, call: Call) -> None:
         """All have come: when each is over."""
         engine = self._engine
         if call.course is None:
@@ -250,23 +200,25 @@ class Collectives:
             self._flow(call)
             return
         call.is_priced = True
-        alarm = call.alarms
+        now, window, last = engine.now, engine.window, max(ends)
+        if last - min(ends) <= window:
+            engine.after(max(0.0, last - now), partial(self._ring, call, call.alarms, range(len(ends))))
+            return
+        order = sorted(range(len(ends)), key=ends.__getitem__)
         together: list[int] = []
-        order = sorted(range(len(ends)), key=ends.__getitem__) if min(ends) < max(ends) else list(range(len(ends)))
-        for place, position in enumerate(order):
+        for position, after in zip(order, (*order[1:], -1), strict=True):
             together.append(position)
-            if place + 1 == len(order) or ends[order[place + 1]] - ends[position] > engine.window:
-                delay = max(0.0, ends[position] - engine.now)
-                engine.after(delay, partial(self._ring, call, alarm, together))
+            if after < 0 or ends[after] - ends[position] > window:
+                engine.after(max(0.0, ends[position] - now), partial(self._ring, call, call.alarms, together))
                 together = []
 
-    def _ring(self, call: _Call, alarm: int, over: list[int]) -> None:
+    def _ring(self, call: Call, alarm: int, over: Sequence[int]) -> None:
         if call.alarms == alarm:
             self._finish(call, over)
 
     # ---- as flows
 
-    def _start(self, call: _Call) -> None:
+    def _start(self, call: Call) -> None:
         """Some have come, and all did not come at once: transfers begin, for some ranks may be over before others come."""
         if call.rounds is not None or call.is_priced:
             return
@@ -286,7 +238,7 @@ class Collectives:
 
         self._carry(call, move, resume)
 
-    def _flow(self, call: _Call) -> None:
+    def _flow(self, call: Call) -> None:
         """Carry what is left of the collective as flows."""
         plan, course, ranks, nbytes = call.plan, call.course, call.group.ranks, call.nbytes
         assert plan is not None
@@ -307,7 +259,7 @@ class Collectives:
 
         self._carry(call, move, resume)
 
-    def _carry(self, call: _Call, move: Move, resume: Callable[[Underway], None]) -> None:
+    def _carry(self, call: Call, move: Move, resume: Callable[[Underway], None]) -> None:
         """Go on, transfer by transfer, from where the collective would be now had nothing disturbed it."""
         plan, course, now = call.plan, call.course, self._engine.now
         assert plan is not None
@@ -339,7 +291,7 @@ class Collectives:
 
     # ---- what else uses its links
 
-    def _relation(self, call: _Call, other: _Call) -> tuple[bool, bool]:
+    def _relation(self, call: Call, other: Call) -> tuple[bool, bool]:
         """Whether two calls share links, and whether over each of them some rank takes part in all transfers of both."""
         a, b = call.course, other.course
         assert a is not None
@@ -349,7 +301,7 @@ class Collectives:
             known = self._relations[id(a), id(b)] = a.meets(b), a.takes_turns_with(b)
         return known
 
-    def _meet(self, call: _Call, rank: int) -> None:
+    def _meet(self, call: Call, rank: int) -> None:
         """A rank has come to `call`: what uses its links now?"""
         for rival in list(call.rivals):
             _, takes_turns = self._relation(call, rival)
@@ -368,7 +320,7 @@ class Collectives:
             if any(map(call.is_using, links)):
                 self._disturb(call)
 
-    def _disturb(self, call: _Call) -> None:
+    def _disturb(self, call: Call) -> None:
         """Something else uses a link that this call uses."""
         call.is_disturbed = True
         if self._mode == "auto" and call.rounds is None:
@@ -376,7 +328,7 @@ class Collectives:
 
     # ---- who is over
 
-    def _finish(self, call: _Call, over: Sequence[int]) -> None:
+    def _finish(self, call: Call, over: Sequence[int]) -> None:
         """Ranks are over, and come to the next collective of the group if they have called it."""
         group = call.group
         for position in over:
@@ -385,21 +337,18 @@ class Collectives:
         call.over += len(over)
         if call.over == len(call.is_over):
             self._close(call)
-        begun = max(call.arrivals) if call.come == len(call.is_over) else math.nan
         for position in over:
             operation = call.operations[position]
             assert operation is not None
-            operation.begun = begun if begun == begun else call.arrivals[position]
-            operation.finish(self._result(call, position))
+            operation.begun = call.begun if call.come == len(call.is_over) else call.arrivals[position]
+            operation.finish(call.results[position] if call.results is not None else self._early(call, position))
         for position in over:
             after = group.call(group.turn[position])
             if after is not None and after.operations[position] is not None:
                 self._arrive(after, position)
 
-    def _result(self, call: _Call, position: int) -> Any:
-        if call.results is not None:
-            return call.results[position]
-        # It is over before all have called. What it gave is its own again: keep a copy.
+    def _early(self, call: Call, position: int) -> Any:
+        """The result of a rank that is over before all have called. What it gave is its own again: keep a copy."""
         kind, op, root = call.collective
         given = call.payloads[position]
         call.payloads[position] = call.combine(Collective("broadcast"), [given])[0]
@@ -407,7 +356,7 @@ class Collectives:
             return call.combine(Collective("broadcast"), [call.payloads[root]])[0]
         return call.combine(Collective(kind, op, 1), [given, given])[0]
 
-    def _close(self, call: _Call) -> None:
+    def _close(self, call: Call) -> None:
         """All are over."""
         group = call.group
         while group.calls and group.calls[0].over == len(group.ranks):

@@ -1,0 +1,81 @@
+"""One collective of one group, and how far each rank of the group is in its collectives."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distsim.backends.simulated.algorithms import Algorithm, Plan
+from distsim.backends.simulated.engine import Operation
+from distsim.backends.simulated.prices import Course
+from distsim.backends.simulated.rounds import Rounds
+from distsim.interface import Collective
+
+Ranks = tuple[int, ...]
+Combine = Callable[[Collective, Sequence[Any]], list[Any]]
+
+
+class Call:
+    """One collective of one group."""
+
+    def __init__(self, group: Group, number: int, collective: Collective, nbytes: float, combine: Combine) -> None:
+        size = len(group.ranks)
+        self.group = group
+        self.number = number
+        self.collective = collective
+        self.nbytes = nbytes
+        self.combine = combine
+        self.payloads: list[Any] = [None] * size
+        self.operations: list[Operation[Any] | None] = [None] * size
+        self.called = 0
+        self.arrivals = [math.nan] * size
+        self.come = 0
+        self.begun = math.nan  # when the last came
+        self.is_over = [False] * size
+        self.over = 0
+        self.results: list[Any] | None = None
+        self.plan: Plan | None = None
+        self.course: Course | None = None
+        self.rounds: Rounds | None = None  # as flows; else at a price
+        self.alarms = 0  # changes when what was to happen at a price no longer does
+        self.is_priced = False
+        self.is_disturbed = False
+        self.is_watched = False  # for what else may use its links
+        self.rivals: list[Call] = []  # that are watched, and may use some of them
+
+    def is_busy(self, rank: int) -> bool:
+        """This rank has come, and is not over."""
+        position = self.group.position.get(rank)
+        return position is not None and self.arrivals[position] >= 0.0 and not self.is_over[position]
+
+    def is_using(self, link: int) -> bool:
+        """A transfer may be on this link now."""
+        assert self.course is not None
+        users = self.course.users.get(link)
+        return users is not None and all(map(self.is_busy, users))
+
+    def meets(self, other: Call) -> bool:
+        """Both may be using some link now."""
+        assert self.course is not None
+        return any(self.is_using(link) and other.is_using(link) for link in self.course.users)
+
+
+class Group:
+    """The collectives of one group, in call order, and how far each rank is."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.position = {rank: position for position, rank in enumerate(ranks)}
+        self.calls: deque[Call] = deque()  # not all of whose ranks are over
+        self.first = 0  # the number of the first of them
+        self.called = [0] * len(ranks)  # by each rank
+        self.turn = [0] * len(ranks)  # the number of the call that each rank takes part in next
+        self.plans: dict[tuple[Algorithm, str, int], tuple[Plan, Course | None]] = {}
+        self.hop: tuple[float, float] | None = None  # latency and bandwidth of its slowest neighbours
+
+    def call(self, number: int) -> Call | None:
+        """A call that is not over."""
+        place = number - self.first
+        return self.calls[place] if place < len(self.calls) else None
