@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast
 
 from distsim.interface.errors import StrategyError
@@ -53,9 +54,11 @@ class Rank(Generic[T]):
     open_work: dict[Work[Any], None] = field(default_factory=dict)
     posted: dict[int, deque[Work[None]]] = field(default_factory=dict)
     """By destination, what nobody awaits and was not over when last looked at."""
-    owed: list[Message[T]] = field(default_factory=list)
+    owed: dict[int, Message[T]] = field(default_factory=dict)
+    """By identity: equal messages are not the same."""
     sequences: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    _peak: float = 0.0
 
     def __post_init__(self, course: Course) -> None:
         self.trace = Trace(self.rank)
@@ -105,8 +108,9 @@ class Rank(Generic[T]):
         memory, trace = self.numerics.memory(), self.trace
         if memory.activations > trace.peak_activations:
             trace.peak_activations = memory.activations
-        if memory.total > trace.peak.total:
-            trace.peak = memory
+        total = sum(memory)
+        if total > self._peak:
+            self._peak, trace.peak = total, memory
 
     def loss(self, y: T, batch: Batch) -> T:
         """Record the loss of an output; give its gradient."""
@@ -119,16 +123,12 @@ class Rank(Generic[T]):
     def owe(self, message: Message[T]) -> Message[T]:
         """Note a gradient that arrived: it must be applied or discarded."""
         if message.label == "gradient" and not message.is_signal:
-            self.owed.append(message)
+            self.owed[id(message)] = message
         return message
 
     def decide(self, message: Message[T], source: int, applied: bool) -> None:
         """Take the decision about a gradient that arrived; `source` is a rank of the world."""
-        for i, owed in enumerate(self.owed):
-            if owed is message:
-                del self.owed[i]
-                break
-        else:
+        if self.owed.pop(id(message), None) is None:  # those owed are kept alive: nothing else has their identity
             raise StrategyError(
                 f"the message {message.label!r} from rank {source} is no gradient that waits for a decision: "
                 "each carries the label 'gradient' and is applied or discarded exactly once"
@@ -205,8 +205,7 @@ class Rank(Generic[T]):
 
     def start_collective(self, group: tuple[int, ...], collective: Collective, x: R) -> Work[R]:
         """Join the next collective of a group of ranks of the world; a barrier's `x` is None."""
-        members = ",".join(map(str, group))
-        channel = f"{collective.kind} {members}"
+        channel, name = _names(collective.kind, group)
         sequence, posted = self._next(channel), self.fabric.now()
         nbytes = 0.0 if x is None else self.numerics.nbytes(cast("T", x))
         handle = self.fabric.collective(group, collective, x)
@@ -214,7 +213,7 @@ class Rank(Generic[T]):
         def record(handle: Handle[Any], awaited: float, value: Any) -> None:
             self._transfer(collective.kind, channel, sequence, nbytes, posted, awaited, handle)
 
-        return self._work(handle, f"{collective.kind} of ranks {members}", record)
+        return self._work(handle, name, record)
 
     def start_task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
         """Run a second flow of control."""
@@ -235,14 +234,16 @@ class Rank(Generic[T]):
         if forgotten:
             raise StrategyError(f"rank {self.rank} never awaited: " + ", ".join(map(repr, forgotten)))
         if self.owed:
-            owed = ", ".join(f"version {m.version} from rank {m.source}" for m in self.owed)
+            owed = ", ".join(f"version {m.version} from rank {m.source}" for m in self.owed.values())
             raise StrategyError(f"rank {self.rank} neither applied nor discarded the gradients of {owed}")
 
     def _transfer(
         self, kind: str, channel: str, sequence: int, nbytes: float, posted: float, awaited: float, handle: Handle[Any]
     ) -> None:
         ended = handle.ended
-        self.trace.transfers.append(Transfer(kind, channel, sequence, nbytes, posted, min(awaited, ended), ended))
+        if awaited > ended:
+            awaited = ended
+        self.trace.transfers.append(Transfer(kind, channel, sequence, nbytes, posted, awaited, ended))
 
     def _work(
         self,
@@ -258,3 +259,10 @@ class Rank(Generic[T]):
         number = self.sequences.get(channel, 0)
         self.sequences[channel] = number + 1
         return number
+
+
+@lru_cache(maxsize=64)
+def _names(kind: str, group: tuple[int, ...]) -> tuple[str, str]:
+    """A collective's channel and its name, one text for all ranks: a large group's is long."""
+    members = ",".join(map(str, group))
+    return f"{kind} {members}", f"{kind} of ranks {members}"

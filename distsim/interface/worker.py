@@ -49,7 +49,7 @@ class Worker(Generic[T]):
     def __init__(self, state: Rank[T], ranks: Sequence[int]) -> None:
         self._state = state
         self._ranks = tuple(ranks)
-        self.rank = self._ranks.index(state.rank)
+        self.rank = self._position(state.rank)
         """This rank's position in the group; workers come first, parameter servers last."""
         self.world_size = len(self._ranks)
         """Ranks in the group."""
@@ -377,6 +377,18 @@ class Worker(Generic[T]):
         return self._ranks[rank]
 
     def _arrived(self, message: Message[T]) -> Message[T]:
-        if message.source not in self._ranks:
-            raise StrategyError(f"a message from rank {message.source} reached a group without it: {self._ranks}")
-        return self._state.owe(replace(message, source=self._ranks.index(message.source)))
+        source = message.source
+        position = self._position(source)
+        if position != source:
+            message = replace(message, source=position)
+        return self._state.owe(message)
+
+    def _position(self, rank: int) -> int:
+        """Of a rank of the world in this group; in the whole world every rank's is its own."""
+        ranks = self._ranks
+        if rank < len(ranks) and ranks[rank] == rank:
+            return rank
+        try:
+            return ranks.index(rank)
+        except ValueError:
+            raise StrategyError(f"a message from rank {rank} reached a group without it: {ranks}") from None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar, cast
 
 import simpy
-from simpy.events import NORMAL, Event, EventPriority
+from simpy.events import NORMAL, PENDING, Event, EventPriority
 
 from distsim.interface import StrategyError
 from distsim.interface.errors import foreign_await
@@ -29,32 +29,36 @@ class Operation(Event, Generic[R]):
     """A started operation: a SimPy event that a strategy may await, any number of times."""
 
     def __init__(self, env: simpy.Environment) -> None:
-        super().__init__(env)
+        self.env = env  # as Event does, without the call
+        self.callbacks = []
         self.begun = self.ended = math.nan
 
     def __await__(self) -> Generator[Any, Any, R]:
-        if not self.processed:
+        if self.callbacks is not None:  # not processed yet
             yield self
         value: R = self._value
         return value
 
     def over(self) -> bool:
         """True once the result is here."""
-        return bool(self.triggered)
+        return self._value is not PENDING
 
     def detach(self) -> None:
         """It ends by itself."""
 
     def begin(self) -> None:
         """Note that it left its queue."""
-        self.begun = self.env.now
+        self.begun = self.env._now
 
     def finish(self, result: R) -> None:
         """The result is here; whoever waits goes on at this instant."""
-        self.ended = self.env.now
-        if math.isnan(self.begun):
+        if self._value is not PENDING:
+            raise RuntimeError(f"{self} is over already")
+        self.ended = self.env._now
+        if self.begun != self.begun:  # NaN: it has not waited in a queue
             self.begun = self.ended
-        self.succeed(result)
+        self._ok, self._value = True, result
+        self.env.schedule(self)
 
 
 class _Call(Event):
@@ -87,7 +91,7 @@ class Engine:
     @property
     def now(self) -> float:
         """Simulated seconds."""
-        return self.env.now
+        return self.env._now  # past SimPy's property: it is asked several times an operation
 
     @property
     def window(self) -> float:
@@ -130,8 +134,18 @@ class Engine:
         return done
 
     def _watched(self, rank: int, coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:
+        """Pass a coroutine's operations on to SimPy; refuse anything else it awaits."""
+        send = coroutine.send
         try:
-            return (yield from _guarded(coroutine))
+            while True:
+                awaited = send(None)
+                if not isinstance(awaited, Operation):
+                    coroutine.close()
+                    raise StrategyError(foreign_await(awaited))
+                yield awaited
+        except StopIteration as end:
+            result: R = end.value
+            return result
         except ENDS as error:
             self.failure = rank, error
             raise
@@ -144,17 +158,3 @@ class Engine:
             with contextlib.suppress(Exception):
                 coroutine.close()
         self._flows.clear()
-
-
-def _guarded(coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:
-    """Pass a coroutine's operations on to SimPy; refuse anything else it awaits."""
-    while True:
-        try:
-            awaited = coroutine.send(None)
-        except StopIteration as end:
-            result: R = end.value
-            return result
-        if not isinstance(awaited, Operation):
-            coroutine.close()
-            raise StrategyError(foreign_await(awaited))
-        yield awaited

@@ -42,7 +42,8 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
 def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
     engine = simulation.engine
     strategy = simulation.job.strategy
-    programs = [engine.process(rank.rank, finish(strategy, Worker(rank, range(rank.world_size)))) for rank in ranks]
+    everyone = tuple(range(len(ranks)))  # one for all: as many of them as ranks would be a square
+    programs = [engine.process(rank.rank, finish(strategy, Worker(rank, everyone))) for rank in ranks]
     env, left = engine.env, len(programs)
 
     def ended() -> None:
