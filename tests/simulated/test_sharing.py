@@ -1,0 +1,279 @@
+"""Rates are max-min fair: by hand, by the condition for it at any moment, and as filled from scratch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from heapq import heapify
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.flows import Flow
+from distsim.backends.simulated.network import Network
+from distsim.backends.simulated.sharing import Sharing
+
+from . import reference_network as reference
+from .reference_network import ReferenceNetwork
+
+CLOSE = 1e-9
+INF = math.inf
+
+
+class Shared:
+    """Flows on links, by number, and a sharing that is told of them."""
+
+    def __init__(self, capacities: Sequence[float]) -> None:
+        self.capacities = capacities
+        self.sharing = Sharing(capacities)
+        self.flows: dict[int, Flow] = {}
+        self.paths: dict[int, tuple[Sequence[int], float]] = {}
+        self.started = 0
+
+    def join(self, path: Sequence[int], limit: float = INF) -> None:
+        flow = Flow([self.sharing.links[i] for i in path], 1.0, limit, lambda: None, self.started)
+        self.flows[self.started], self.paths[self.started] = flow, (path, limit)
+        self.sharing.join(flow)
+        self.started += 1
+
+    def leave(self, number: int) -> None:
+        flow = self.flows.pop(number)
+        del self.paths[number]
+        group = flow.group
+        group.flows = [entry for entry in group.flows if entry[2] is not flow]
+        heapify(group.flows)
+        self.sharing.leave(flow)
+
+    def rates(self) -> list[float]:
+        self.sharing.settle(0.0)
+        return [flow.group.rate for flow in self.flows.values()]
+
+    def check(self) -> None:
+        """The condition for max-min fairness, from the rates alone."""
+        rates = dict(zip(self.flows, self.rates(), strict=True))
+        on: list[list[float]] = [[] for _ in self.capacities]
+        for number, (path, _) in self.paths.items():
+            for link in path:
+                on[link].append(rates[number])
+        for capacity, here in zip(self.capacities, on, strict=True):
+            assert sum(here) <= capacity * (1.0 + CLOSE)
+        for number, (path, limit) in self.paths.items():
+            rate = rates[number]
+            assert 0.0 < rate <= limit * (1.0 + CLOSE)
+            assert rate >= limit * (1.0 - CLOSE) or any(
+                sum(on[link]) >= self.capacities[link] * (1.0 - CLOSE) and rate >= max(on[link]) * (1.0 - CLOSE)
+                for link in path
+            )
+
+    def compare(self) -> None:
+        """The same rates from scratch."""
+        filled = [reference.Flow(path, 1.0, lambda: None, limit) for path, limit in self.paths.values()]
+        reference.fill(filled, self.capacities)
+        assert self.rates() == pytest.approx([flow.rate for flow in filled], rel=CLOSE, abs=0.0)
+
+
+HAND = [
+    ([[0]], [10.0], [10.0]),
+    ([[0], [0]], [10.0], [5.0, 5.0]),
+    ([[0, 1], [0]], [10.0, 2.0], [2.0, 8.0]),
+    ([[0], [0, 1], [1]], [10.0, 4.0], [8.0, 2.0, 2.0]),
+    ([[0, 1, 2], [0], [1], [2]], [1.0, 2.0, 3.0], [0.5, 0.5, 1.5, 2.5]),  # a parking lot
+    ([[0, 1], [0, 1], [0], [1]], [6.0, 3.0], [1.0, 1.0, 4.0, 1.0]),  # a bottleneck that two share
+    ([[0, 1], [1, 2], [2, 0]], [2.0, 2.0, 2.0], [1.0, 1.0, 1.0]),
+    ([[0], [0], [0]], [1.0], [1.0 / 3.0] * 3),
+    ([[0, 0], [0]], [3.0], [1.0, 1.0]),  # a way that takes a link twice
+    ([], [1.0], []),
+]
+
+
+@pytest.mark.parametrize(("paths", "capacities", "expected"), HAND)
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_rates_are_max_min_fair(paths, capacities, expected, together, backwards):
+    shared = Shared(capacities)
+    for path in reversed(paths) if backwards else paths:
+        shared.join(path)
+        if not together:
+            shared.rates()
+    assert shared.rates() == pytest.approx(expected[::-1] if backwards else expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("flows", "capacities", "expected"),
+    [
+        ([([0], 3.0)], [10.0], [3.0]),
+        ([([0], 30.0)], [10.0], [10.0]),
+        ([([0], 3.0), ([0], INF)], [10.0], [3.0, 7.0]),
+        ([([0], 3.0), ([0], 3.0), ([0], INF)], [10.0], [3.0, 3.0, 4.0]),
+        ([([0], 3.0), ([0], 4.0), ([0], 5.0)], [9.0], [3.0, 3.0, 3.0]),
+        ([([0], 2.0), ([0], 4.0), ([0], 5.0)], [9.0], [2.0, 3.5, 3.5]),
+        ([([0, 1], 1.0), ([1], INF), ([0], INF)], [10.0, 3.0], [1.0, 2.0, 9.0]),
+    ],
+)
+def test_a_limit_is_a_link_of_its_own(flows, capacities, expected):
+    shared = Shared(capacities)
+    for path, limit in flows:
+        shared.join(path, limit)
+        shared.check()
+    assert shared.rates() == expected
+
+
+def test_who_leaves_gives_way():
+    # all by hand: links of 12, 6 and 2
+    shared = Shared([12.0, 6.0, 2.0])
+    shared.join([0])
+    assert shared.rates() == [12.0]
+    shared.join([0, 1])
+    assert shared.rates() == [6.0, 6.0]
+    shared.join([0, 1])
+    assert shared.rates() == [6.0, 3.0, 3.0]
+    shared.join([1, 2])
+    assert shared.rates() == [8.0, 2.0, 2.0, 2.0]
+    shared.join([2])
+    assert shared.rates() == [7.0, 2.5, 2.5, 1.0, 1.0]
+    shared.leave(0)
+    assert shared.rates() == [2.5, 2.5, 1.0, 1.0]
+    shared.leave(1)
+    assert shared.rates() == [5.0, 1.0, 1.0]
+    shared.leave(4)
+    assert shared.rates() == [4.0, 2.0]
+    shared.leave(2)
+    assert shared.rates() == [2.0]
+    shared.leave(3)
+    assert shared.rates() == []
+    assert not shared.sharing.groups()
+
+
+ROUND = st.sampled_from([1.0, 2.0, 3.0, 4.0, 6.0, 12.0])
+"""Capacities and limits that make many links full at once."""
+
+
+@st.composite
+def changes(draw):
+    """Capacities, and batches of flows (path, limit) that come and, as numbers between 0 and 1, that go."""
+    capacity = draw(st.sampled_from([ROUND, st.floats(0.5, 50.0)]))
+    capacities = draw(st.lists(capacity, min_size=1, max_size=8))
+    path = st.lists(st.integers(0, len(capacities) - 1), min_size=1, max_size=4, unique=True)
+    limit = st.just(INF) if draw(st.booleans()) else st.one_of(st.just(INF), ROUND, st.floats(0.05, 10.0))
+    batch = st.lists(st.one_of(st.tuples(path, limit), st.floats(0.0, 1.0, exclude_max=True)), max_size=8)
+    return capacities, draw(st.lists(batch, min_size=1, max_size=12))
+
+
+@settings(max_examples=250, deadline=None)
+@given(changes())
+def test_after_any_change_rates_are_max_min_fair_and_those_from_scratch(drawn):
+    capacities, batches = drawn
+    shared = Shared(capacities)
+    for batch in batches:
+        old = list(shared.flows)
+        for change in batch:
+            if isinstance(change, float):
+                if old:
+                    shared.leave(old.pop(int(change * len(old))))
+            else:
+                shared.join(*change)
+        shared.check()
+        shared.compare()
+
+
+# ---- in time
+
+
+def ends(network_class, capacities, flows):
+    """When the flows (start, path, bytes, latency, limit) end."""
+    engine = Engine()
+    network = network_class(engine, capacities)
+    done = [math.nan] * len(flows)
+
+    def start(i, path, nbytes, latency, limit):
+        network.start(path, nbytes, latency, lambda: done.__setitem__(i, engine.now), limit)
+
+    for i, (begin, *flow) in enumerate(flows):
+        engine.after(begin, lambda i=i, flow=flow: start(i, *flow))
+    engine.env.run()
+    assert abs(network.unaccounted()) <= 1e-12
+    return done
+
+
+def same(expected):
+    """As these, if all are some 0.01 s or later: what is 1e-12 s apart is one instant, again and again."""
+    return pytest.approx(expected, rel=CLOSE, abs=0.0)
+
+
+@st.composite
+def scenarios(draw):
+    """Capacities and flows; times and sizes such that nothing ends before 0.01 s."""
+    capacities = draw(st.lists(st.sampled_from([1.0, 2.0, 5.0, 7.3, 11.9]), min_size=1, max_size=6))
+    path = st.lists(st.integers(0, len(capacities) - 1), min_size=1, max_size=4, unique=True).map(tuple)
+    start = draw(st.sampled_from([st.just(0.0), st.integers(0, 4).map(float), st.floats(0.0, 5.0)]))
+    nbytes = draw(st.sampled_from([st.just(2.0), st.integers(1, 5).map(float), st.floats(0.5, 20.0)]))
+    latency = st.sampled_from([0.0, 0.25, 1.0])
+    limit = st.sampled_from([INF, INF, 0.4, 3.0])
+    return capacities, draw(st.lists(st.tuples(start, path, nbytes, latency, limit), min_size=1, max_size=25))
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenarios())
+def test_flows_end_when_they_would_if_all_were_filled_at_every_change(drawn):
+    assert ends(Network, *drawn) == same(ends(ReferenceNetwork, *drawn))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios(), st.sampled_from([0.125, 3.0, 1e4]))
+def test_all_times_and_sizes_times_c_end_c_times_as_late(drawn, c):
+    capacities, flows = drawn
+    scaled = [(c * start, path, c * nbytes, c * latency, limit) for start, path, nbytes, latency, limit in flows]
+    assert ends(Network, capacities, scaled) == same([c * end for end in ends(Network, capacities, flows)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios(), st.sampled_from([0.125, 3.0, 1e4]))
+def test_all_rates_and_sizes_times_c_change_nothing(drawn, c):
+    capacities, flows = drawn
+    scaled = [(start, path, c * nbytes, latency, c * limit) for start, path, nbytes, latency, limit in flows]
+    assert ends(Network, [c * capacity for capacity in capacities], scaled) == same(ends(Network, capacities, flows))
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenarios(), st.randoms(use_true_random=False))
+def test_neither_the_order_of_flows_nor_the_numbers_of_links_matter(drawn, random):
+    capacities, flows = drawn
+    links, order = list(range(len(capacities))), list(range(len(flows)))
+    random.shuffle(links)
+    random.shuffle(order)
+    renumbered = [0.0] * len(links)
+    for old, new in enumerate(links):
+        renumbered[new] = capacities[old]
+    shuffled = []
+    for i in order:
+        start, path, nbytes, latency, limit = flows[i]
+        way = [links[link] for link in path]
+        random.shuffle(way)
+        shuffled.append((start, way, nbytes, latency, limit))
+    expected = ends(Network, capacities, flows)
+    assert ends(Network, renumbered, shuffled) == same([expected[i] for i in order])
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios())
+def test_two_links_in_series_are_one(drawn):
+    capacities, flows = drawn
+    doubled = [
+        (start, [link + half for link in path for half in (0, len(capacities))], nbytes, latency, limit)
+        for start, path, nbytes, latency, limit in flows
+    ]
+    assert ends(Network, capacities * 2, doubled) == same(ends(Network, capacities, flows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios())
+def test_a_limit_is_as_good_as_a_link_of_its_own(drawn):
+    capacities, flows = drawn
+    linked = [
+        (start, [*path, len(capacities) + i], nbytes, latency, INF)
+        for i, (start, path, nbytes, latency, _) in enumerate(flows)
+    ]
+    own = [min(limit, 1e3) for _, _, _, _, limit in flows]
+    assert ends(Network, capacities + own, linked) == same(ends(Network, capacities, flows))
