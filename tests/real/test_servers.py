@@ -48,9 +48,11 @@ def ran(strategy, workers, updates, folder, task, optimizer, straggler=None, dev
     [
         (KSync(2), 2),
         (KSync(4), 4),
+        (BackupWorkers(0), 2),
         (BackupWorkers(0), 4),
         (SSP(0), 2),
         (SSP(0), 4),
+        (SyncPS(servers=2), 2),
         (SyncPS(servers=2), 4),
         (KSync(2, late="drop", servers=3), 2),
     ],

@@ -27,11 +27,21 @@ REFEREED = [("float64", MOMENTUM), ("float64", ADAMW), ("float32", MOMENTUM)]
 @pytest.mark.parametrize(
     ("strategy", "workers"),
     [
+        (Zero(1, 1e3), 2),
         (Zero(1, 1e3), 4),
         (Zero(2, 1e3, microbatches=2), 2),
+        (Zero(2, 1e3, microbatches=2), 4),
+        (Zero(3), 2),
         (Zero(3), 4),
+        (TensorParallel(), 2),
         (TensorParallel(), 4),
-        (HSDP(2), 4),
+        (HSDP(2), 4),  # two groups of two: fewer workers are one group, as in ZeRO-3, or groups of one
+        (HSDP(2), 2),
+        (HSDP(1, microbatches=2), 2),
+        (Hybrid(1, 2, 4), 2),  # two workers are a pipeline, a tensor group or two replicas
+        (Hybrid(2, 1, 2), 2),
+        (Hybrid(1, 1, 2), 2),
+        (Hybrid(1, 1, 2, sharded=True), 2),
         (Hybrid(2, 2, 4), 4),
         (Hybrid(2, 1, 2, sharded=True), 4),
         (Hybrid(1, 2, 4, "zb_h1", sharded=True), 4),
