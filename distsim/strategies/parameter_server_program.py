@@ -215,6 +215,8 @@ class Desk(Generic[T]):
 
     def hand_out(self, admit: Callable[[int], bool]) -> None:
         """Send the newest model to every idle worker that is admitted."""
+        if not self.idle:
+            return  # asked before each answer; the slowest is looked for among all workers
         slowest, waiting = min(self._clock), self.idle
         self.idle = []
         for w in waiting:
