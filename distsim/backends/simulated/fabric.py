@@ -32,7 +32,7 @@ class SimulatedOptions:
     ring_bytes: float = RING_BYTES
     """With algorithm=auto, a ring for payloads of at least so many bytes a rank; below, what takes least by latency and
     bandwidth. 512 KiB is where MPICH goes over to rings."""
-    node_ranks: int = 0
+    node_ranks: int = field(default=0, metadata={"at_least": 0})
     """Ranks a node, for algorithm=hierarchical; 0: as the topology says."""
 
 
@@ -85,10 +85,11 @@ class SimulatedFabric:
 
     def __post_init__(self) -> None:
         hosts, rank = self.simulation.hosts, self.rank
-        self.stream = Stream(self.simulation.engine, rank, lambda seconds, done: hosts.work(rank, seconds, done))
+        self._engine = self.simulation.engine
+        self.stream = Stream(self._engine, rank, lambda seconds, done: hosts.work(rank, seconds, done))
 
     def now(self) -> float:
-        return self.simulation.engine.now
+        return self._engine.now
 
     def compute(
         self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
