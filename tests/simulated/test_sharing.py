@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distsim.backends.simulated import filling, sharing
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.flows import Flow
 from distsim.backends.simulated.network import Network
@@ -176,6 +177,87 @@ def test_after_any_change_rates_are_max_min_fair_and_those_from_scratch(drawn):
                 shared.join(*change)
         shared.check()
         shared.compare()
+
+
+# ---- only what is affected
+
+
+@pytest.fixture
+def filled(monkeypatch):
+    """The flows, by order of start, of each time that bottlenecks were looked for flow by flow."""
+    calls: list[list[int]] = []
+
+    def spy(flows, left):
+        calls.append(sorted(flow.order for flow in flows))
+        return filling.fill(flows, left)
+
+    monkeypatch.setattr(sharing, "fill", spy)
+    return calls
+
+
+def test_into_one_link_flows_come_and_go_without_a_look_at_others(filled):
+    shared = Shared([10.0] * 100 + [8.0])
+    for sender in range(100):
+        shared.join([sender, 100])
+        assert shared.rates() == pytest.approx([8.0 / (sender + 1)] * (sender + 1))
+    for sender in range(0, 99, 2):
+        shared.leave(sender)
+        shared.join([sender, 100])
+        assert shared.rates() == pytest.approx([0.08] * 100)
+    for left in range(99, 0, -1):
+        shared.leave(next(iter(shared.flows)))
+        assert shared.rates() == pytest.approx([8.0 / left] * left)
+    assert not filled
+
+
+def test_a_slow_link_of_its_own_and_limits_stay_out_of_it(filled):
+    shared = Shared([10.0] * 9 + [0.5, 10.0])
+    shared.join([9, 10])
+    shared.join([8, 10], 1.0)
+    for sender in range(8):
+        shared.join([sender, 10])
+        others = sender + 1
+        if others > 1:
+            assert shared.rates() == pytest.approx([0.5, min(1.0, 9.5 / (others + 1))] + [8.5 / others] * others)
+    del filled[:]
+    shared.leave(0)
+    assert shared.rates() == pytest.approx([1.0] + [9.0 / 8] * 8)
+    shared.leave(5)
+    assert shared.rates() == pytest.approx([1.0] + [9.0 / 7] * 7)
+    assert not filled
+
+
+def test_a_slower_group_changes_those_whose_bottleneck_it_goes_over(filled):
+    # a leaf's up-link of 3 for flows 0 to 2, of which 0 goes on to the link of 20 that flows 3 to 5 fill
+    shared = Shared([3.0, 20.0, 50.0])
+    for path in [[0, 1], [0, 2], [0, 2], [1, 2], [1], [1]]:
+        shared.join(path)
+    assert shared.rates() == pytest.approx([1.0, 1.0, 1.0, 19 / 3, 19 / 3, 19 / 3])
+    del filled[:]
+    shared.leave(1)
+    assert shared.rates() == pytest.approx([1.5, 1.5, 18.5 / 3, 18.5 / 3, 18.5 / 3])
+    shared.join([0])
+    assert shared.rates() == pytest.approx([1.0, 1.0, 19 / 3, 19 / 3, 19 / 3, 1.0])
+    assert not filled
+
+
+def test_where_bottlenecks_move_only_what_is_affected_is_filled(filled):
+    shared = Shared([10.0, 4.0, 10.0, 9.0])
+    shared.join([0])
+    shared.join([2])
+    shared.join([2, 3])
+    shared.join([3])
+    assert shared.rates() == pytest.approx([10.0, 5.5, 4.5, 4.5])
+    del filled[:]
+    shared.join([0, 1])
+    assert shared.rates() == pytest.approx([6.0, 5.5, 4.5, 4.5, 4.0])
+    shared.join([1])
+    assert shared.rates() == pytest.approx([8.0, 5.5, 4.5, 4.5, 2.0, 2.0])
+    assert {flow for call in filled for flow in call} <= {0, 4, 5}
+    del filled[:]
+    shared.leave(3)
+    assert shared.rates() == pytest.approx([8.0, 5.0, 5.0, 2.0, 2.0])
+    assert {flow for call in filled for flow in call} <= {1, 2}
 
 
 # ---- in time

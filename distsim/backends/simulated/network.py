@@ -1,7 +1,8 @@
 """A fluid network: flows share links max-min fairly.
 
 A flow first spends its path's latency, then its bytes move at the max-min fair rate, of which `sharing` says what it is.
-This is SimGrid's model CM02 with all factors 1. All changes of one instant are taken together, at its end; flows that end
+This is SimGrid's model CM02 with all factors 1, for flows of equal latency: of others SimGrid gives each a share in inverse
+proportion to its latency, which is not done here. All changes of one instant are taken together, at its end; flows that end
 within the engine's window end at one instant.
 """
 
