@@ -12,7 +12,7 @@ report: setup  ## Calibrate, run experiments/01_which_road, write reports/01_whi
 	$(RUN)/python experiments/01_which_road/run.py
 
 test: lint  ## Everything that runs in minutes
-	$(RUN)/pytest -q -m "not slow"
+	$(RUN)/pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-slow: setup  ## What takes longer, or a device that most machines lack
 	$(RUN)/pytest -q -m "slow or gpu"
