@@ -33,7 +33,7 @@ class PipeDream(Strategy):
     async def run(self, worker: Worker[T]) -> None:
         stage, wires = chain(worker)
         warmup = worker.world_size - 1 - worker.rank
-        stage.expect(steps(worker))
+        stage.expect(steps(worker), warmup)
         forwards = steps(worker)
         for step in worker.steps():
             for ahead in forwards:
@@ -65,7 +65,7 @@ class PipeDream2BW(Strategy):
     async def run(self, worker: Worker[T]) -> None:
         stage, wires = chain(worker)
         warmup = worker.world_size - 1 - worker.rank
-        stage.expect(self.pieces(worker))
+        stage.expect(self.pieces(worker), warmup)
         forwards, backwards = self.pieces(worker), self.pieces(worker)
         gradients = deque[T]()  # of whole steps, whose update is to come
 

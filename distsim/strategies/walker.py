@@ -1,7 +1,7 @@
 """The one walker: it runs a rank's actions of a pipeline schedule over a runner.
 
-- Receives are kept posted, `AHEAD` a direction and chunk, and no send is awaited before the next action: then a hop's
-  latency is paid as the closed forms say, and no schedule deadlocks that could run at all.
+- Receives are kept posted, `AHEAD` a direction and chunk unless fewer can be under way, and no send is awaited before the
+  next action: then a hop's latency is paid as the closed forms say, and no schedule deadlocks that could run at all.
 - Messages carry the stage that they are for in their tag. What stays on the rank is handed over without a message.
 - The walker knows micro-batches and blocks. What running a block takes is the runner's affair, what becomes of gradients
   the caller's: it hears of each block as soon as its gradient is final.
@@ -77,13 +77,18 @@ class Stage(Generic[T]):
         self._halved = dict[Batch, T]()
         """Gradients of the output whose half for the weights is to come."""
 
-    def expect(self, batches: Iterable[object]) -> None:
-        """As many messages will come from either neighbour; `batches` is asked for its next when a receive is posted."""
+    def expect(self, batches: Iterable[object], warmup: int | None = None) -> None:
+        """As many messages will come from either neighbour; `batches` is asked for its next when a receive is posted.
+
+        A stage that has `warmup` more forward than backward passes behind it, and a neighbour before it with one more, need
+        no more receives than this: then `batches` is not asked earlier than the first stage must ask for an input.
+        """
         forwards, backwards = tee(batches)
+        first, later, back = (AHEAD, AHEAD, AHEAD) if warmup is None else (warmup + 2, 2, warmup + 1)
         if self._before is not None:
-            self._wires.expect(self._before, f"activation {self._number}", forwards)
+            self._wires.expect(self._before, f"activation {self._number}", forwards, first, later)
         if self._after is not None:
-            self._wires.expect(self._after, f"gradient {self._number}", backwards)
+            self._wires.expect(self._after, f"gradient {self._number}", backwards, back, back)
 
     async def forward(self, batch: Batch) -> None:
         """Take an input, give the output."""
@@ -131,24 +136,26 @@ class Wires(Generic[T]):
         self._handed = dict[str, deque[T]]()
         self._receives = dict[str, Iterator[Work[Message[T]]]]()
         self._posted = dict[str, deque[Work[Message[T]]]]()
+        self._later = dict[str, int]()
 
-    def expect(self, source: int, tag: str, messages: Iterable[object]) -> None:
-        """As many messages of this tag will come from `source`; the first receives are posted now."""
+    def expect(self, source: int, tag: str, messages: Iterable[object], first: int = AHEAD, later: int = AHEAD) -> None:
+        """As many messages of this tag will come from `source`. The receives of the `first` are posted now, and while one
+        is awaited at least `later` are."""
         if source == self._pipe.rank:
             self._handed[tag] = deque()
         else:
             self._receives[tag] = (self._pipe.receive(source, tag) for _ in messages)
-            self._posted[tag] = deque(islice(self._receives[tag], AHEAD))
+            self._posted[tag] = deque(islice(self._receives[tag], first))
+            self._later[tag] = later
 
     async def receive(self, tag: str) -> T:
-        """The next payload of this tag; another receive is posted before this one is used."""
+        """The next payload of this tag."""
         if tag in self._handed:
             return self._handed[tag].popleft()
         posted = self._posted[tag]
+        posted.extend(islice(self._receives[tag], max(0, self._later[tag] - len(posted))))
         assert posted, "more receives than were announced"
-        message = await posted.popleft()
-        posted.extend(islice(self._receives[tag], 1))
-        return message.payload
+        return (await posted.popleft()).payload
 
     def send(self, x: T, to: int, tag: str) -> None:
         """Give to a rank, without waiting."""

@@ -169,3 +169,33 @@ def test_all_stages_end_with_the_same_update_when_the_time_is_up(strategy: Strat
     timed = replace(job(strategy, 4, 1, Times(1.0, 2.0), model=chain(blocks=4, batch=8)), budget=Budget(seconds=100.0))
     (updates,) = {len(trace.updates) for trace in done(timed).traces}
     assert updates >= 3
+
+
+@pytest.mark.parametrize("straggler", [Straggler(), Straggler("lognormal", slow={1: 2.0})])
+@pytest.mark.parametrize("latency", [0.0, 0.4])
+@pytest.mark.parametrize("stages", [1, 2, 4, 10])
+@pytest.mark.parametrize("strategy", [PipeDream(), PipeDream2BW(10)])
+def test_few_updates_follow_when_the_time_is_up(
+    strategy: Strategy, stages: int, latency: float, straggler: Straggler
+) -> None:
+    """A full pipeline has as many batches under way as stages; no more are begun, but for one."""
+    model, network = chain(blocks=stages, batch=10), Switch(1e9, latency)
+    counted = job(strategy, stages, 1, Times(1.0, 2.0), network, model, straggler)
+    for seconds in (0.5, 30.0, 61.0, 100.0, 142.5, 301.0):
+        outcome = done(replace(counted, budget=Budget(seconds=seconds)))
+        (updates,) = {len(trace.updates) for trace in outcome.traces}
+        in_time = min(sum(update.time <= seconds for update in trace.updates) for trace in outcome.traces)
+        assert in_time <= updates <= in_time + stages + 1
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.3, 5.0])
+@pytest.mark.parametrize("stages", [2, 4, 10])
+@pytest.mark.parametrize("strategy", [PipeDream(), PipeDream2BW(10)])
+def test_every_receive_is_posted_before_its_message_is_sent(strategy: Strategy, stages: int, latency: float) -> None:
+    model = chain(blocks=stages, batch=10)
+    outcome = done(job(strategy, stages, 6, Times(1.0, 2.0), Switch(1e9, latency), model))
+    transfers = [transfer for trace in outcome.traces for transfer in trace.transfers]
+    sent = {(t.channel, t.sequence): t.posted for t in transfers if t.kind == "send"}
+    received = {(t.channel, t.sequence): t.posted for t in transfers if t.kind == "receive"}
+    assert sent.keys() == received.keys()
+    assert all(received[message] <= sent[message] for message in sent)
