@@ -22,9 +22,9 @@ from distsim.strategies.gossip import needs_two, neighbours
 class ADPSGD(Strategy):
     """Every other worker averages its weights with a random neighbour while it computes; each then applies its gradient.
 
-    Mean staleness P-1, in updates by others while a gradient is computed. Nobody waits for a slow worker: E[X]/P an update,
-    or more where the exchange takes longer than X. Lian et al., "Asynchronous Decentralized Parallel Stochastic Gradient
-    Descent", ICML 2018.
+    Mean staleness P-1, for any delays, in updates by others from when a gradient reads its model until it is applied.
+    Nobody waits for a slow worker: E[X]/P an update, or more where the exchange takes longer than X. Lian et al.,
+    "Asynchronous Decentralized Parallel Stochastic Gradient Descent", ICML 2018.
     """
 
     topology: Literal["ring", "complete"] = "ring"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distsim.interface import SGD, AdamW, Budget, Cluster, Job, Optimizer, Outcome, Straggler, Switch
+from distsim.interface.trace import Update
 from distsim.strategies.ad_psgd import ADPSGD
 
 from .asynchronous_gossip import Noted, NotingFactory, asked, replay
@@ -143,6 +144,34 @@ def test_modeled_time_is_cosimulated_time_to_the_last_bit(workers: int) -> None:
             other.updates,
             other.peak,
         )
+
+
+def in_order(update: Update) -> tuple[float, int]:
+    """Of updates at the same time, which replies that arrive together make, the number tells which was first."""
+    return update.time, update.number
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+@pytest.mark.parametrize("network", [Switch(math.inf, 0.0), Switch(math.inf, 0.7), Switch(1500.0, 0.1)])
+@pytest.mark.parametrize("slow", [{}, {0: 5.0}, {1: 0.2}])
+def test_updates_by_others_from_read_to_update_are_p_minus_1_on_average(
+    workers: int, network: Switch, slow: dict[int, float]
+) -> None:
+    """Exactly T(P-1) - P(P-1)/2 after T updates: each finds P-1 others between a read and an update, but for the last P,
+    which find P-1, ..., 1, 0. A read follows its worker's own update at once, whatever an exchange takes.
+    """
+    updates, straggler = 25 * workers, Straggler("exponential", slow=slow)
+    outcome = done(modeled_job(ADPSGD(), workers, updates, Times(forward=1.0), network, straggler=straggler))
+    total = 0
+    for trace in outcome.traces:
+        reads = sorted(c.begun for c in trace.compute if c.name == "gradient")
+        others = [update for other in outcome.traces if other is not trace for update in other.updates]
+        previous = 0
+        for read, own in zip(reads, trace.updates, strict=True):
+            after = Update(previous, 0, read)
+            total += sum(in_order(after) < in_order(other) <= in_order(own) for other in others)
+            previous = own.number
+    assert total == updates * (workers - 1) - workers * (workers - 1) // 2
 
 
 # ---- budgets and snapshots
