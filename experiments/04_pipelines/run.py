@@ -113,7 +113,7 @@ def tables(found: dict[tuple[str, int, str], list[Result]]) -> Iterable[str]:
     for latency in LATENCIES:
         for m in MICROBATCHES:
             base = [step(run) for run in found[key("1F1B", m, latency)]]
-            yield f"\nhop latency {latency}, m = {m}: 1F1B takes {1e3 * fmean(base):.1f} ms a step"
+            yield f"\nlatency {latency} a link, two a hop; m = {m}: 1F1B takes {1e3 * fmean(base):.1f} ms a step"
             yield f"  {'schedule':<16}{'step / 1F1B (95 %)':>26}{'idle':>18}{'activations':>14}{'versions':>12}"
             for contender in CONTENDERS:
                 runs = found[key(contender, m, latency)]
