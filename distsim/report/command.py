@@ -19,10 +19,14 @@ import yaml  # type: ignore[import-untyped]
 
 from distsim import registry
 from distsim.interface.straggler import Straggler
+from distsim.interface.transport import Transport
 
 _PACKAGE = Path(__file__).parent.parent
 _GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "optimizer")
-_DEFAULTS = {"straggler": asdict(Straggler())}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "straggler": asdict(Straggler()),
+    "cluster": {"slow": {}, "background": {}, "transport": {"preset": "none", **asdict(Transport())}},
+}
 """What holds where a choice does not spell a key out."""
 
 
@@ -67,7 +71,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _differing(group: str, section: Mapping[str, Any], known: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in section.items():
         default = known.get(key)
-        if key == "schedule":
+        if key in ("schedule", "transport"):
             yield from _differing(f"{group}.{key}", value, default or {})
         elif key != "name" and value is not None and _spelled(value) != _spelled(default):
             yield f"{group}.{key}", value

@@ -74,6 +74,6 @@ def test_the_rate_of_an_update(updates: int | None, samples: int | None, tmp_pat
     rank = prepared.job.rank(4, fabric=None)  # type: ignore[arg-type]  # no operation is started
     rates = []
     for update in (0, 3, 4, 12, 19):
-        rank.updates = update
-        rates.append(rank.rate(None, 1.0))
+        rank.progress.updates = update
+        rates.append(rank.progress.rate(None, 1.0))
     assert rates == pytest.approx([4 * 0.25, 4 * 1.0, 4 * 1.0, 4 * 0.6, 4 * (0.2 + 0.8 / 16)], rel=1e-12)

@@ -130,7 +130,9 @@ def test_a_lesson_draws_a_line_a_rank(browser: Any, pages: dict[str, Path]) -> N
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(pages["lesson"].as_uri())
     page.wait_for_selector("html[data-ready]")
-    ticks = page.evaluate("[...document.querySelectorAll('.plot .ytick text')].map(t => t.textContent)")
+    from_the_top = "(a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top"
+    texts = f"[...document.querySelectorAll('.plot .ytick text')].sort({from_the_top}).map(t => t.textContent)"
+    ticks = page.evaluate(texts)
     assert ticks == [f"worker {rank}" for rank in range(4)]
     assert page.evaluate("document.querySelectorAll('.plot .bars .point').length") > 4 * 16
     page.close()
