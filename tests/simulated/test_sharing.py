@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from heapq import heapify
 
@@ -67,6 +68,18 @@ class Shared:
                 sum(on[link]) >= self.capacities[link] * (1.0 - CLOSE) and rate >= max(on[link]) * (1.0 - CLOSE)
                 for link in path
             )
+
+    def check_what_is_kept(self) -> None:
+        """What links and groups say of themselves, from the flows alone."""
+        for number, link in enumerate(self.sharing.links):
+            here = [self.flows[i].group for i, (path, _) in self.paths.items() for at in path if at == number]
+            assert link.groups == Counter(here)
+            assert link.count == len(here)
+            for group in link.groups:
+                assert (link in group.crossed) == (link.own is not None and link.own is not group)
+                assert (link in group.tight) == link.is_tight
+                assert link.own is not None or link.is_tight or group.bound <= link.capacity / link.count
+        assert set(self.sharing.groups()) == {flow.group for flow in self.flows.values()}
 
     def compare(self) -> None:
         """The same rates from scratch."""
@@ -176,6 +189,7 @@ def test_after_any_change_rates_are_max_min_fair_and_those_from_scratch(drawn):
             else:
                 shared.join(*change)
         shared.check()
+        shared.check_what_is_kept()
         shared.compare()
 
 
