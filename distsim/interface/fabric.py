@@ -9,7 +9,6 @@ receiver's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from distsim.interface.model import Cost
@@ -34,8 +33,7 @@ class Handle(Protocol[R_co]):
         """Nobody will wait for it: let it end, and let go of its payload, by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope(Generic[R]):
+class Envelope(NamedTuple, Generic[R]):
     """What `send` hands to the fabric; `payload` None makes it a signal of 0 bytes."""
 
     version: int

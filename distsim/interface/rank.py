@@ -12,16 +12,17 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from distsim.interface.errors import StrategyError
-from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
+from distsim.interface.fabric import Collective, Envelope, Fabric, Kind
 from distsim.interface.flow import Flow
 from distsim.interface.model import Cost, Model, Operation
 from distsim.interface.numerics import Numerics, Part
+from distsim.interface.operations import Channel, Computation, Control, Exchange, Receive
 from distsim.interface.outcome import Piece
 from distsim.interface.progress import Course, Progress
-from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer
+from distsim.interface.trace import Arrival, Loss, Trace
 from distsim.interface.values import Batch, Message, Region, T
 from distsim.interface.work import Work
 
@@ -56,11 +57,15 @@ class Rank(Generic[T]):
     """By destination, what nobody awaits and was not over when last looked at."""
     owed: dict[int, Message[T]] = field(default_factory=dict)
     """By identity: equal messages are not the same."""
-    sequences: dict[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    now: Callable[[], float] = field(init=False)
+    """The rank's clock."""
+    _channels: dict[tuple[str, int | None, str], Channel] = field(default_factory=dict)
+    _collectives: dict[tuple[str, tuple[int, ...]], Channel] = field(default_factory=dict)
     _peak: float = 0.0
 
     def __post_init__(self, course: Course) -> None:
+        self.now = self.fabric.now
         self.trace = Trace(self.rank)
         self.progress = Progress(course, self.fabric, self.trace, self.pieces)
         self.placed = tuple(range(len(self.model.blocks)))
@@ -115,7 +120,7 @@ class Rank(Generic[T]):
     def loss(self, y: T, batch: Batch) -> T:
         """Record the loss of an output; give its gradient."""
         g, value = self.numerics.loss(y, batch)
-        self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.fabric.now()))
+        self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.now()))
         return g
 
     # ---- gradients that travel
@@ -134,7 +139,7 @@ class Rank(Generic[T]):
                 "each carries the label 'gradient' and is applied or discarded exactly once"
             )
         staleness = self.version - message.version
-        self.trace.arrivals.append(Arrival(source, message.version, staleness, applied, self.fabric.now()))
+        self.trace.arrivals.append(Arrival(source, message.version, staleness, applied, self.now()))
 
     # ---- starting operations
 
@@ -156,12 +161,7 @@ class Rank(Generic[T]):
         samples = 0.0 if batch is None else self.samples(batch) / pieces
         cost = Cost(parts * pieces, samples, nbytes, self.shard[1], share)
         handle = self.fabric.compute(cost, action, batch, None if unless is None else unless.handle)
-        step, part = (-1, -1) if batch is None else (batch.step, batch.part)
-
-        def record(handle: Handle[Any], awaited: float, value: Any) -> None:
-            self.trace.compute.append(Compute(name, handle.begun, handle.ended, step, part))
-
-        return self._work(handle, name, record)
+        return Computation(self, handle, name, batch)
 
     def start_send(self, to: int, tag: str, envelope: Envelope[T]) -> Work[None]:
         """Send to a rank of the world."""
@@ -170,14 +170,9 @@ class Rank(Generic[T]):
         payload = envelope.payload
         self.trace.gradients += envelope.label == "gradient" and payload is not None
         nbytes = 0.0 if payload is None else self.numerics.nbytes(payload)
-        channel = f"message {self.rank}>{to} {tag}"
-        sequence, posted = self._next(channel), self.fabric.now()
-        handle = self.fabric.send(to, tag, envelope)
-
-        def record(handle: Handle[Any], awaited: float, value: Any) -> None:
-            self._transfer("send", channel, sequence, nbytes, posted, awaited, handle)
-
-        return self._work(handle, f"send {tag!r} to rank {to}", record, peers=(to,))
+        channel = self.channel("send", to, tag)
+        number, posted = channel.next(), self.now()
+        return Exchange(self, self.fabric.send(to, tag, envelope), channel, number, nbytes, posted)
 
     def post(self, to: int, tag: str, envelope: Envelope[T]) -> None:
         """Send to a rank of the world what nobody awaits; record and let go of what went there before and is over."""
@@ -189,40 +184,24 @@ class Rank(Generic[T]):
 
     def start_receive(self, source: int | None, tag: str, then: Callable[[Message[T]], Message[T]]) -> Work[Message[T]]:
         """Receive from a rank of the world, or from any."""
-        posted = self.fabric.now()
-        sequence = -1 if source is None else self._next(f"message {source}>{self.rank} {tag}")
-        handle = self.fabric.receive(source, tag)
+        channel, posted = self.channel("receive", source, tag), self.now()
+        number = -1 if source is None else channel.next()
+        return Receive(self, self.fabric.receive(source, tag), channel, number, posted, tag, then)
 
-        def record(handle: Handle[Any], awaited: float, message: Message[T]) -> None:
-            channel = f"message {message.source}>{self.rank} {tag}"
-            number = self._next(channel) if source is None else sequence
-            nbytes = 0.0 if message.content is None else self.numerics.nbytes(message.content)
-            self._transfer("receive", channel, number, nbytes, posted, awaited, handle)
-
-        peer = "any rank" if source is None else f"rank {source}"
-        peers = () if source is None else (source,)
-        return self._work(handle, f"receive {tag!r} from {peer}", record, then, peers)
-
-    def start_collective(self, group: tuple[int, ...], collective: Collective, x: R) -> Work[R]:
-        """Join the next collective of a group of ranks of the world; a barrier's `x` is None."""
-        channel, name = _names(collective.kind, group)
-        sequence, posted = self._next(channel), self.fabric.now()
+    def start_collective(self, group: tuple[int, ...], collective: Collective, channel: Channel, x: R) -> Work[R]:
+        """Join the next collective of a group of ranks of the world, on its channel; a barrier's `x` is None."""
+        number, posted = channel.next(), self.now()
         nbytes = 0.0 if x is None else self.numerics.nbytes(cast("T", x))
-        handle = self.fabric.collective(group, collective, x)
-
-        def record(handle: Handle[Any], awaited: float, value: Any) -> None:
-            self._transfer(collective.kind, channel, sequence, nbytes, posted, awaited, handle)
-
-        return self._work(handle, name, record)
+        return Exchange(self, self.fabric.collective(group, collective, x), channel, number, nbytes, posted)
 
     def start_task(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
         """Run a second flow of control."""
         self.has_tasks = True
-        return self._work(self.fabric.task(coroutine), "task", lambda handle, awaited, value: None)
+        return Control(self, self.fabric.task(coroutine), "task")
 
     def start_flow(self, coroutine: Coroutine[Any, Any, R]) -> Work[R]:
         """Run a coroutine to its first wait; the rest when it is awaited."""
-        return self._work(Flow(coroutine, self.fabric.now), "start", lambda handle, awaited, value: None)
+        return Control(self, Flow(coroutine, self.now), "start")
 
     async def settle(self) -> None:
         """Wait for what was posted. Raises `StrategyError` for Work never awaited, and for gradients neither applied nor
@@ -237,32 +216,29 @@ class Rank(Generic[T]):
             owed = ", ".join(f"version {m.version} from rank {m.source}" for m in self.owed.values())
             raise StrategyError(f"rank {self.rank} neither applied nor discarded the gradients of {owed}")
 
-    def _transfer(
-        self, kind: str, channel: str, sequence: int, nbytes: float, posted: float, awaited: float, handle: Handle[Any]
-    ) -> None:
-        ended = handle.ended
-        if awaited > ended:
-            awaited = ended
-        self.trace.transfers.append(Transfer(kind, channel, sequence, nbytes, posted, awaited, ended))
+    def channel(self, kind: Literal["send", "receive"], peer: int | None, tag: str) -> Channel:
+        """Messages of one tag to or from a rank of the world. Those from any rank have no name until they have arrived."""
+        channel = self._channels.get((kind, peer, tag))
+        if channel is None:
+            if peer is None:
+                channel = Channel(kind, "", f"receive {tag!r} from any rank")
+            elif kind == "send":
+                channel = Channel(kind, f"message {self.rank}>{peer} {tag}", f"send {tag!r} to rank {peer}", (peer,))
+            else:
+                channel = Channel(kind, f"message {peer}>{self.rank} {tag}", f"receive {tag!r} from rank {peer}", (peer,))
+            self._channels[kind, peer, tag] = channel
+        return channel
 
-    def _work(
-        self,
-        handle: Handle[Any],
-        name: str,
-        record: Callable[[Handle[Any], float, Any], None],
-        then: Callable[[Any], Any] | None = None,
-        peers: tuple[int, ...] = (),
-    ) -> Work[Any]:
-        return Work(handle, name, self.open_work, self.fabric.now, record, then, peers)
-
-    def _next(self, channel: str) -> int:
-        number = self.sequences.get(channel, 0)
-        self.sequences[channel] = number + 1
-        return number
+    def collectives(self, kind: Kind, group: tuple[int, ...]) -> Channel:
+        """A group's collectives of one kind."""
+        channel = self._collectives.get((kind, group))
+        if channel is None:
+            channel = self._collectives[kind, group] = Channel(kind, *_names(kind, group))
+        return channel
 
 
 @lru_cache(maxsize=64)
 def _names(kind: str, group: tuple[int, ...]) -> tuple[str, str]:
-    """A collective's channel and its name, one text for all ranks: a large group's is long."""
+    """The name and the title of a group's collectives, one text for all ranks: a large group's is long."""
     members = ",".join(map(str, group))
     return f"{kind} {members}", f"{kind} of ranks {members}"

@@ -7,7 +7,7 @@ branches on counts, versions and arrivals, never on the value of a payload: `boo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from distsim.interface.errors import StrategyError
 
@@ -25,8 +25,7 @@ class Payload(Protocol):
 T = TypeVar("T", bound=Payload)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """One of `parts` equal shares of the samples of global step `step`.
 
     It is data (a pure function of the seed and these numbers), the identity of saved activations, and the weight of its
@@ -79,8 +78,7 @@ class Region:
 ALL = Region()
 
 
-@dataclass(frozen=True, slots=True)
-class Message(Generic[T]):
+class Message(NamedTuple, Generic[T]):
     """What a receive gives: who sent it, the version stamped on it, its label, and a payload unless it is a signal."""
 
     source: int

@@ -10,13 +10,17 @@ Waiting is measured here, once, for all backends: when a Work is over, its recor
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from functools import cache
 from pathlib import PurePath
-from types import CodeType
-from typing import Any, Generic, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distsim.interface.fabric import Handle
 from distsim.interface.flow import STARTING
+
+if TYPE_CHECKING:
+    from distsim.interface.rank import Rank
 
 R = TypeVar("R")
 
@@ -24,31 +28,17 @@ _HERE = str(PurePath(__file__).parent)
 
 
 class Work(Generic[R]):
-    """An operation under way. Only the Worker makes one."""
+    """An operation under way. Only a Rank makes one, of the kinds in operations: they say what is recorded of it."""
 
-    __slots__ = ("_clock", "_code", "_line", "_open", "_record", "_result", "_state", "_then", "handle", "name", "peers")
+    __slots__ = ("_code", "_instruction", "_rank", "_result", "_state", "handle")
 
-    def __init__(
-        self,
-        handle: Handle[Any],
-        name: str,
-        open_work: dict[Work[Any], None],
-        clock: Callable[[], float],
-        record: Callable[[Handle[Any], float, Any], None],
-        then: Callable[[Any], R] | None = None,
-        peers: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, rank: Rank[Any], handle: Handle[Any]) -> None:
         self.handle = handle
-        self.name = name
-        self.peers = peers
-        """The ranks without which it cannot end, where they are known."""
-        self._open = open_work
-        self._clock = clock
-        self._record = record
-        self._then = then
+        self._rank = rank
         self._state = "started"
-        self._code, self._line = _caller()
-        open_work[self] = None
+        frame = _caller()
+        self._code, self._instruction = frame.f_code, frame.f_lasti  # the line is only asked for where something is wrong
+        rank.open_work[self] = None
 
     def __await__(self) -> Generator[Any, Any, R]:
         if self._state != "over":
@@ -56,14 +46,18 @@ class Work(Generic[R]):
                 STARTING.flag = False
                 yield
             self._state = "awaited"
-            awaited = self._clock()
+            awaited = self._rank.now()
             value = yield from self.handle.__await__()
             if self._state != "over":  # a second flow of this rank may have awaited it meanwhile
-                self._record(self.handle, awaited, value)
-                self._result: R = value if self._then is None else self._then(value)
+                self._result: R = self._end(awaited, value)
                 self._state = "over"
-                self._open.pop(self, None)
+                self._rank.open_work.pop(self, None)
         return self._result
+
+    def _end(self, awaited: float, value: Any) -> R:
+        """Record what is over; what this Work gives for the handle's `value`."""
+        result: R = value
+        return result
 
     def collect(self) -> bool:
         """True if it is over; then it is recorded, though nobody has waited for it."""
@@ -80,17 +74,33 @@ class Work(Generic[R]):
         return self._state != "started"
 
     @property
+    def name(self) -> str:
+        """What it does, for a message."""
+        raise NotImplementedError
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The ranks without which it cannot end, where they are known."""
+        return ()
+
+    @property
     def line(self) -> str:
         """Where the strategy started it, as `file.py:12`."""
-        return f"{PurePath(self._code.co_filename).name}:{self._line}"
+        lines = [line for start, stop, line in self._code.co_lines() if start <= self._instruction < stop]
+        return f"{PurePath(self._code.co_filename).name}:{lines[-1]}"
 
     def __repr__(self) -> str:
         return f"{self.name} ({self.line})"
 
 
-def _caller() -> tuple[CodeType, int]:
+def _caller() -> FrameType:
     """The innermost frame outside of this package: the strategy's line."""
     frame = sys._getframe(2)
-    while frame.f_code.co_filename.startswith(_HERE) and frame.f_back is not None:
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
-    return frame.f_code, frame.f_lineno
+    return frame
+
+
+@cache
+def _is_ours(file: str) -> bool:
+    return file.startswith(_HERE)

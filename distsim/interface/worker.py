@@ -19,7 +19,6 @@ this same worker, seen narrower: its `rank` and peers are positions in the group
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -29,6 +28,7 @@ from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope
 from distsim.interface.model import Block, Operation
 from distsim.interface.numerics import Part
+from distsim.interface.operations import Channel
 from distsim.interface.optimizer import Optimizer
 from distsim.interface.rank import Parts, Rank, Stop
 from distsim.interface.values import ALL, Batch, Message, Region, T
@@ -53,6 +53,8 @@ class Worker(Generic[T]):
         """This rank's position in the group; workers come first, parameter servers last."""
         self.world_size = len(self._ranks)
         """Ranks in the group."""
+        self._channels: dict[str, Channel] = {}
+        """Its collectives by kind: looking a large group up takes longer than all the rest of a call."""
 
     # ---- what it knows
 
@@ -325,31 +327,38 @@ class Worker(Generic[T]):
 
     def all_reduce(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
         """The mean or sum over the group, on every rank of it."""
-        return self._state.start_collective(self._ranks, Collective("all_reduce", op), x)
+        return self._join(Collective("all_reduce", op), x)
 
     def reduce_scatter(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
         """This rank's equal part of the mean or sum over the group. The size must divide by the group's."""
-        return self._state.start_collective(self._ranks, Collective("reduce_scatter", op), x)
+        return self._join(Collective("reduce_scatter", op), x)
 
     def all_gather(self, x: T) -> Work[T]:
         """The payloads of the group in its order, joined."""
-        return self._state.start_collective(self._ranks, Collective("all_gather"), x)
+        return self._join(Collective("all_gather"), x)
 
     def broadcast(self, x: T, root: int) -> Work[T]:
         """The payload of `root`, on every rank; the others' `x` says the size."""
-        return self._state.start_collective(self._ranks, Collective("broadcast", root=root), x)
+        return self._join(Collective("broadcast", root=root), x)
 
     def reduce(self, x: T, root: int, op: Literal["mean", "sum"] = "mean") -> Work[T]:
         """The mean or sum over the group, on `root`; an empty payload on the others."""
-        return self._state.start_collective(self._ranks, Collective("reduce", op, root), x)
+        return self._join(Collective("reduce", op, root), x)
 
     def all_to_all(self, x: T) -> Work[T]:
         """This rank's equal part of every payload of the group, in its order, joined. The size must divide by its own."""
-        return self._state.start_collective(self._ranks, Collective("all_to_all"), x)
+        return self._join(Collective("all_to_all"), x)
 
     def barrier(self) -> Work[None]:
         """Over when the whole group has called it: a collective of 0 bytes."""
-        return self._state.start_collective(self._ranks, Collective("barrier"), None)
+        return self._join(Collective("barrier"), None)
+
+    def _join(self, collective: Collective, x: R) -> Work[R]:
+        kind = collective.kind
+        channel = self._channels.get(kind)
+        if channel is None:
+            channel = self._channels[kind] = self._state.collectives(kind, self._ranks)
+        return self._state.start_collective(self._ranks, collective, channel, x)
 
     # ---- flow
 
@@ -380,7 +389,7 @@ class Worker(Generic[T]):
         source = message.source
         position = self._position(source)
         if position != source:
-            message = replace(message, source=position)
+            message = message._replace(source=position)
         return self._state.owe(message)
 
     def _position(self, rank: int) -> int:

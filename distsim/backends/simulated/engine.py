@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar, cast
 
 import simpy
-from simpy.events import NORMAL, PENDING, Event, EventPriority
+from simpy.core import EmptySchedule
+from simpy.events import NORMAL, PENDING, URGENT, Event, EventPriority
 
 from distsim.interface import StrategyError
 from distsim.interface.errors import foreign_await
@@ -25,13 +28,50 @@ _WINDOW = 1e-12
 """Completions that lie this many seconds apart are one instant."""
 
 
+class Clock(simpy.Environment):
+    """SimPy's environment, which knows that most events are due at once: these come in order, and need no heap."""
+
+    def __init__(self, begin: float) -> None:
+        super().__init__(begin)
+        self._due = deque[Event]()  # at this instant, after what the heap has for it
+        self._last = deque[Event]()  # after those
+
+    def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
+        when = self._now + delay
+        if when > self._now or priority < NORMAL:
+            heappush(self._queue, (when, priority, next(self._eid), event))
+        else:
+            (self._due if priority == NORMAL else self._last).append(event)
+
+    def peek(self) -> float:
+        return self._now if self._due or self._last else super().peek()
+
+    def step(self) -> None:
+        queue = self._queue
+        if queue and queue[0][0] == self._now:
+            event = heappop(queue)[3]
+        elif self._due:
+            event = self._due.popleft()
+        elif self._last:
+            event = self._last.popleft()
+        elif queue:
+            self._now, _, _, event = heappop(queue)
+        else:
+            raise EmptySchedule
+        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+        for callback in callbacks:
+            callback(event)
+
+
 class Operation(Event, Generic[R]):
     """A started operation: a SimPy event that a strategy may await, any number of times."""
 
-    def __init__(self, env: simpy.Environment) -> None:
+    _ok = True
+    begun = ended = math.nan
+
+    def __init__(self, env: Clock) -> None:
         self.env = env  # as Event does, without the call
         self.callbacks = []
-        self.begun = self.ended = math.nan
 
     def __await__(self) -> Generator[Any, Any, R]:
         if self.callbacks is not None:  # not processed yet
@@ -57,7 +97,7 @@ class Operation(Event, Generic[R]):
         self.ended = self.env._now
         if self.begun != self.begun:  # NaN: it has not waited in a queue
             self.begun = self.ended
-        self._ok, self._value = True, result
+        self._value = result
         self.env.schedule(self)
 
 
@@ -79,14 +119,44 @@ def _call(event: Event) -> None:
 _CALL: list[Callable[[Event], None]] = [_call]  # SimPy only reads it
 
 
+class Flow(Generic[R]):
+    """A coroutine of a rank, which waits for one operation after the other."""
+
+    __slots__ = ("_done", "_engine", "_rank", "_send", "coroutine")
+
+    def __init__(self, engine: Engine, rank: int, coroutine: Coroutine[Any, Any, R], done: Operation[R]) -> None:
+        self.coroutine = coroutine
+        self._send = coroutine.send
+        self._engine = engine
+        self._rank = rank
+        self._done = done
+
+    def go_on(self, event: Event | None = None) -> None:
+        """Run it until it waits again; it may wait for operations alone."""
+        try:
+            awaited = self._send(None)
+            if not isinstance(awaited, Operation):
+                self.coroutine.close()
+                raise StrategyError(foreign_await(awaited))
+            awaited.callbacks.append(self.go_on)
+        except StopIteration as end:
+            self._engine.flows.pop(self, None)
+            self._done.finish(end.value)
+        except ENDS as error:
+            self._engine.flows.pop(self, None)
+            self._engine.failure = self._rank, error
+            raise
+
+
 class Engine:
     """The clock of one run."""
 
-    def __init__(self) -> None:
-        self.env = simpy.Environment()
+    def __init__(self, begin: float = 0.0) -> None:
+        self.env = Clock(begin)
         self.failure: tuple[int, BaseException] | None = None
-        """What ended the run, and on which rank: SimPy raises copies."""
-        self._flows: dict[Coroutine[Any, Any, Any], None] = {}  # that have not returned
+        """What ended the run, and on which rank."""
+        self.flows: dict[Flow[Any], None] = {}
+        """Those that have not returned."""
 
     @property
     def now(self) -> float:
@@ -96,7 +166,7 @@ class Engine:
     @property
     def window(self) -> float:
         """Seconds within which completions are one instant: more than rounding loses, or late in a run none would end."""
-        return max(_WINDOW, 4.0 * math.ulp(self.env.now))
+        return max(_WINDOW, 4.0 * math.ulp(self.env._now))
 
     def operation(self) -> Operation[Any]:
         """A new operation on this clock."""
@@ -115,7 +185,7 @@ class Engine:
     @property
     def is_last(self) -> bool:
         """True if nothing more is due at this instant."""
-        return self.env.peek() > self.env.now
+        return self.env.peek() > self.env._now
 
     def when(self, event: Event, callback: Callable[[], None]) -> None:
         """Call back when `event` is processed; at once if it has been."""
@@ -128,33 +198,14 @@ class Engine:
         """Run a coroutine as a flow of control of `rank`; its operation is over when it returns."""
         done = self.operation()
         done.begin()
-        self._flows[coroutine] = None
-        process = self.env.process(self._watched(rank, coroutine))
-        process.callbacks.append(lambda event: done.finish(event.value) if event.ok else None)
+        flow = Flow(self, rank, coroutine, done)
+        self.flows[flow] = None
+        self.env.schedule(_Call(flow.go_on), URGENT)
         return done
-
-    def _watched(self, rank: int, coroutine: Coroutine[Any, Any, R]) -> Generator[Operation[Any], None, R]:
-        """Pass a coroutine's operations on to SimPy; refuse anything else it awaits."""
-        send = coroutine.send
-        try:
-            while True:
-                awaited = send(None)
-                if not isinstance(awaited, Operation):
-                    coroutine.close()
-                    raise StrategyError(foreign_await(awaited))
-                yield awaited
-        except StopIteration as end:
-            result: R = end.value
-            return result
-        except ENDS as error:
-            self.failure = rank, error
-            raise
-        finally:
-            self._flows.pop(coroutine, None)
 
     def close(self) -> None:
         """End the flows of control that a failed run has left where they are; what they raise at that is of no interest."""
-        for coroutine in list(self._flows):
+        for flow in list(self.flows):
             with contextlib.suppress(Exception):
-                coroutine.close()
-        self._flows.clear()
+                flow.coroutine.close()
+        self.flows.clear()

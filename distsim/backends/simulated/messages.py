@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from distsim.backends.simulated.engine import Engine, Operation
@@ -71,7 +71,7 @@ class Messages:
         if nbytes < self._eager_bytes:
             send.eager = True
             if envelope.payload is not None:
-                send.envelope = replace(envelope, payload=copy(envelope.payload))
+                send.envelope = envelope._replace(payload=copy(envelope.payload))
             operation.finish(None)
             self._enqueue(send, to, tag)
         receives = self._receives[to, tag]  # none of them has met a send that was posted before
