@@ -3,7 +3,7 @@
     distsim run strategy=async_ps backend=modeled budget.updates=200
     distsim run -m strategy=all_reduce,sync_ps backend=real,modeled repeat=0,1,2
     distsim report runs --output report.html
-    distsim list strategies | workloads | backends | clusters | stragglers | optimizers
+    distsim list strategies | workloads | backends | clusters | stragglers | failures | optimizers
     distsim explain k_sync strategy.k=3 --html k_sync.html
     distsim calibrate --quick
     distsim bench fabric --json fabric.json
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs, or of one run")
     report.add_argument("--output", metavar="FILE", type=Path, default=Path("report.html"))
     listing = commands.add_parser("list", help="what can be chosen")
-    kinds = ("strategies", "workloads", "backends", "clusters", "stragglers", "optimizers")
+    kinds = ("strategies", "workloads", "backends", "clusters", "stragglers", "failures", "optimizers")
     listing.add_argument("what", choices=kinds)
     listing.add_argument("--json", action="store_true", help="for programs")
     explain = commands.add_parser("explain", help="draw what a strategy does, on a small cluster")

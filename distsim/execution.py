@@ -190,6 +190,7 @@ def _job(resolved: Resolved, cluster: Cluster) -> Job:
         budget=resolved.budget,
         numerics=_numerics(resolved, cluster),
         straggler=resolved.straggler,
+        failure=resolved.failure,
         seed=resolved.seed,
         schedule=resolved.schedule,
         scaling=resolved.scaling,

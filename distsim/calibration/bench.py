@@ -185,6 +185,12 @@ class BenchNumerics(Generic[T]):
     def decode(self, codec: Codec, region: Region, received: Sequence[T], codes: int) -> T:
         return self._inner.decode(codec, self._shift(region), received, codes)
 
+    def save(self) -> Any:
+        return self._inner.save()
+
+    def restore(self, saved: Any) -> None:
+        self._inner.restore(saved)
+
     def memory(self) -> Memory:
         return self._inner.memory()
 

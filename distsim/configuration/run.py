@@ -15,6 +15,8 @@ from typing import Any
 
 from distsim.configuration import checks, quantities
 from distsim.configuration.cluster import ClusterSection, read_cluster
+from distsim.configuration.failures import check_failure, read_failure
+from distsim.configuration.failures import warnings as failure_warnings
 from distsim.configuration.optimizers import check_course, read_optimizer
 from distsim.configuration.reader import Reader
 from distsim.configuration.sections import (
@@ -24,7 +26,7 @@ from distsim.configuration.sections import (
     read_budget,
     read_straggler,
 )
-from distsim.interface import BadInput, Budget, Model, Optimizer, Problem, Scaling, Schedule, Straggler, Strategy
+from distsim.interface import BadInput, Budget, Failure, Model, Optimizer, Problem, Scaling, Schedule, Straggler, Strategy
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Resolved:
     model: Model
     cluster: ClusterSection
     straggler: Straggler
+    failure: Failure
     optimizer: Optimizer
     schedule: Schedule
     scaling: Scaling
@@ -58,6 +61,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     workload = reader.component("workload")
     cluster = read_cluster(reader)
     straggler, straggler_name = read_straggler(reader, cluster.workers if cluster else None)
+    failure = read_failure(reader)
     course = read_optimizer(reader)
     budget = read_budget(reader)
     if course and budget:
@@ -79,12 +83,15 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         fits = checks.machine(reader, backend, options, cluster, model, strategy)
         if fits and strategy and model and budget:
             checks.together(reader, strategy, backend, model, cluster, budget)
-    parts = (strategy, options, workload, model, cluster, straggler, course, budget)
+    if failure and strategy and cluster:
+        failure = check_failure(reader, failure, strategy, backend, cluster)
+    parts = (strategy, options, workload, model, cluster, straggler, failure, course, budget)
     if reader.problems or any(part is None for part in parts):
         return None, reader.problems
     assert cluster is not None
     assert model is not None
     assert straggler is not None
+    assert failure is not None
     assert course is not None
     assert budget is not None
     config = {
@@ -93,6 +100,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         "workload": _plain(reader, "workload", workload),
         "cluster": cluster.spelled(),
         "straggler": {"name": straggler_name, **asdict(straggler), "slow": {str(k): v for k, v in straggler.slow.items()}},
+        "failure": failure.plain(),
         "optimizer": course.plain(),
         "budget": asdict(budget),
         "evaluation": {"samples": samples},
@@ -107,6 +115,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         model=model,
         cluster=cluster,
         straggler=straggler,
+        failure=failure.failure,
         optimizer=course.optimizer,
         schedule=course.schedule,
         scaling=course.scaling,
@@ -116,6 +125,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         runs=Path(run["runs"]).expanduser(),
         warnings=(
             *checks.warnings(strategy, backend, model, cluster, straggler),
+            *failure_warnings(failure.failure, cluster.workers + strategy.server_count(cluster.workers)),
             *course.warnings(budget.updates_allowed(strategy.gradients_an_update(cluster.workers) * model.batch)),
         ),
     )

@@ -14,9 +14,9 @@ from distsim.configuration import quantities
 from distsim.configuration.cluster import ClusterSection, Corrections
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import Reader, settable
-from distsim.interface import Budget, Schedule, Straggler
+from distsim.interface import Budget, Checkpoint, Failure, Schedule, Straggler
 
-GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "optimizer")
+GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "failure", "optimizer")
 """The sections that are chosen by name: a folder of conf/ each."""
 
 BUDGET: Mapping[str, Kind] = {
@@ -57,6 +57,8 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
         "optimizer.schedule": settable(Schedule),
         "budget": settable(Budget),
         "straggler": settable(Straggler),
+        "failure": settable(Failure),
+        "failure.checkpoint": settable(Checkpoint),
     }
     keys: dict[str, tuple[str, ...]] = dict.fromkeys((*GROUPS, "optimizer.scaling", "evaluation.samples", *RUN), ())
     keys |= {f"{section}.{field.name}": () for section, entries in own.items() for field in entries}

@@ -27,17 +27,18 @@ from distsim.interface.errors import (
     TimedOut,
 )
 from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
-from distsim.interface.job import Job
+from distsim.interface.failure import Checkpoint, Failure, OnLoss, Outage
+from distsim.interface.job import Job, Start
 from distsim.interface.memory import Memory
 from distsim.interface.model import Block, Cost, Model
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD, AdamW, Optimizer, Scaling, Schedule
-from distsim.interface.outcome import Outcome, Piece, Snapshot
+from distsim.interface.outcome import Losses, Outcome, Piece, Snapshot
 from distsim.interface.program import drive, finish
-from distsim.interface.rank import Rank
+from distsim.interface.rank import Rank, Saved
 from distsim.interface.straggler import Straggler
 from distsim.interface.strategy import Strategy
-from distsim.interface.trace import Arrival, Compute, Loss, Trace, Transfer, Update
+from distsim.interface.trace import Arrival, Compute, Interruption, Loss, Trace, Transfer, Update
 from distsim.interface.transport import LV08, Transport
 from distsim.interface.values import ALL, Batch, Message, Payload, Region, T
 from distsim.interface.work import Work
@@ -53,6 +54,7 @@ __all__ = [
     "Batch",
     "Block",
     "Budget",
+    "Checkpoint",
     "Cluster",
     "Codec",
     "Collective",
@@ -65,17 +67,22 @@ __all__ = [
     "Diverged",
     "Envelope",
     "Fabric",
+    "Failure",
     "Half",
     "Handle",
+    "Interruption",
     "Job",
     "Loopback",
     "Loss",
+    "Losses",
     "Measured",
     "Memory",
     "Message",
     "Model",
     "Numerics",
+    "OnLoss",
     "Optimizer",
+    "Outage",
     "Outcome",
     "Part",
     "Payload",
@@ -87,9 +94,11 @@ __all__ = [
     "Region",
     "Roofline",
     "Route",
+    "Saved",
     "Scaling",
     "Schedule",
     "Snapshot",
+    "Start",
     "Straggler",
     "Strategy",
     "StrategyError",

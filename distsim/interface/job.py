@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from distsim.interface.budget import Budget
 from distsim.interface.cluster import Cluster
 from distsim.interface.fabric import Fabric
+from distsim.interface.failure import Failure
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics
 from distsim.interface.optimizer import Scaling, Schedule
@@ -17,6 +18,23 @@ from distsim.interface.progress import Course
 from distsim.interface.rank import Rank
 from distsim.interface.straggler import Straggler
 from distsim.interface.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an incarnation of a run starts: the first of all by default."""
+
+    number: int = 0
+    """Of the incarnation."""
+    update: int = 0
+    """The first update that it makes."""
+    samples: int = 0
+    """Of the updates before."""
+    before: Mapping[int, Rank[Any]] = field(default_factory=dict)
+    """The ranks of the incarnation before, whose records go on."""
+
+
+BEGINNING = Start()
 
 
 @dataclass(frozen=True)
@@ -33,11 +51,12 @@ class Job:
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     scaling: Scaling = "none"
+    failure: Failure = field(default_factory=Failure)
     samples_between_snapshots: int = 0
     """Publish the model for evaluation at least every so many samples; 0 never."""
 
-    def rank(self, rank: int, fabric: Fabric) -> Rank[Any]:
-        """The state of one rank on its fabric."""
+    def rank(self, rank: int, fabric: Fabric, start: Start = BEGINNING) -> Rank[Any]:
+        """The state of one rank on its fabric, at the beginning of the run or where an incarnation of it starts."""
         gradients = self.strategy.gradients_an_update(self.cluster.workers)
         samples = gradients * self.model.batch
         every = max(1, ceil(self.samples_between_snapshots / samples)) if self.samples_between_snapshots else 0
@@ -48,8 +67,12 @@ class Job:
             model=self.model,
             numerics=self.numerics(rank),
             fabric=fabric,
-            course=Course(self.budget, self.model.batch, gradients, every, self.schedule, self.scaling),
+            course=Course(
+                self.budget, self.model.batch, gradients, start.update, start.samples, every, self.schedule, self.scaling
+            ),
             seed=self.seed,
+            numbered_from=start.number << 32,
+            before=start.before.get(rank),
         )
 
     def factor(self, rank: int, step: int | None) -> float:

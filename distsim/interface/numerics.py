@@ -8,7 +8,7 @@ The numerics never see a clock or a rank. `distsim.numerics.sizes` implements it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from distsim.interface.codec import Codec
 from distsim.interface.fabric import Collective
@@ -108,6 +108,15 @@ class Numerics(Protocol[T]):
         """The gradient of `region` that the results of all rounds stand for.
 
         Of an all-gather that joined `codes` codes their mean is given."""
+
+    # ---- checkpoints
+
+    def save(self) -> Any:
+        """A copy of the parameters held here and of the optimizers' state: what a checkpoint keeps. Nothing else is saved,
+        neither gradients nor activations nor what codecs keep."""
+
+    def restore(self, saved: Any) -> None:
+        """Go on from what `save` gave; called once, first thing. What was saved after a `place` is taken over at that."""
 
     # ---- memory
 

@@ -56,9 +56,9 @@ class Channel:
     """What happens in one order, from one rank's side: sends of a tag to one rank, receives from it, a group's collectives
     of a kind."""
 
-    __slots__ = ("_count", "kind", "name", "peers", "title")
+    __slots__ = ("count", "kind", "name", "peers", "title")
 
-    def __init__(self, kind: str, name: str, title: str, peers: tuple[int, ...] = ()) -> None:
+    def __init__(self, kind: str, name: str, title: str, peers: tuple[int, ...] = (), first: int = 0) -> None:
         self.kind = kind
         self.name = name
         """As records call it, the same on all sides."""
@@ -66,12 +66,13 @@ class Channel:
         """As messages to the user call an operation on it."""
         self.peers = peers
         """The ranks without which none can end, where they are known."""
-        self._count = 0
+        self.count = first
+        """The number of the next operation."""
 
     def next(self) -> int:
-        """The number of the next operation."""
-        number = self._count
-        self._count = number + 1
+        """The number of an operation that starts now."""
+        number = self.count
+        self.count = number + 1
         return number
 
 

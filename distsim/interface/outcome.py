@@ -29,6 +29,20 @@ class Snapshot(NamedTuple):
     pieces: list[Piece]
 
 
+class Losses(NamedTuple):
+    """What failures took from a run."""
+
+    failures: int
+    """Ranks that were lost, those lost during a restart included."""
+    restarts: int
+    """How often all ranks began again."""
+    checkpoints: int
+    """That were complete."""
+    lost_seconds: float
+    """Of the run's clock: work that was undone, and until work went on. Where the others went on without a rank, its
+    absence counts with its share of all ranks."""
+
+
 @dataclass
 class Outcome:
     """The end of one run. `status` is done, failed, diverged, deadlocked, timed out or out of memory; `message` says why if
@@ -42,5 +56,7 @@ class Outcome:
     snapshots: list[Snapshot] = field(default_factory=list)
     weights: list[dict[int, Any]] = field(default_factory=list)
     """By rank: block -> flat parameters at the end, of blocks that are whole there; of a cut one its tensor shard."""
+    losses: Losses | None = None
+    """None where nothing can fail."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the result must know: contention, approximations."""

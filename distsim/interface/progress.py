@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 
@@ -23,6 +23,10 @@ class Course:
     batch: int
     """Samples of one gradient."""
     gradients_an_update: int = 1
+    first: int = 0
+    """The update that it begins with: a run may go on from a checkpoint."""
+    before: int = 0
+    """Samples of the updates before that."""
     publish_every: int = 0
     """Updates between snapshots; 0 publishes nothing."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -36,7 +40,14 @@ class Course:
     @cached_property
     def updates_allowed(self) -> float:
         """How many updates the counted limits of the budget allow; infinite if only seconds limit the run."""
-        return self.budget.updates_allowed(self.samples_an_update)
+        budget = self.budget
+        if self.first and budget.samples is not None:
+            budget = replace(budget, samples=budget.samples - self.before + self.first * self.samples_an_update)
+        return budget.updates_allowed(self.samples_an_update)
+
+    def samples(self, updates: int) -> int:
+        """Samples of so many updates of the run."""
+        return self.before + (updates - self.first) * self.samples_an_update
 
 
 @dataclass
@@ -49,6 +60,12 @@ class Progress:
     pieces: Callable[[tuple[Region, ...]], list[Piece]]
     """The parameters of these regions, as they are on this rank now."""
     updates: int = 0
+    arrive: Callable[[int], bool] | None = None
+    """Told before each update; False ends the loop there. A backend's, for checkpoints."""
+    makes_updates: bool = False
+    """Its loop has begun."""
+    is_over: bool = False
+    """Its loop has ended."""
     takes_turns: bool = False
     """Updates are made by one rank each."""
     shown: tuple[Region, ...] = ()
@@ -64,27 +81,31 @@ class Progress:
 
     def steps(self) -> Iterator[int]:
         """Global updates until the budget is spent, each recorded when its body is over."""
-        step = 0
-        while self.goes_on(step):
+        step, arrive = self.course.first, self.arrive
+        self.makes_updates = True
+        while self.goes_on(step) and (arrive is None or arrive(step)):
             yield step
             step += 1
             self.updates = step
-            self.trace.updates.append(Update(step, step * self.course.samples_an_update, self.fabric.now()))
+            self.trace.updates.append(Update(step, self.course.samples(step), self.fabric.now()))
+        self.is_over = True
 
     def turns(self) -> Iterator[int]:
         """Updates of this rank alone until all ranks together have begun what the budget allows; recorded as `steps` does.
 
         Evaluation sees each rank's model as it is when that rank next ends an update.
         """
-        self.takes_turns, ended, every = True, 0, self.course.publish_every
+        self.makes_updates = True
+        self.takes_turns, ended, every = True, self.course.first, self.course.publish_every
         while self.goes_on(turn := self.fabric.count("updates begun")):
             self.updates = turn
             yield turn
             before, ended = ended, self.fabric.count("updates ended") + 1
             self.updates, now = ended, self.fabric.now()
-            self.trace.updates.append(Update(ended, ended * self.course.samples_an_update, now))
+            self.trace.updates.append(Update(ended, self.course.samples(ended), now))
             if every and self.shown and ended // every > before // every:
                 self._snapshot(ended // every * every, now)
+        self.is_over = True
 
     def rate(self, optimizer: Optimizer | None, scale: float) -> float:
         """What the learning rate is multiplied by now: scaling and schedule are the run's own optimizer's."""
@@ -114,4 +135,4 @@ class Progress:
             self._snapshot(number, self.trace.updates[-1].time)
 
     def _snapshot(self, number: int, time: float) -> None:
-        self.snapshots.append(Snapshot(number, number * self.course.samples_an_update, time, self.pieces(self.shown)))
+        self.snapshots.append(Snapshot(number, self.course.samples(number), time, self.pieces(self.shown)))

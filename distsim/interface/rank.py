@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope, Fabric, Kind
@@ -29,6 +29,14 @@ from distsim.interface.work import Work
 R = TypeVar("R")
 Parts = tuple[tuple[Operation, int], ...]
 Stop = Callable[[], bool]
+
+
+class Saved(NamedTuple):
+    """What a checkpoint keeps of one rank."""
+
+    numerics: Any
+    version: int
+    drawn: int
 
 
 @dataclass
@@ -57,6 +65,10 @@ class Rank(Generic[T]):
     """By destination, what nobody awaits and was not over when last looked at."""
     owed: dict[int, Message[T]] = field(default_factory=dict)
     """By identity: equal messages are not the same."""
+    numbered_from: int = 0
+    """The first number of every channel: more than any before, where this rank goes on for one that was lost."""
+    before: Rank[T] | None = None
+    """What this one goes on for, which was lost: its records go on, too."""
     lock: threading.RLock = field(default_factory=threading.RLock)
     now: Callable[[], float] = field(init=False)
     """The rank's clock."""
@@ -66,8 +78,11 @@ class Rank(Generic[T]):
 
     def __post_init__(self, course: Course) -> None:
         self.now = self.fabric.now
-        self.trace = Trace(self.rank)
-        self.progress = Progress(course, self.fabric, self.trace, self.pieces)
+        before = self.before
+        self.trace = Trace(self.rank) if before is None else before.trace
+        self.progress = Progress(course, self.fabric, self.trace, self.pieces, course.first)
+        if before is not None:
+            self.progress.snapshots, self._peak, self.before = before.progress.snapshots, before._peak, None
         self.placed = tuple(range(len(self.model.blocks)))
 
     def samples(self, batch: Batch) -> float:
@@ -93,6 +108,18 @@ class Rank(Generic[T]):
             with suppress(StrategyError):  # only a shard is here
                 found[block] = self.numerics.read(Region((block,)))
         return found
+
+    # ---- checkpoints
+
+    def save(self) -> Saved:
+        """What a checkpoint keeps of this rank."""
+        with self.lock:
+            return Saved(self.numerics.save(), self.version, self.drawn)
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from there; called before the strategy's program runs."""
+        self.numerics.restore(saved.numerics)
+        self.version, self.drawn = saved.version, saved.drawn
 
     # ---- values
 
@@ -220,12 +247,12 @@ class Rank(Generic[T]):
         """Messages of one tag to or from a rank of the world. Those from any rank have no name until they have arrived."""
         channel = self._channels.get((kind, peer, tag))
         if channel is None:
-            if peer is None:
-                channel = Channel(kind, "", f"receive {tag!r} from any rank")
-            elif kind == "send":
-                channel = Channel(kind, f"message {self.rank}>{peer} {tag}", f"send {tag!r} to rank {peer}", (peer,))
-            else:
-                channel = Channel(kind, f"message {peer}>{self.rank} {tag}", f"receive {tag!r} from rank {peer}", (peer,))
+            name, title, first = "", f"receive {tag!r} from any rank", self.numbered_from
+            if peer is not None:
+                source, to = (self.rank, peer) if kind == "send" else (peer, self.rank)
+                name = f"message {source}>{to} {tag}"
+                title = f"send {tag!r} to rank {to}" if kind == "send" else f"receive {tag!r} from rank {source}"
+            channel = Channel(kind, name, title, () if peer is None else (peer,), first)
             self._channels[kind, peer, tag] = channel
         return channel
 
@@ -233,7 +260,7 @@ class Rank(Generic[T]):
         """A group's collectives of one kind."""
         channel = self._collectives.get((kind, group))
         if channel is None:
-            channel = self._collectives[kind, group] = Channel(kind, *_names(kind, group))
+            channel = self._collectives[kind, group] = Channel(kind, *_names(kind, group), (), self.numbered_from)
         return channel
 
 

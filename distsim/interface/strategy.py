@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from distsim.interface.errors import Problem
+from distsim.interface.failure import OnLoss
 from distsim.interface.model import Model
 from distsim.interface.values import T
 
@@ -50,6 +51,18 @@ class Strategy:
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         """What makes this strategy impossible for P `workers` and `model`; nothing if it can run."""
         return ()
+
+    def on_loss(self) -> tuple[OnLoss, ...]:
+        """What a run can do when it loses a rank, the usual first; any can abort."""
+        return ("restart",)
+
+    def can_resume(self, step: int) -> bool:
+        """Whether the run can go on before update `step` from what its ranks' parameters and optimizers are then.
+
+        Checkpoints wait for such a step. What `run` keeps in variables of its own is lost in a restart: residuals of
+        compression do no harm, weights that all workers must agree on do.
+        """
+        return True
 
     def warnings(self, workers: int, model: Model) -> Iterable[str]:
         """What a user should know of this choice, though it runs: a line each."""

@@ -69,6 +69,20 @@ class Arrival(NamedTuple):
     time: float
 
 
+class Interruption(NamedTuple):
+    """A rank's program was cut off at `at` seconds, by the loss of rank `lost`; what it had under way was dropped.
+
+    It ran again at `resumed` (infinite: never), from a state of which `updates` fewer updates were made. Of the gradients
+    that it had sent, `gradients` were neither applied nor discarded.
+    """
+
+    at: float
+    lost: int
+    resumed: float
+    updates: int
+    gradients: int
+
+
 @dataclass
 class Trace:
     """All records of one rank, in the order in which they were awaited."""
@@ -79,6 +93,7 @@ class Trace:
     updates: list[Update] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
+    interruptions: list[Interruption] = field(default_factory=list)
     ended: float = 0.0
     """When the rank's program returned."""
     gradients: int = 0

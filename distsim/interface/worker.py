@@ -78,6 +78,11 @@ class Worker(Generic[T]):
         """How often `apply` was called on this rank."""
         return self._state.version
 
+    @property
+    def first(self) -> int:
+        """The update that `steps` begins with: 0, or where the last checkpoint lets the run go on."""
+        return self._state.progress.course.first
+
     def random(self, *key: int) -> Random:
         """A generator that depends on the seed, this rank and `key` only."""
         return Random(repr((self._state.seed, "strategy", self._state.rank, key)))
@@ -114,7 +119,8 @@ class Worker(Generic[T]):
     def steps(self) -> Iterator[int]:
         """Global updates 0, 1, ... until the budget is spent; every rank that iterates ends at the same step.
 
-        The body of the loop is one update. With a parameter server only the server iterates.
+        After a restart they begin at `first`. The body of the loop is one update. With a parameter server only the server
+        iterates.
         """
         return self._state.progress.steps()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from distsim.interface.codec import Codec
 from distsim.interface.errors import StrategyError
@@ -77,6 +77,7 @@ class Sizes:
         self._ledger = Ledger(model, workers)
         self._itemsize = model.itemsize
         self._optimizer = optimizer
+        self._saved: tuple[Any, ...] | None = None
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -94,6 +95,7 @@ class Sizes:
         """Keep only `blocks` (ascending), or a tensor shard of each that can be cut."""
         self._ledger.place(blocks, shard)
         self._forget_all()
+        self._take_over()
 
     # ---- running
 
@@ -228,6 +230,22 @@ class Sizes:
         blocks = [self._ledger.blocks[b] for b in self._ledger.layout(region).blocks]
         nbytes = self._size(region).nbytes
         return Size(codecs_sizes.decode(codec, nbytes, blocks, [y.nbytes for y in received], codes, self._itemsize))
+
+    # ---- checkpoints
+
+    def save(self) -> tuple[Any, ...]:
+        """For what the optimizers have a state."""
+        return frozenset(self._states), frozenset(self._updated), self._state_bytes, self._ledger.placed
+
+    def restore(self, saved: tuple[Any, ...]) -> None:
+        """Take the state over, once the same blocks are placed."""
+        self._saved = saved
+        self._take_over()
+
+    def _take_over(self) -> None:
+        if self._saved is not None and self._saved[3] == self._ledger.placed:
+            states, updated, self._state_bytes, _ = self._saved
+            self._states, self._updated = set(states), set(updated)
 
     # ---- memory
 

@@ -60,6 +60,10 @@ class Tensors:
         self._nothing = torch.empty(0, device=torch.device(device), dtype=dtype)
         self._device = self._nothing.device
         self._lock = threading.RLock()
+        self._cut = (0, 1)
+        """Which tensor shard of its blocks is here."""
+        self._saved: tuple[Any, ...] | None = None
+        """What is to be gone on from."""
         self._start(dict(enumerate(self._task.blocks)))
 
     def _start(self, modules: dict[int, nn.Module]) -> None:
@@ -76,6 +80,8 @@ class Tensors:
         with self._lock:
             self._ledger.place(blocks, shard)
             self._start({b: self._shard(b, *shard) for b in blocks})
+            self._cut = shard
+            self._take_over()
 
     def _shard(self, block: int, index: int, count: int) -> nn.Module:
         module = self._modules[block]
@@ -249,6 +255,24 @@ class Tensors:
             state = self._codecs.setdefault((codec, layout.region), {})
             blocks, dtype = self._described(layout), self._nothing.dtype
             return codecs_tensors.decode(codec, layout.size, blocks, received, codes, state, dtype)
+
+    # ---- checkpoints
+
+    def save(self) -> tuple[Any, ...]:
+        """A copy of every block's parameters and of its optimizers' state."""
+        with self._lock:
+            return self._ledger.placed, self._cut, {b: block.save() for b, block in self._blocks.items()}
+
+    def restore(self, saved: tuple[Any, ...]) -> None:
+        """Go on from there, at once or once the same blocks are placed."""
+        with self._lock:
+            self._saved = saved
+            self._take_over()
+
+    def _take_over(self) -> None:
+        if self._saved is not None and self._saved[:2] == (self._ledger.placed, self._cut):
+            for b, kept in self._saved[2].items():
+                self._blocks[b].restore(kept)
 
     # ---- memory
 

@@ -145,6 +145,20 @@ class TensorBlock:
         step(optimizer, self.writable(start, stop), g, state, scale)
         self._counts.optimizer += state.nbytes
 
+    # ---- checkpoints
+
+    def save(self) -> tuple[int, Tensor, dict[tuple[Optimizer | None, int, int], State]]:
+        """A copy of the parameters that are here, where they start, and of the optimizers' state."""
+        start, here = (0, self._now.flat) if self._left is None else self._left
+        return start, here.clone(), {key: state.copy() for key, state in self._states.items()}
+
+    def restore(self, saved: tuple[int, Tensor, dict[tuple[Optimizer | None, int, int], State]]) -> None:
+        """Take what `save` gave into a whole block that has not run."""
+        start, here, states = saved
+        self._now.flat[start : start + here.numel()].copy_(here)
+        self._states = {key: state.copy() for key, state in states.items()}
+        self._counts.optimizer += sum(state.nbytes for state in states.values())
+
     # ---- running
 
     def hold(self, batch: object) -> None:

@@ -19,6 +19,14 @@ class State:
         """AdamW's mean of the squared gradient."""
         self.steps = 0
 
+    def copy(self) -> State:
+        """The same, sharing no memory."""
+        copy = State()
+        copy.steps = self.steps
+        copy.first = None if self.first is None else self.first.clone()
+        copy.second = None if self.second is None else self.second.clone()
+        return copy
+
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""

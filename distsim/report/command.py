@@ -22,7 +22,7 @@ from distsim.interface.straggler import Straggler
 from distsim.interface.transport import Transport
 
 _PACKAGE = Path(__file__).parent.parent
-_GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "optimizer")
+_GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "failure", "optimizer")
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "straggler": asdict(Straggler()),
     "cluster": {"slow": {}, "background": {}, "transport": {"preset": "none", **asdict(Transport())}},
@@ -58,7 +58,7 @@ def _call(config: Mapping[str, Any], swept: Mapping[str, Sequence[int]]) -> str:
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     run = _choice("", "run")
     for group in _GROUPS:
-        section = config[group]
+        section = config.get(group) or {"name": "none"}  # runs of before failures were there
         yield group, section["name"]
         known = {**_DEFAULTS.get(group, {}), **(run.get(group) or {}), **_choice(group, str(section["name"]))}
         yield from _differing(group, section, known)
@@ -71,7 +71,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _differing(group: str, section: Mapping[str, Any], known: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in section.items():
         default = known.get(key)
-        if key in ("schedule", "transport"):
+        if key in ("schedule", "transport", "checkpoint"):
             yield from _differing(f"{group}.{key}", value, default or {})
         elif key != "name" and value is not None and _spelled(value) != _spelled(default):
             yield f"{group}.{key}", value

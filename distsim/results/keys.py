@@ -1,9 +1,9 @@
 """Which case and which contender a run belongs to, by its configuration alone.
 
-    case        one setting in which strategies compete: the fields of workload and cluster, P, stragglers, the mode with
-                those of its options that change what comes out, and the label
+    case        one setting in which strategies compete: the fields of workload and cluster, P, stragglers, failures, the
+                mode with those of its options that change what comes out, and the label
     contender   one strategy with its fields and its optimizer
-    pair        (seed, repeat): runs of equal pairs saw the same data and the same stragglers
+    pair        (seed, repeat): runs of equal pairs saw the same data, stragglers and failures
 
 A label runs one configuration twice on purpose, so it makes another case, as it makes another name. Two kinds of label
 are roles instead: "control..." is shown and not ranked (a strategy at a rate that its tuning did not choose), "tuning..."
@@ -15,8 +15,10 @@ Budgets and snapshots are no part of a case: contenders that differ in them are 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from distsim.results.wording import duration
 
 CONTROL, TUNING = "control", "tuning"
 _PATIENCE = ("name", "hang_seconds", "limit_seconds", "start_seconds")
@@ -33,6 +35,7 @@ class CaseKey(NamedTuple):
     cluster: str
     workers: int
     straggler: str
+    """What disturbs it: stragglers and failures."""
     options: str
     label: str
 
@@ -44,7 +47,9 @@ def case_key(config: Config) -> CaseKey:
         canonical(config["workload"]),
         canonical(cluster_fields(config)),
         int(config["cluster"]["workers"]),
-        straggler_in_words(config.get("straggler") or {}),
+        ", ".join(
+            filter(None, (straggler_in_words(config.get("straggler") or {}), failure_in_words(config.get("failure") or {})))
+        ),
         canonical(option_fields(config)),
         own_label(config),
     )
@@ -100,6 +105,29 @@ def straggler_in_words(straggler: Mapping[str, Any]) -> str:
         }
         words.append(f"{jitter.replace('_', ' ')} jitter" + said.get(jitter, "").format_map(straggler))
     return ", ".join(words)
+
+
+def failure_in_words(failure: Mapping[str, Any]) -> str:
+    """What fails, and what is done about it, in words; empty if nothing does."""
+    words = [f"rank {rank} lost at {_times(times)}" for rank, times in (failure.get("ranks") or {}).items() if times]
+    if failure.get("mtbf") is not None:
+        words.append(f"a rank lost every {duration(failure['mtbf'])}")
+    if words:
+        words.append(f"restart {duration(failure['restart'])}, on_loss {failure['on_loss']}")
+    for cable, outages in (failure.get("links") or {}).items():
+        for outage in outages:
+            what = "down" if not outage["share"] else f"at {outage['share']:.0%}"
+            words.append(f"{cable} {what} at {duration(outage['at'])} for {duration(outage['seconds'])}")
+    checkpoint = failure.get("checkpoint") or {}
+    every = [f"{checkpoint['updates']} updates"] if checkpoint.get("updates") else []
+    every += [duration(checkpoint["seconds"])] if checkpoint.get("seconds") else []
+    if every:
+        words.append(f"checkpoints of {duration(checkpoint['cost'])} every {every[0]}")
+    return ", ".join(words)
+
+
+def _times(times: Sequence[float]) -> str:
+    return " and ".join(map(duration, times))
 
 
 def canonical(value: Any) -> str:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from distsim.interface import Arrival, Compute, Loss, Memory, Trace, Transfer, Update
+from distsim.interface import Arrival, Compute, Interruption, Loss, Memory, Trace, Transfer, Update
 
 KINDS: Mapping[str, type[Any]] = {
     "compute": Compute,
@@ -23,6 +23,7 @@ KINDS: Mapping[str, type[Any]] = {
     "updates": Update,
     "losses": Loss,
     "arrivals": Arrival,
+    "interruptions": Interruption,
 }
 _TOTALS = ("ended", "gradients", "peak", "peak_activations")
 _ROWS = 1000

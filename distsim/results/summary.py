@@ -7,6 +7,8 @@ status                       the backend's; diverged too if the last snapshot's 
 memory                       bytes that the rank with most of them held at its peak, by what they were for; see _memory
 final_loss, final_accuracy   of the model after the last update; null if that was not evaluated
 staleness                    of the gradients that were applied; null where no gradient travelled
+losses                       what failures took from the run: failures, restarts, complete checkpoints, lost_seconds; null
+                             where nothing can fail
 breakdown                    the workers' mean fractions of time, see `distsim.results.breakdown`
 """
 
@@ -47,6 +49,7 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
         "samples_per_second": updates * a_step / seconds if timed else None,
         "staleness": _staleness(outcome.traces),
         "memory": _memory(outcome.traces),
+        "losses": None if outcome.losses is None else outcome.losses._asdict(),
         "breakdown": breakdown(outcome.traces, job.cluster.workers, seconds) if complete else None,
         "curve": curve,
         "final_loss": last.get("loss"),

@@ -20,6 +20,7 @@ _NUMBERS = (
     "final_accuracy",
     "wall_seconds",
 )
+_LOSSES = ("failures", "restarts", "checkpoints", "lost_seconds")
 _MEMORY = ("parameters", "gradients", "optimizer", "activations", "versions")
 """What the largest rank's bytes were for."""
 
@@ -40,6 +41,7 @@ def row(result: Result) -> dict[str, Any]:
         "id": result.id,
         "status": result.status,
         **{group: config[group]["name"] for group in ("strategy", "backend", "workload", "cluster", "straggler")},
+        "failure": (config.get("failure") or {}).get("name"),
         "workers": summary["workers"],
         "optimizer": config["optimizer"].get("name"),
         "learning_rate": config["optimizer"]["learning_rate"],
@@ -48,6 +50,7 @@ def row(result: Result) -> dict[str, Any]:
         "label": config["label"],
         **{key: summary[key] for key in _NUMBERS},
         "staleness": staleness.get("mean"),
+        **{key: (summary.get("losses") or {}).get(key) for key in _LOSSES},
         "memory_rank": memory.get("rank"),
         "memory_bytes": memory.get("bytes"),
         **{f"{kind}_bytes": memory.get(kind) for kind in _MEMORY},

@@ -77,5 +77,8 @@ class ADPSGD(Strategy):
         """Those that `rank` averages with, all of the other kind."""
         return [peer for peer in neighbours(self.topology, rank, size) if (peer - rank) % 2]
 
+    def can_resume(self, step: int) -> bool:
+        return step == 0  # no update is everybody's
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from needs_two(workers)

@@ -40,6 +40,9 @@ class OuterSteps(Strategy):
         await worker.apply(moved, region, optimizer=self.outer)
         return worker.read(region)
 
+    def can_resume(self, step: int) -> bool:
+        return step % self.every == 0  # then the parameters are what was agreed on
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from at_least("every", self.every, 1, "steps from one outer step to the next")
 
@@ -127,6 +130,9 @@ class StreamingDiLoCo(DiLoCo):
                 if self.alpha:
                     worker.load(await worker.compute("mix", self.mixed, agreed[fragment], own), fragment)
             worker.publish()
+
+    def can_resume(self, step: int) -> bool:
+        return step == 0  # what was agreed on is never all of the parameters
 
     def mixed(self, agreed: T, own: T) -> T:
         """What was agreed on and a worker's own parameters, by `alpha`."""

@@ -122,5 +122,5 @@ def chain(worker: Worker[T]) -> tuple[Stage[T], Wires[T]]:
 
 
 def steps(worker: Worker[T]) -> Iterator[int]:
-    """The steps of the run, for those who look ahead."""
-    return takewhile(worker.continues, count())
+    """The steps that `worker.steps` will go through, for those who look ahead."""
+    return takewhile(worker.continues, count(worker.first))

@@ -34,6 +34,9 @@ def configuration(*overrides: str) -> dict[str, Any]:
         ["strategy=one_f_one_b", "cluster=switch", "cluster.workers=8", "cluster.latency=2us", "workload.depth=16"],
         ["backend=cosimulated", "backend.preemption=block", "budget.seconds=2", "evaluation.samples=0"],
         ["optimizer=adamw", "optimizer.beta2=0.95", "optimizer.scaling=linear", "cluster.memory=80GB"],
+        ["failure=llama3", "failure.restart=5min"],
+        ["cluster=switch", "failure.ranks={1: [2, 3h]}", "failure.links={host1: [{at: 1, seconds: 2ms}]}"],
+        ["failure.mtbf=1h", "failure.checkpoint.updates=5", "failure.checkpoint.cost=0.5"],
         ["optimizer.nesterov=true", "optimizer.momentum=0.9", "optimizer.schedule.decay=cosine", "budget.updates=9"],
     ],
 )
@@ -48,7 +51,7 @@ def test_repeats_are_swept_over() -> None:
     configs = [configuration("strategy=sync_ps", f"repeat={repeat}", "budget.samples=640") for repeat in (0, 1, 2)]
     assert reproduce(configs) == (
         "distsim run -m strategy=sync_ps backend=modeled workload=digits_mlp cluster=local4 straggler=none "
-        "optimizer=sgd budget.samples=640 repeat=0,1,2"
+        "failure=none optimizer=sgd budget.samples=640 repeat=0,1,2"
     )
 
 

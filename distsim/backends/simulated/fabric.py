@@ -39,10 +39,10 @@ class SimulatedOptions:
 class Simulation:
     """What the ranks of one run share."""
 
-    def __init__(self, job: Job, options: SimulatedOptions) -> None:
+    def __init__(self, job: Job, options: SimulatedOptions, begin: float = 0.0) -> None:
         self.job = job
         self.options = options
-        self.engine = Engine()
+        self.engine = Engine(begin)
         self.hosts: Hosts = build_hosts(self.engine, job.cluster)
         self.messages = Messages(self.engine, self.hosts, job.cluster.transport)
         self.collectives = Collectives(

@@ -13,7 +13,8 @@ from typing import Any
 from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.engine import ENDS
-from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
+from distsim.backends.simulated.fabric import SimulatedOptions, Simulation
+from distsim.backends.simulated.incarnations import Incarnations, RankLost
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Worker, finish
 from distsim.interface.deadlock import find_cycle
 
@@ -24,19 +25,29 @@ _UNACCOUNTED = 1e-9
 
 def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     """Run `job` under the simulated clock. Whatever goes wrong is in the outcome's status and message."""
-    simulation = Simulation(job, options or SimulatedOptions())
-    fabrics = [SimulatedFabric(simulation, rank) for rank in range(job.cluster.world_size)]
-    ranks = [job.rank(fabric.rank, fabric) for fabric in fabrics]
-    for fabric, rank in zip(fabrics, ranks, strict=True):
-        fabric.numerics = rank.numerics
-    status, message = "done", ""
-    try:
-        with _no_garbage_collection():
-            _run(simulation, ranks)
-    except ENDS as error:
-        status, message = _failure(simulation, error)
-    simulation.engine.close()
-    return _outcome(simulation, ranks, status, message)
+    incarnations, unaccounted = Incarnations(job, options or SimulatedOptions()), 0.0
+    status, message, is_over = "done", "", False
+    while not is_over:
+        simulation, ranks = incarnations.begin()
+        is_over = True
+        try:
+            with _no_garbage_collection():
+                _run(simulation, ranks)
+        except RankLost as lost:
+            try:
+                incarnations.lose(lost)
+                is_over = False
+            except DistsimError as error:
+                status, message = error.status, str(error)
+        except ENDS as error:
+            status, message = _failure(simulation, error)
+        simulation.engine.close()
+        unaccounted = max(unaccounted, abs(simulation.hosts.unaccounted()))
+    outcome = _outcome(simulation, ranks, unaccounted, status, message)
+    outcome.losses = incarnations.result()
+    if status == "done":
+        outcome.notes += incarnations.after(outcome.seconds)
+    return outcome
 
 
 def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
@@ -90,15 +101,14 @@ def _deadlock(simulation: Simulation, alive: list[Rank[Any]]) -> str:
     return "deadlock: " + "; ".join(lines) + (f"; cycle: {' -> '.join(map(str, cycle))}" if cycle else "")
 
 
-def _outcome(simulation: Simulation, ranks: list[Rank[Any]], status: str, message: str) -> Outcome:
+def _outcome(simulation: Simulation, ranks: list[Rank[Any]], lost: float, status: str, message: str) -> Outcome:
     notes = []
     if simulation.collectives.inexact:
         notes.append(
             f"{simulation.collectives.inexact} collectives were priced while other transfers used the network: "
             "their times are approximate, backend.collectives=flows is exact"
         )
-    lost = simulation.hosts.unaccounted()
-    if abs(lost) > _UNACCOUNTED and status == "done":
+    if lost > _UNACCOUNTED and status == "done":
         status, message = "failed", f"the simulator lost {lost:.3g} of the bytes sent: a bug of distsim, please report it"
     updates = [rank.trace.updates[-1].time for rank in ranks if rank.trace.updates]
     return Outcome(
