@@ -1,15 +1,16 @@
 """The section `failure`: which ranks and links fail when, what a run does about it, and its checkpoints.
 
-    failure.ranks={3: [10min, 2h]}      rank 3 is lost at these times
-    failure.mtbf=50677h                 every rank is lost by rate, on average after so long
-    failure.links={host2: [{at: 10s, seconds: 5s, share: 0}]}
-    failure.checkpoint.updates=100      or .seconds=10min, or .seconds=auto: Daly's interval
+failure.ranks={3: [10min, 2h]}      rank 3 is lost at these times
+failure.mtbf=50677h                 every rank is lost by rate, on average after so long
+failure.links={host2: [{at: 10s, seconds: 5s, share: 0}]}
+failure.checkpoint.updates=100      or .seconds=10min, or .seconds=auto: Daly's interval
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any
 
 from distsim.configuration import quantities
@@ -23,7 +24,8 @@ from distsim.topologies import is_part
 
 _TIME = quantities.seconds()
 _LONG = quantities.seconds(above=0.0)
-_AUTO = "auto"
+_AUTO = inf
+"""What `auto` is read as, until ranks are known."""
 
 FAILURE: Mapping[str, Kind] = {
     "mtbf": quantities.optional(_LONG),
@@ -32,7 +34,7 @@ FAILURE: Mapping[str, Kind] = {
 }
 CHECKPOINT: Mapping[str, Kind] = {
     "updates": quantities.optional(quantities.integer(1)),
-    "seconds": quantities.optional(lambda value: value if value == _AUTO else _LONG(value)),
+    "seconds": quantities.optional(lambda value: _AUTO if value == "auto" else _LONG(value)),
     "cost": _TIME,
 }
 
@@ -81,7 +83,12 @@ def read_failure(reader: Reader) -> FailureSection | None:
     return FailureSection(str(values.get("name", "")), failure)
 
 
-def _by_name(reader: Reader, key: str, value: Any, allowed: str, read: Any) -> Any:
+Entry = Callable[[Reader, Any, Any], tuple[Any, Any]]
+"""Reads a name and what is said of it; FAILED after a problem."""
+
+
+def _by_name(reader: Reader, key: str, value: Any, allowed: str, read: Entry) -> Any:
+    """A map, sorted by its names; FAILED after a problem."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -112,7 +119,8 @@ def _outages(reader: Reader, name: Any, value: Any) -> tuple[Any, Any]:
             return str(name), FAILED
         kinds = {"at": _TIME, "seconds": _LONG, "share": quantities.number(at_least=0.0, below=1.0)}
         if missing := [part for part in ("at", "seconds") if part not in each]:
-            reader.refuse(key, dict(each), f"an outage needs {' and '.join(missing)}", "like {at: 10s, seconds: 5s, share: 0}")
+            needed = f"an outage needs {' and '.join(missing)}"
+            reader.refuse(key, dict(each), needed, "like {at: 10s, seconds: 5s, share: 0}")
             return str(name), FAILED
         if unknown := [part for part in each if part not in kinds]:
             reader.refuse(f"{key}.{unknown[0]}", each[unknown[0]], "no such key", "an outage has at, seconds and share")
@@ -159,7 +167,7 @@ def check_failure(
     if checkpoint.seconds == _AUTO:
         if failure.mtbf is None or not checkpoint.cost:
             allowed = "Daly's interval follows from failure.mtbf and failure.checkpoint.cost: give both"
-            reader.refuse("failure.checkpoint.seconds", _AUTO, allowed, "or a time, like 10min")
+            reader.refuse("failure.checkpoint.seconds", "auto", allowed, "or a time, like 10min")
             return section
         checkpoint = replace(checkpoint, seconds=daly(failure.mtbf / ranks, checkpoint.cost))
     return replace(section, failure=replace(failure, checkpoint=checkpoint))
@@ -197,4 +205,5 @@ def warnings(failure: Failure, ranks: int) -> Iterator[str]:
     if failure.mtbf is not None and checkpoint.is_off and failure.on_loss in ("auto", "restart"):
         yield f"failure.mtbf={failure.mtbf:g} s without failure.checkpoint: every restart begins with the first update"
     if failure.mtbf is not None and checkpoint.cost >= failure.mtbf / ranks:
-        yield f"failure.checkpoint.cost={checkpoint.cost:g} s is longer than the {failure.mtbf / ranks:g} s between failures"
+        every = failure.mtbf / ranks
+        yield f"failure.checkpoint.cost={checkpoint.cost:g} s is longer than the {every:g} s between two failures"

@@ -14,7 +14,7 @@ Rules, each stated again where its type lives:
 """
 
 from distsim.interface.budget import Budget
-from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Route, Switch, Topology
+from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Route, Switch, Topology, is_part
 from distsim.interface.codec import Codec, Half, PowerSGD, TopK
 from distsim.interface.errors import (
     BadInput,
@@ -115,4 +115,5 @@ __all__ = [
     "Worker",
     "drive",
     "finish",
+    "is_part",
 ]

@@ -7,6 +7,7 @@ share one host's cores and a transfer is CPU work.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ class Topology(Protocol):
 
     def nearby(self) -> int:
         """How many hosts in a row are near each other: those of a node or a leaf; 1 where all are alike."""
+
+
+def is_part(word: str, cable: str) -> bool:
+    """True if `word` names a cable or one of its ends: leaf0 of "leaf0-spine1", node2 of "node2.nic0"."""
+    return word in ("all", cable) or word in re.split(r"[-.]", cable) or word in cable.split("-")
 
 
 @dataclass(frozen=True)

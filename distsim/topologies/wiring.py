@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distsim.interface import Route, Topology
+from distsim.interface import Route, Topology, is_part
 
 
 def both(names: Sequence[str]) -> list[str]:
     """The names of links, from those of cables of two links each."""
     return [name for name in names for _ in range(2)]
-
-
-def is_part(word: str, cable: str) -> bool:
-    """True if `word` names a cable or one of its ends: leaf0 of "leaf0-spine1", node2 of "node2.nic0"."""
-    return word in ("all", cable) or word in re.split(r"[-.]", cable) or word in cable.split("-")
 
 
 @dataclass(frozen=True)

@@ -89,4 +89,6 @@ def test_all_at_once() -> None:
 def test_warned() -> None:
     resolved, _ = resolve(compose([("failure.mtbf", "1h")])[0])
     assert resolved is not None
-    assert resolved.warnings == ("failure.mtbf=3600 s without failure.checkpoint: every restart begins with the first update",)
+    assert resolved.warnings == (
+        "failure.mtbf=3600 s without failure.checkpoint: every restart begins with the first update",
+    )

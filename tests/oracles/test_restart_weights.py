@@ -69,7 +69,8 @@ def test_a_modeled_restart_takes_the_time_and_memory_of_a_cosimulated_one(name: 
     strategy, optimizer = RUNS[name]
     failure = Failure(ranks={1: (0.06, 0.2)}, restart=0.01, checkpoint=Checkpoint(updates=2, cost=1e-3))
     outcomes = [
-        done(replace(job(strategy, WORKERS, UPDATES, optimizer, is_modeled), failure=failure)) for is_modeled in (True, False)
+        done(replace(job(strategy, WORKERS, UPDATES, optimizer, is_modeled), failure=failure))
+        for is_modeled in (True, False)
     ]
     modeled, cosimulated = outcomes
     assert modeled.losses == cosimulated.losses

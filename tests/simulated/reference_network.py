@@ -7,7 +7,7 @@ is full or a flow as fast as it may be; its flows are fixed, and the rest goes o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from distsim.backends.simulated.engine import Engine
@@ -52,6 +52,12 @@ class ReferenceNetwork:
         else:
             flow()
 
+    def change(self, capacities: Mapping[int, float]) -> None:
+        self._advance()
+        for link, capacity in capacities.items():
+            self._capacities[link] = capacity
+        self._solve_later()
+
     def unaccounted(self) -> float:
         return 0.0
 
@@ -73,8 +79,9 @@ class ReferenceNetwork:
             return
         fill(self._flows, self._capacities)
         alarm = self._alarm
-        delay = min(flow.left / flow.rate for flow in self._flows)
-        self._engine.after(max(0.0, delay), lambda: self._ring(alarm))
+        delay = min((flow.left / flow.rate for flow in self._flows if flow.rate), default=math.inf)
+        if delay < math.inf:
+            self._engine.after(max(0.0, delay), lambda: self._ring(alarm))
 
     def _ring(self, alarm: int) -> None:
         if alarm != self._alarm:
@@ -100,13 +107,15 @@ def fill(flows: Sequence[Flow], capacities: Sequence[float]) -> None:
                 on.setdefault(link, []).append(flow)
     left = {link: links[link] for link in on}
     count = {link: len(members) for link, members in on.items()}
+    fixed = set[Flow]()
     while count:
         share = min(left[link] / n for link, n in count.items())
         full = [link for link, n in count.items() if left[link] / n <= share * EQUAL]
         for link in full:
             for flow in on[link]:
-                if flow.rate:
+                if flow in fixed:
                     continue
+                fixed.add(flow)
                 flow.rate = share
                 for other in paths[flow]:
                     if other in left:
@@ -114,4 +123,4 @@ def fill(flows: Sequence[Flow], capacities: Sequence[float]) -> None:
                         count[other] -= 1
         count = {link: n for link, n in count.items() if n}
     for flow in flows:
-        flow.rate = flow.rate or math.inf
+        flow.rate = flow.rate if flow in fixed else math.inf

@@ -178,6 +178,12 @@ class Engine:
             raise ValueError(f"a delay of {delay} s: delays are finite and not negative")
         self.env.schedule(_Call(callback), delay=delay)
 
+    def at(self, time: float, callback: Callable[[], None]) -> None:
+        """Call back at exactly `time`: now plus what is left of it may be another, by the last bit."""
+        if not self.now <= time < math.inf:
+            raise ValueError(f"{time} s is not ahead of {self.now} s")
+        heappush(self.env._queue, (time, NORMAL, next(self.env._eid), _Call(callback)))
+
     def at_end_of_instant(self, callback: Callable[[], None]) -> None:
         """Call back after everything that is already due at this instant."""
         self.env.schedule(_Call(callback), _LAST)

@@ -9,7 +9,7 @@ Every rank has a device of its own, so ranks of one host do not slow each other'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from distsim.backends.simulated.engine import Engine
@@ -45,6 +45,9 @@ class Hosts(Protocol):
 
     def capacity(self, link: int) -> float:
         """Bytes a second of a link, by its number in a route."""
+
+    def limit(self, shares: Mapping[int, float]) -> None:
+        """From now on each of these links has such a share of its capacity; 0: nothing moves on it."""
 
     def unaccounted(self) -> float:
         """Share of the accepted bytes that is neither delivered nor under way: 0 if bytes are conserved."""
@@ -118,6 +121,9 @@ class RoutedHosts:
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         return False
+
+    def limit(self, shares: Mapping[int, float]) -> None:
+        self._network.change({link: self._capacities[link] * share for link, share in shares.items()})
 
     def unaccounted(self) -> float:
         return self._network.unaccounted()
@@ -208,6 +214,9 @@ class SharedHost:
 
     def capacity(self, link: int) -> float:
         raise IndexError(f"link {link}: one host has none")
+
+    def limit(self, shares: Mapping[int, float]) -> None:
+        raise IndexError("one host has no links")
 
     def unaccounted(self) -> float:
         return 0.0

@@ -17,13 +17,22 @@ from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.checkpoints import Checkpoints, restore
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
-from distsim.interface import Interruption, Job, Losses, Rank, Start
+from distsim.backends.simulated.outages import Outages
+from distsim.interface import Interruption, Job, Loopback, Losses, Rank, Start
 from distsim.interface.errors import DistsimError
 from distsim.interface.failure import Loss, OnLoss
 from distsim.interface.job import BEGINNING
 
 _IN_VAIN = 1000
 """Losses in a row that undo the same work, after which a run gives up."""
+
+
+def _outages(job: Job) -> Outages | None:
+    cluster = job.cluster
+    if not job.failure.links or isinstance(cluster.network, Loopback):
+        return None
+    hosts = 1 + max(cluster.host(rank) for rank in range(cluster.world_size))
+    return Outages(job.failure.links, cluster.network.cables(hosts))
 
 
 class RankLost(Exception):  # a stop, not an error of anybody's
@@ -40,6 +49,7 @@ class Incarnations:
     def __init__(self, job: Job, options: SimulatedOptions) -> None:
         self._job = job
         self._options = replace(options, collectives="flows") if job.failure.links else options
+        self._outages = _outages(job)
         self._checkpoints = Checkpoints(job.failure.checkpoint, job.strategy)
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
         self._next = next(self._losses, None)
@@ -63,8 +73,10 @@ class Incarnations:
         restore(ranks, state.ranks)
         self._simulation, self._ranks = simulation, ranks
         self._checkpoints.watch(ranks, fabrics, self._now)
+        if self._outages is not None:
+            self._outages.begin(simulation.engine, simulation.hosts)
         if self._next is not None:
-            simulation.engine.after(self._next.at - self._now, self._strike)
+            simulation.engine.at(self._next.at, self._strike)
         return simulation, ranks
 
     def _strike(self) -> None:

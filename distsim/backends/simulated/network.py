@@ -9,12 +9,12 @@ within the engine's window end at one instant.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush
 
 from distsim.backends.simulated.engine import Engine
-from distsim.backends.simulated.flows import Flow, Group
+from distsim.backends.simulated.flows import Flow, Group, Link
 from distsim.backends.simulated.sharing import Sharing
 
 _LONG = 2.0**50
@@ -32,6 +32,8 @@ class Network:
         self._ends: list[tuple[float, int, Group]] = []  # when groups' first flows end, or earlier
         self._alarm = math.inf
         self._is_settling = False
+        self._held: list[Flow] = []  # of no bytes, whose way is interrupted
+        self._down: set[Link] = set()  # links that carry nothing; only membership is asked
         self._flows = 0
         self._accepted = 0.0  # bytes of all flows that were started
         self._waiting = 0.0  # bytes of flows that spend their latency
@@ -84,9 +86,23 @@ class Network:
         self._waiting -= flow.left
         if flow.left and (flow.links or flow.limit < math.inf):
             self._sharing.join(flow)
+        elif self._down and not self._down.isdisjoint(flow.links):
+            self._held.append(flow)
         else:
             self._ended += flow.left
             flow.done()
+
+    def change(self, capacities: Mapping[int, float]) -> None:
+        """From now on these links have other capacities; at 0 what is on them, or comes to them, waits."""
+        self._sharing.change(capacities)
+        for number, capacity in capacities.items():
+            link = self._sharing.links[number]
+            self._down.discard(link) if capacity else self._down.add(link)
+        held, self._held = self._held, []
+        for flow in held:
+            self._waiting += flow.left
+            self._arrive(flow)
+        self._settle_later()
 
     def _settle_later(self) -> None:
         if not self._is_settling:
@@ -109,6 +125,9 @@ class Network:
             flows = group.flows
             if flows:
                 rate = group.rate
+                if not rate:
+                    group.due = math.inf
+                    continue
                 if group.virtual * 1e12 > rate * _LONG and group.virtual > rate * engine.window * _LONG:
                     _begin_anew(group)
                     flows = group.flows

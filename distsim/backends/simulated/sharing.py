@@ -18,7 +18,7 @@ is over capacity; each is checked wherever a rate or a count has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from distsim.backends.simulated.filling import Filled, fill, remainders
@@ -38,6 +38,7 @@ class Sharing:
         self._limited: dict[float, Group] = {}  # groups by their limit
         self._came: list[Flow] = []
         self._changed: Groups = {}
+        self._is_new = False  # capacities have changed
         self._numbers = 0
 
     def join(self, flow: Flow) -> None:
@@ -57,10 +58,21 @@ class Sharing:
             if link.own is not None:
                 changed[link.own] = None
 
+    def change(self, capacities: Mapping[int, float]) -> None:
+        """Links, by number, have other capacities. All rates are found anew at the next `settle`: that is rare."""
+        for link, capacity in capacities.items():
+            self.links[link].capacity = capacity
+        self._is_new = True
+
     def settle(self, now: float) -> Iterable[Group]:
         """Make all rates fair again; the result are the groups whose rate or flows have changed."""
         changed, self._changed = self._changed, {}
         homeless: list[Flow] = []
+        if self._is_new:
+            self._is_new = False
+            homeless, self._came = self._came, []
+            self._refill(now, dict.fromkeys(self.groups()), homeless, changed)
+            return changed
         if self._came:
             came, self._came = self._came, []
             homeless = self._place(now, came, changed)
