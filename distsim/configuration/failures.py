@@ -18,9 +18,8 @@ from distsim.configuration.cluster import ClusterSection
 from distsim.configuration.networks import topology
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import FAILED, Reader
-from distsim.interface import Checkpoint, Failure, OnLoss, Outage, Strategy
+from distsim.interface import Checkpoint, Failure, OnLoss, Outage, Strategy, is_part
 from distsim.interface.failure import daly
-from distsim.topologies import is_part
 
 _TIME = quantities.seconds()
 _LONG = quantities.seconds(above=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 from distsim.configuration import quantities
 from distsim.configuration.cluster import ClusterSection
 from distsim.configuration.reader import Reader
-from distsim.interface import Strategy, Switch, Topology
+from distsim.interface import Strategy, Switch, Topology, is_part
 from distsim.topologies import (
     FatTree,
     FullyConnected,
@@ -18,7 +18,6 @@ from distsim.topologies import (
     SwitchedNics,
     Torus,
     TwoLevel,
-    is_part,
     ring,
 )
 

@@ -12,7 +12,7 @@ from distsim.topologies.graph import Graph, Link
 from distsim.topologies.nics import SwitchedNics
 from distsim.topologies.torus import Torus, ring
 from distsim.topologies.two_level import TwoLevel
-from distsim.topologies.wiring import HalfDuplex, Scaled, is_part
+from distsim.topologies.wiring import HalfDuplex, Scaled
 
 __all__ = [
     "FatTree",
@@ -24,6 +24,5 @@ __all__ = [
     "SwitchedNics",
     "Torus",
     "TwoLevel",
-    "is_part",
     "ring",
 ]

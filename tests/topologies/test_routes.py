@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from distsim.interface import Switch, Topology
+from distsim.interface import Switch, Topology, is_part
 from distsim.topologies import (
     FatTree,
     FullyConnected,
@@ -17,7 +17,6 @@ from distsim.topologies import (
     SwitchedNics,
     Torus,
     TwoLevel,
-    is_part,
     ring,
 )
 
