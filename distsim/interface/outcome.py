@@ -39,8 +39,8 @@ class Losses(NamedTuple):
     checkpoints: int
     """That were complete."""
     lost_seconds: float
-    """Of the run's clock: work that was undone, and until work went on. Where the others went on without a rank, its
-    absence counts with its share of all ranks."""
+    """Of the run's clock: work that was undone, and until work went on; of ranks that were away while others worked, with
+    their share of all ranks."""
 
 
 @dataclass

@@ -64,6 +64,8 @@ class Progress:
     """Told before each update; False ends the loop there. A backend's, for checkpoints."""
     makes_updates: bool = False
     """Its loop has begun."""
+    is_cut: bool = False
+    """It has ended here, but goes on in another incarnation."""
     is_over: bool = False
     """Its loop has ended."""
     takes_turns: bool = False
@@ -88,7 +90,7 @@ class Progress:
             step += 1
             self.updates = step
             self.trace.updates.append(Update(step, self.course.samples(step), self.fabric.now()))
-        self.is_over = True
+        self.is_over = not self.is_cut
 
     def turns(self) -> Iterator[int]:
         """Updates of this rank alone until all ranks together have begun what the budget allows; recorded as `steps` does.
@@ -131,7 +133,7 @@ class Progress:
         number = self.updates
         if self.takes_turns:  # this rank's last update is not the run's
             number = 0 if self.course.updates_allowed == inf else int(self.course.updates_allowed)
-        if self.course.publish_every and self.shown and known < number:
+        if self.course.publish_every and self.shown and known < number and not self.is_cut:
             self._snapshot(number, self.trace.updates[-1].time)
 
     def _snapshot(self, number: int, time: float) -> None:

@@ -30,7 +30,7 @@ OUT_OF_MEMORY = "out of memory"
 def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     """The numbers of a run's row."""
     updates = max((trace.updates[-1].number for trace in outcome.traces if trace.updates), default=0)
-    a_step = job.strategy.gradients_an_update(job.cluster.workers) * job.model.batch
+    samples = max((trace.updates[-1].samples for trace in outcome.traces if trace.updates), default=0)
     seconds = outcome.seconds
     status, message = _ended(job, outcome, curve)
     timed = updates > 0 and seconds > 0.0 and status != OUT_OF_MEMORY
@@ -44,9 +44,9 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
         "world_size": job.cluster.world_size,
         "seconds": seconds,
         "updates": updates,
-        "samples": updates * a_step,
+        "samples": samples,
         "seconds_per_update": seconds / updates if timed else None,
-        "samples_per_second": updates * a_step / seconds if timed else None,
+        "samples_per_second": samples / seconds if timed else None,
         "staleness": _staleness(outcome.traces),
         "memory": _memory(outcome.traces),
         "losses": None if outcome.losses is None else outcome.losses._asdict(),

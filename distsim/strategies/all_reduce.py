@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distsim.interface import Batch, Model, Problem, T, Worker
+from distsim.interface import Batch, Model, OnLoss, Problem, T, Worker
 from distsim.strategies.divisors import uneven
 from distsim.strategies.exchange import Compressed, Exchange
 
@@ -36,6 +36,9 @@ class AllReduce(Compressed):
                 await worker.apply(await reduction, region)
             if worker.rank == 0:  # all replicas are equal
                 worker.publish()
+
+    def on_loss(self) -> tuple[OnLoss, ...]:
+        return ("restart", "continue")  # every rank holds all that another needs
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from super().problems(workers, model)

@@ -1,26 +1,32 @@
-"""The incarnations of a run: a lost rank ends one, and the next begins from the last checkpoint.
+"""The incarnations of a run: a lost rank ends one, and the next begins with all ranks or without it.
 
 All are on one clock. What an incarnation had under way when it ended is gone, computing and bytes alike; its records stay,
-but for updates that are undone: those are made again. While a run waits for its next incarnation another loss starts that
-wait again, as in Daly's model of a restart.
+but for updates that are undone: those are made again.
+
+restart     All begin again from the last checkpoint, after a while. Another loss meanwhile starts that while again, as in
+            Daly's model of a restart.
+continue    The others begin again at once, from what they hold, as a smaller group. When the lost rank is back, an
+            incarnation ends with some update and the next begins with it, on a copy of what another holds. If nobody is
+            left, all restart.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
 from simpy.core import EmptySchedule
 
-from distsim.backends.simulated.checkpoints import Checkpoints, restore
+from distsim.backends.simulated.checkpoints import Checkpoints, Copies, State, restore
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.backends.simulated.outages import Outages
 from distsim.interface import Interruption, Job, Loopback, Losses, Rank, Start
 from distsim.interface.errors import DistsimError
-from distsim.interface.failure import Loss, OnLoss
+from distsim.interface.failure import Loss
 from distsim.interface.job import BEGINNING
 
 _IN_VAIN = 1000
@@ -49,50 +55,129 @@ class Incarnations:
     def __init__(self, job: Job, options: SimulatedOptions) -> None:
         self._job = job
         self._options = replace(options, collectives="flows") if job.failure.links else options
+        self._response = job.strategy.on_loss()[0] if job.failure.on_loss == "auto" else job.failure.on_loss
         self._outages = _outages(job)
         self._checkpoints = Checkpoints(job.failure.checkpoint, job.strategy)
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
         self._next = next(self._losses, None)
         self._now = 0.0
-        self._number = self._failures = self._in_vain = 0
+        self._number = self._failures = self._restarts = self._in_vain = 0
         self._lost_seconds = 0.0
-        self._ranks: list[Rank[Any]] = []
+        self._state = State()
+        self._ranks: dict[int, Rank[Any]] = {}
+        self._here = tuple(range(job.cluster.world_size))
+        self._absent: dict[int, float] = {}
+        """Ranks that the run goes on without, and since when."""
 
     def begin(self) -> tuple[Simulation, list[Rank[Any]]]:
         """A simulation whose clock is where the run is, and its ranks, which have not begun."""
-        job, state = self._job, self._checkpoints.last
-        simulation = Simulation(job, self._options, self._now)
-        fabrics = [SimulatedFabric(simulation, rank) for rank in range(job.cluster.world_size)]
-        start = BEGINNING
-        if self._number:
-            start = Start(self._number, state.update, state.samples, {rank.rank: rank for rank in self._ranks})
-            simulation.counted.update({"updates begun": state.update, "updates ended": state.update})
-        ranks = [job.rank(fabric.rank, fabric, start) for fabric in fabrics]
-        for fabric, rank in zip(fabrics, ranks, strict=True):
+        job, state = self._resized(), self._state
+        self._simulation = simulation = Simulation(self._job, self._options, self._now)
+        start = Start(self._number, state.update, state.samples, self._ranks) if self._number else BEGINNING
+        simulation.counted.update({"updates begun": state.update, "updates ended": state.update})
+        ranks = []
+        for number in self._here:
+            fabric = SimulatedFabric(simulation, number)
+            rank = job.rank(number, fabric, start)
             fabric.numerics = rank.numerics
+            ranks.append(rank)
         restore(ranks, state.ranks)
-        self._simulation, self._ranks = simulation, ranks
-        self._checkpoints.watch(ranks, fabrics, self._now)
+        self._ranks |= {rank.rank: rank for rank in ranks}
+        self._checkpoints.watch(ranks, state.update, self._now)
+        self._copies = Copies()
+        self._is_regrouping = False
+        if self._response == "continue" or not job.failure.checkpoint.is_off:
+            for rank in ranks:
+                rank.progress.arrive = partial(self._arrive, rank)
         if self._outages is not None:
             self._outages.begin(simulation.engine, simulation.hosts)
-        if self._next is not None:
-            simulation.engine.at(self._next.at, self._strike)
+        self._await_loss()
         return simulation, ranks
+
+    def _resized(self) -> Job:
+        """The job of those who are here."""
+        job, workers = self._job, len(self._here) - self._job.cluster.servers
+        if workers == job.cluster.workers:
+            return job
+        numerics: Any = job.numerics
+        return replace(
+            job,
+            cluster=replace(job.cluster, workers=workers),
+            numerics=replace(numerics, workers=workers) if hasattr(numerics, "workers") else numerics,
+        )
+
+    def ranks(self) -> list[Rank[Any]]:
+        """Every rank of the run as it was when it was here last."""
+        return [self._ranks[rank] for rank in sorted(self._ranks)]
+
+    def is_here(self, rank: int) -> bool:
+        """Whether the run ended with this rank."""
+        return rank in self._here
+
+    # ---- between updates
+
+    def _arrive(self, rank: Rank[Any], update: int) -> bool:
+        """A rank is about to make an update; False ends the incarnation for it, as for all others before this update."""
+        if self._response == "continue":
+            self._copies.arrive(rank, update)
+            back = min(self._absent.values(), default=inf) + self._job.failure.restart
+            if self._simulation.decided.setdefault(f"regroup before update {update}", rank.fabric.now() >= back):
+                self._is_regrouping = rank.progress.is_cut = True
+                return False
+        self._checkpoints.arrive(rank, update)
+        return True
+
+    def regroup(self) -> bool:
+        """All ranks have ended: True if the run goes on with others that are back."""
+        if not self._is_regrouping:
+            return False
+        self._now = self._simulation.engine.now
+        found = self._copies.last(self._here)
+        assert found is not None
+        self._state = found[1]
+        restart = self._job.failure.restart
+        self._join([rank for rank, since in self._absent.items() if since + restart <= self._now], self._now)
+        self._number += 1
+        return True
+
+    def _join(self, back: Iterable[int], counted: float) -> None:
+        """Ranks are there again; their absence up to `counted` is lost time."""
+        for rank in list(back):
+            self._lost_seconds += max(0.0, counted - self._absent.pop(rank)) / self._job.cluster.world_size
+            past = self._ranks[rank].trace.interruptions
+            past[-1] = past[-1]._replace(resumed=self._now)
+            self._here = tuple(sorted((*self._here, rank)))
+
+    # ---- when a rank is lost
+
+    def _await_loss(self) -> None:
+        while self._next is not None and self._next.rank in self._absent:  # who is not there cannot be lost
+            self._next = next(self._losses, None)
+        if self._next is not None:
+            self._simulation.engine.at(self._next.at, self._strike)
 
     def _strike(self) -> None:
         """A rank is lost, unless nothing of the run is left to lose."""
         assert self._next is not None
         if self._simulation.engine.env.peek() == inf:  # nothing will ever happen but losses: who waits waits in vain
             raise EmptySchedule
-        making = [rank.progress for rank in self._ranks if rank.progress.makes_updates]
+        making = [self._ranks[rank].progress for rank in self._here if self._ranks[rank].progress.makes_updates]
         if not making or not all(progress.is_over for progress in making):
             raise RankLost(self._next)
 
     def lose(self, lost: RankLost) -> None:
         """The incarnation has ended with this loss. Raises `DistsimError` if the run does, too."""
-        if self._response() == "abort":
+        if self._response == "abort":
             self._failures += 1
             raise DistsimError(f"{lost} and failure.on_loss=abort")
+        if self._response == "continue" and len(self._here) > 1:
+            self._go_on_without(lost.loss)
+        else:
+            self._restart(lost)
+        self._number += 1
+
+    def _restart(self, lost: RankLost) -> None:
+        """All begin again from the last checkpoint."""
         checkpoints, failure = self._checkpoints, self._job.failure
         before, ends = self._failures, lost.loss.at
         while self._next is not None and self._next.at <= ends:
@@ -106,33 +191,46 @@ class Incarnations:
                 f"{lost}, the {self._in_vain}th loss in a row that undoes the updates after {checkpoints.last.update}: "
                 "the run will hardly end; save more often (failure.checkpoint), or lose less"
             )
+        self._restarts += 1
         self._lost_seconds += ends - checkpoints.since
-        self._interrupt(lost.loss, ends)
-        self._now = ends
-        self._number += 1
+        self._state, self._now = checkpoints.last, ends
+        self._interrupt(lost.loss, dict.fromkeys(self._here, ends))
+        self._join(self._absent, checkpoints.since)
 
-    def _response(self) -> OnLoss:
-        wanted = self._job.failure.on_loss
-        return self._job.strategy.on_loss()[0] if wanted == "auto" else wanted
+    def _go_on_without(self, loss: Loss) -> None:
+        """The others begin again at once, before the last update that all of them have come to."""
+        self._failures += 1
+        self._next = next(self._losses, None)
+        share = len(self._here) / self._job.cluster.world_size
+        self._here = tuple(rank for rank in self._here if rank != loss.rank)
+        since, self._state = self._copies.last(self._here) or (self._now, self._state)
+        self._lost_seconds += (loss.at - since) * share
+        self._now = self._absent[loss.rank] = loss.at
+        self._interrupt(loss, {**dict.fromkeys(self._here, loss.at), loss.rank: inf})
 
-    def _interrupt(self, loss: Loss, resumed: float) -> None:
-        """Note in the records what is undone and dropped."""
-        update = self._checkpoints.last.update
-        decided = Counter(arrival.source for rank in self._ranks for arrival in rank.trace.arrivals)
-        for rank in self._ranks:
+    def _interrupt(self, loss: Loss, resumed: Mapping[int, float]) -> None:
+        """Note in the records what is undone and dropped, and when ranks go on."""
+        update = self._state.update
+        decided = Counter(arrival.source for rank in self._ranks.values() for arrival in rank.trace.arrivals)
+        for number, rank in self._ranks.items():
             trace, shown = rank.trace, rank.progress.snapshots
             kept = [each for each in trace.updates if each.number <= update]
-            dropped = trace.gradients - decided[rank.rank] - sum(each.gradients for each in trace.interruptions)
-            undone = len(trace.updates) - len(kept)
-            trace.interruptions.append(Interruption(loss.at, loss.rank, resumed, undone, dropped))
+            if number in resumed:
+                dropped = trace.gradients - decided[number] - sum(each.gradients for each in trace.interruptions)
+                undone = len(trace.updates) - len(kept)
+                trace.interruptions.append(Interruption(loss.at, loss.rank, resumed[number], undone, dropped))
             trace.updates[:] = kept
             shown[:] = [snapshot for snapshot in shown if snapshot.number <= update]
+
+    # ---- at the end
 
     def result(self) -> Losses | None:
         """What failures took from the run; None where nothing could fail."""
         if self._job.failure.is_off:
             return None
-        return Losses(self._failures, self._number, self._checkpoints.count, self._lost_seconds)
+        now, size = self._simulation.engine.now, self._job.cluster.world_size
+        absence = sum(now - since for since in self._absent.values()) / size
+        return Losses(self._failures, self._restarts, self._checkpoints.count, self._lost_seconds + absence)
 
     def after(self, seconds: float) -> Iterator[str]:
         """Notes on failures that were asked for and came after the end of the run."""

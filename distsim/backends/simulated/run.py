@@ -33,6 +33,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
         try:
             with _no_garbage_collection():
                 _run(simulation, ranks)
+            is_over = not incarnations.regroup()
         except RankLost as lost:
             try:
                 incarnations.lose(lost)
@@ -43,7 +44,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
             status, message = _failure(simulation, error)
         simulation.engine.close()
         unaccounted = max(unaccounted, abs(simulation.hosts.unaccounted()))
-    outcome = _outcome(simulation, ranks, unaccounted, status, message)
+    outcome = _outcome(simulation, incarnations, unaccounted, status, message)
     outcome.losses = incarnations.result()
     if status == "done":
         outcome.notes += incarnations.after(outcome.seconds)
@@ -53,7 +54,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
 def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
     engine = simulation.engine
     strategy = simulation.job.strategy
-    everyone = tuple(range(len(ranks)))  # one for all: as many of them as ranks would be a square
+    everyone = tuple(rank.rank for rank in ranks)  # one for all: as many of them as ranks would be a square
     programs = [engine.process(rank.rank, finish(strategy, Worker(rank, everyone))) for rank in ranks]
     env, left = engine.env, len(programs)
 
@@ -101,8 +102,8 @@ def _deadlock(simulation: Simulation, alive: list[Rank[Any]]) -> str:
     return "deadlock: " + "; ".join(lines) + (f"; cycle: {' -> '.join(map(str, cycle))}" if cycle else "")
 
 
-def _outcome(simulation: Simulation, ranks: list[Rank[Any]], lost: float, status: str, message: str) -> Outcome:
-    notes = []
+def _outcome(simulation: Simulation, incarnations: Incarnations, lost: float, status: str, message: str) -> Outcome:
+    ranks, notes = incarnations.ranks(), []
     if simulation.collectives.inexact:
         notes.append(
             f"{simulation.collectives.inexact} collectives were priced while other transfers used the network: "
@@ -117,7 +118,7 @@ def _outcome(simulation: Simulation, ranks: list[Rank[Any]], lost: float, status
         seconds=max(updates, default=simulation.engine.now),
         traces=[rank.trace for rank in ranks],
         snapshots=[snapshot for rank in ranks for snapshot in rank.progress.snapshots],
-        weights=[rank.weights() for rank in ranks],
+        weights=[rank.weights() if incarnations.is_here(rank.rank) else {} for rank in ranks],
         notes=notes,
     )
 

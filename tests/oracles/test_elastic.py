@@ -1,0 +1,116 @@
+"""Runs that go on without a lost rank, and with it again when it is back: times and weights by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from distsim.interface import SGD, Budget, Checkpoint, Failure
+from distsim.results.conservation import check_conservation
+from distsim.results.records import trace_hash
+from distsim.strategies.all_reduce import AllReduce
+
+from . import replicas
+from .jobs import Times, done, job
+
+# ---- all ranks hold copies of the model
+
+
+def test_a_smaller_group_by_hand() -> None:
+    """Updates of 3 s. Rank 1 is lost at 7 s, in the third update: the others make it anew, from 7 s to 10 s. At 12 s rank 1
+    is back, and with the fifth update, at 13 s, it takes part. Undone is 1 s, and a third of the ranks is away for 6 s."""
+    a_run = job(AllReduce(), 3, 6, Times(1.0, 2.0))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (7.0,)}, restart=5.0, on_loss="continue")))
+    mine, its = outcome.traces[0], outcome.traces[1]
+    assert [update.time for update in mine.updates] == [3.0, 6.0, 10.0, 13.0, 16.0, 19.0]
+    assert [update.samples for update in mine.updates] == [3, 6, 8, 10, 13, 16]
+    assert [update.number for update in its.updates] == [1, 2, 5, 6]
+    assert mine.interruptions == [(7.0, 1, 7.0, 0, 0)]
+    assert its.interruptions == [(7.0, 1, 13.0, 0, 0)]
+    assert outcome.losses == (1, 0, 0, 1.0 + 6.0 / 3.0)
+    check_conservation(outcome.traces)
+
+
+def test_a_budget_of_samples_counts_those_of_fewer_workers() -> None:
+    a_run = replace(job(AllReduce(), 3, 1, Times(1.0, 2.0)), budget=Budget(samples=16))
+    failure = Failure(ranks={1: (7.0,)}, restart=5.0, on_loss="continue")
+    assert done(replace(a_run, failure=failure)).traces[0].updates[-1] == (6, 16, 19.0)
+    assert done(replace(a_run, failure=replace(failure, restart=50.0))).traces[0].updates[-1] == (7, 16, 22.0)
+
+
+def test_when_nobody_is_left_all_restart() -> None:
+    """Rank 0 is lost at 4 s. Rank 1 alone makes the second update until 7 s, saves, and is lost at 8 s: all restart from
+    that checkpoint at 13 s, and make the third."""
+    a_run = job(AllReduce(), 2, 3, Times(1.0, 2.0))
+    failure = Failure(ranks={0: (4.0,), 1: (8.0,)}, restart=5.0, on_loss="continue", checkpoint=Checkpoint(updates=1))
+    outcome = done(replace(a_run, failure=failure))
+    assert outcome.traces[0].updates == [(1, 2, 3.0), (3, 5, 16.0)]
+    assert outcome.traces[1].updates == [(1, 2, 3.0), (2, 3, 7.0), (3, 5, 16.0)]
+    assert [interruption.resumed for interruption in outcome.traces[0].interruptions] == [13.0]
+    assert outcome.losses == (2, 1, 2, 1.0 + 3.0 / 2.0 + 1.0 + 5.0)
+    check_conservation(outcome.traces)
+
+
+def test_a_lost_rank_that_never_comes_back() -> None:
+    a_run = job(AllReduce(), 3, 4, Times(1.0, 2.0))
+    outcome = done(replace(a_run, failure=Failure(ranks={2: (0.0,)}, restart=1e6, on_loss="continue")))
+    assert outcome.seconds == 12.0
+    assert outcome.traces[2].updates == []
+    assert outcome.losses == (1, 0, 0, 12.0 / 3.0)
+    check_conservation(outcome.traces)
+
+
+def test_two_at_once() -> None:
+    a_run = job(AllReduce(), 4, 4, Times(1.0, 2.0))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (4.0,), 3: (4.0,)}, restart=2.0, on_loss="continue")))
+    assert [update.samples for update in outcome.traces[0].updates] == [4, 6, 10, 14]
+    assert [update.time for update in outcome.traces[0].updates] == [3.0, 7.0, 10.0, 13.0]
+    check_conservation(outcome.traces)
+
+
+def test_the_weights_are_those_of_groups_of_that_size() -> None:
+    """Momentum goes on over all of it. Steps 0-2 with three workers, 3-5 with two, 6-7 with three again."""
+    optimizer = SGD(0.05, momentum=0.9)
+    a_run = replicas.job(AllReduce(bucket_bytes=3000.0), 3, 8, optimizer)
+    undisturbed = done(a_run)
+    times = [update.time for update in undisturbed.traces[0].updates]
+    at = (times[2] + times[3]) / 2
+    for restart in (1.0, 0.5, 0.2, 0.1, 0.05):  # until it is back after three updates
+        failure = Failure(ranks={1: (at,)}, restart=restart * undisturbed.seconds, on_loss="continue")
+        outcome = done(replace(a_run, failure=failure))
+        samples = [0, *(update.samples for update in outcome.traces[0].updates)]
+        workers = [(b - a) // replicas.BATCH for a, b in pairwise(samples)]
+        assert workers[:4] == [3, 3, 3, 2]
+        expected = trained(workers, optimizer)
+        start = replicas.Replica(0, 1, SGD()).blocks()
+        for rank in (0, 2):
+            for block, value in expected.items():
+                moved = (value - start[block]).abs().max()
+                assert (outcome.weights[rank][block] - value).abs().max() <= replicas.TOLERANCE * moved
+        check_conservation(outcome.traces)
+
+
+def trained(workers: list[int], optimizer: SGD) -> dict[int, torch.Tensor]:
+    """The weights of one process whose step t averages the gradients of `workers[t]` shares of its samples."""
+    replica = replicas.Replica(0, 1, optimizer)
+    parameters = list(replica.network.parameters())
+    for step, count in enumerate(workers):
+        total = [torch.zeros_like(p) for p in parameters]
+        for worker in range(count):
+            replica.worker, replica.workers = worker, count
+            replica.backward(step)
+            for sum_, p in zip(total, parameters, strict=True):
+                assert p.grad is not None
+                sum_ += p.grad / count
+        for sum_, p in zip(total, parameters, strict=True):
+            p.grad = sum_
+        replica.optimizer.step()
+    return replica.blocks()
+
+
+def test_no_loss_is_no_elasticity() -> None:
+    a_run = job(AllReduce(), 3, 6, Times(1.0, 2.0))
+    rare = replace(a_run, failure=Failure(mtbf=1e30, restart=1.0, on_loss="continue"))
+    assert trace_hash(done(rare).traces) == trace_hash(done(a_run).traces)
