@@ -66,6 +66,11 @@ class Literal(Straggler):
     workers: int = 0
     table: array[float] = field(default_factory=lambda: array("d"), compare=False)
 
+    @property
+    def is_off(self) -> bool:
+        """False: the table says otherwise."""
+        return False
+
     def factor(self, seed: int, worker: int, step: int | None) -> float:
         return 1.0 if step is None else self.table[step * self.workers + worker]
 

@@ -49,13 +49,14 @@ def lesson(settings: Settings) -> Lesson:
         straggler=settings.straggler,
     )
     outcome = simulate(job)
+    paces = [job.pace(rank) for rank in range(job.cluster.world_size)]
     microbatches = getattr(strategy, "microbatches", 1)
     drawn = lanes(
         outcome.traces,
         workers,
         outcome.seconds,
         microbatches if isinstance(microbatches, int) and microbatches > 0 else 1,
-        lambda rank, step: job.factor(rank, step),
+        lambda rank, step, begun: paces[rank].take(step)[0] * paces[rank].episode(begun),
     )
     fields = {name: getattr(strategy, name) for name, _ in catalogue.settings(type(strategy))}
     assumed = (bench.assumptions(strategy, workers), *settings.chosen)

@@ -31,8 +31,8 @@ LETTERS: Mapping[str, tuple[str, str]] = {
 _BLOCKWISE = {"F": "forward", "B": "backward", "I": "input", "W": "weights"}
 _ROUNDING = 1e-9
 
-Factor = Callable[[int, int], float]
-"""How many times longer than planned (rank, step) computes."""
+Factor = Callable[[int, int, float], float]
+"""How many times longer than planned an operation of (rank, step) takes that begins at a time."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def kinds(drawn: Iterable[Lane]) -> list[str]:
 def _spans(trace: Trace, microbatches: int, factor: Factor) -> Iterator[Span]:
     for record in sorted(trace.compute, key=lambda record: (record.begun, record.ended)):
         if record.name.startswith("gradient"):
-            yield from _gradient(record, microbatches, factor(trace.rank, record.step))
+            yield from _gradient(record, microbatches, factor(trace.rank, record.step, record.begun))
         elif re.fullmatch(r"[FBIW]\d+", record.name):
             yield Span(_BLOCKWISE[record.name[0]], record.begun, record.ended, record.step, record.part)
         elif record.ended > record.begun:

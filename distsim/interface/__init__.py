@@ -16,6 +16,7 @@ Rules, each stated again where its type lives:
 from distsim.interface.budget import Budget
 from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Route, Switch, Topology, is_part
 from distsim.interface.codec import Codec, Half, PowerSGD, TopK
+from distsim.interface.episodes import Episodes
 from distsim.interface.errors import (
     BadInput,
     Deadlock,
@@ -28,12 +29,14 @@ from distsim.interface.errors import (
 )
 from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
 from distsim.interface.failure import Checkpoint, Failure, OnLoss, Outage
+from distsim.interface.imbalance import Experts, Lengths, Spread
 from distsim.interface.job import Job, Start
 from distsim.interface.memory import Memory
 from distsim.interface.model import Block, Cost, Model
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD, AdamW, Optimizer, Scaling, Schedule
 from distsim.interface.outcome import Losses, Outcome, Piece, Snapshot
+from distsim.interface.pace import Pace
 from distsim.interface.program import drive, finish
 from distsim.interface.rank import Rank, Saved
 from distsim.interface.straggler import Straggler
@@ -66,12 +69,15 @@ __all__ = [
     "DistsimError",
     "Diverged",
     "Envelope",
+    "Episodes",
+    "Experts",
     "Fabric",
     "Failure",
     "Half",
     "Handle",
     "Interruption",
     "Job",
+    "Lengths",
     "Loopback",
     "Loss",
     "Losses",
@@ -84,6 +90,7 @@ __all__ = [
     "Optimizer",
     "Outage",
     "Outcome",
+    "Pace",
     "Part",
     "Payload",
     "Piece",
@@ -98,6 +105,7 @@ __all__ = [
     "Scaling",
     "Schedule",
     "Snapshot",
+    "Spread",
     "Start",
     "Straggler",
     "Strategy",

@@ -14,6 +14,7 @@ from distsim.interface.failure import Failure
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics
 from distsim.interface.optimizer import Scaling, Schedule
+from distsim.interface.pace import Pace
 from distsim.interface.progress import Course
 from distsim.interface.rank import Rank
 from distsim.interface.straggler import Straggler
@@ -76,5 +77,9 @@ class Job:
         )
 
     def factor(self, rank: int, step: int | None) -> float:
-        """The straggler's factor of this rank; parameter servers have none."""
+        """The straggler's factor of this rank, but for its episodes; parameter servers have none."""
         return self.straggler.factor(self.seed, rank, step) if rank < self.cluster.workers else 1.0
+
+    def pace(self, rank: int) -> Pace:
+        """What slows the operations of this rank down, for the one fabric that it is asked by."""
+        return Pace(self.straggler if rank < self.cluster.workers else Straggler(), self.seed, rank)

@@ -164,6 +164,10 @@ class Recorded(Straggler):
 
     table: np.ndarray | None = None
 
+    @property
+    def is_off(self) -> bool:
+        return False
+
     def factor(self, seed: int, worker: int, step: int | None) -> float:
         assert self.table is not None
         return 1.0 if step is None else float(self.table[step][worker])

@@ -2,7 +2,8 @@
 
 - Compute runs at the call, one operation at a time; messages and collectives run beside it, in gloo's threads.
 - An injected straggler of factor f adds (f - 1) x the calibrated uncontended seconds of the operation's cost, asleep, using
-  no CPU. What a sleep takes too long is a credit for the next; less than 0.2 ms is saved up. A factor under 1 adds nothing.
+  no CPU; a delay is slept after the first block. An episode is on or off by the run's wall clock when the operation begins.
+  What a sleep takes too long is a credit for the next; less than 0.2 ms is saved up. A factor under 1 adds nothing.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Real:
         self._device = device
         self._raised = raised
         self._queue = threading.Lock()
+        self._pace = job.pace(rank)
         self._sleeper = Sleeper()
         self._messages: Messages
         self._collectives: Collectives
@@ -76,7 +78,7 @@ class Real:
         with self._queue:
             begun = self.now()
             self._desk.enter(COMPUTES, what)
-            waits = self._waits(cost, batch)
+            waits = self._waits(cost, batch, begun)
             asked = False
 
             def stop() -> bool:
@@ -137,13 +139,19 @@ class Real:
         """How often any rank has asked before, by a counter in the store."""
         return self._store.add(f"count {key}", 1) - 1
 
-    def _waits(self, cost: Cost, batch: Batch | None) -> list[float]:
-        """Seconds to wait for each primitive operation of `cost`; none without a straggler."""
+    def _waits(self, cost: Cost, batch: Batch | None, begun: float) -> list[float]:
+        """Seconds to wait for each primitive operation of `cost`, which begins now; none without a straggler."""
         if self._job.straggler.is_off:
             return []
-        factor = self._job.factor(self.rank, None if batch is None else batch.step)
-        if factor <= 1.0:
-            return []
+        factor, delay = self._pace.take(None if batch is None else batch.step)
+        factor *= self._pace.episode(begun)
+        waits = self._slowed(cost, factor) if factor > 1.0 else []
+        if delay:
+            waits = [delay + waits[0], *waits[1:]] if waits else [delay]
+        return waits
+
+    def _slowed(self, cost: Cost, factor: float) -> list[float]:
+        """What a factor over 1 adds to each primitive operation."""
         device, model = self._job.cluster.device, self._job.model
         parts = [Cost((part,), cost.samples) for part in cost.parts]
         if cost.nbytes:

@@ -85,8 +85,18 @@ class SimulatedFabric:
 
     def __post_init__(self) -> None:
         hosts, rank = self.simulation.hosts, self.rank
-        self._engine = self.simulation.engine
-        self.stream = Stream(self._engine, rank, lambda seconds, done: hosts.work(rank, seconds, done))
+        self._engine = engine = self.simulation.engine
+        self._pace = pace = self.simulation.job.pace(rank)
+
+        def at_start(factor: float) -> float:
+            return max(hosts.least_factor, factor * pace.episode(engine.now))
+
+        self.stream = Stream(
+            engine,
+            rank,
+            lambda seconds, done: hosts.work(rank, seconds, done),
+            at_start if pace.has_episodes else None,
+        )
 
     def now(self) -> float:
         return self._engine.now
@@ -95,14 +105,15 @@ class SimulatedFabric:
         self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
     ) -> Operation[R | None]:
         simulation = self.simulation
-        factor = simulation.job.factor(self.rank, None if batch is None else batch.step)
-        factor = max(simulation.hosts.least_factor, factor)
+        factor, delay = self._pace.take(None if batch is None else batch.step)
+        if not self._pace.has_episodes:
+            factor = max(simulation.hosts.least_factor, factor)
         pieces = [simulation.seconds(cost)]
         if unless is not None and simulation.options.preemption == "block":
             apart = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]
             share = pieces[0] / sum(apart)  # run apart, each would pay the operation's overhead
             pieces = [seconds * share for seconds in apart]
-        return self.stream.submit(pieces, factor, action, cast("Operation[Any] | None", unless))
+        return self.stream.submit(pieces, factor, action, cast("Operation[Any] | None", unless), delay)
 
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Operation[None]:
         payload = envelope.payload

@@ -2,7 +2,7 @@
 
 An operation reads its values when it starts on the queue; its result is there when its modeled time is over. A straggler's
 factor f >= 1 adds an idle wait of (f - 1) x the uncontended time, which uses no core, as in a real run; a factor below 1
-makes the work itself shorter.
+makes the work itself shorter. Its delay is an idle wait after the first piece.
 """
 
 from __future__ import annotations
@@ -29,24 +29,37 @@ class _Job:
     action: Action
     unless: Operation[Any] | None
     operation: Operation[Any]
+    delay: float
     stop: Callable[[], None] = _nothing
     """Takes the piece under way off the cores."""
     is_started: bool = False
 
 
 class Stream:
-    """One rank's compute queue; `work` does a piece of uncontended work, calls back, and can be stopped."""
+    """One rank's compute queue; `work` does a piece of uncontended work, calls back, and can be stopped.
 
-    def __init__(self, engine: Engine, rank: int, work: Callable[[float, Callable[[], None]], Callable[[], None]]) -> None:
+    `at_start` is asked for the factor of an operation once more when it starts, where it depends on the clock.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        rank: int,
+        work: Callable[[float, Callable[[], None]], Callable[[], None]],
+        at_start: Callable[[float], float] | None = None,
+    ) -> None:
         self._engine = engine
         self._rank = rank
         self._work = work
+        self._at_start = at_start
         self._starting = False
         self._queue: deque[_Job] = deque()
 
-    def submit(self, pieces: list[float], factor: float, action: Action, unless: Operation[Any] | None) -> Operation[Any]:
+    def submit(
+        self, pieces: list[float], factor: float, action: Action, unless: Operation[Any] | None, delay: float = 0.0
+    ) -> Operation[Any]:
         """Queue an operation of these pieces of seconds; between pieces it can be cancelled, within one only instantly."""
-        job = _Job(pieces, factor, action, unless, self._engine.operation())
+        job = _Job(pieces, factor, action, unless, self._engine.operation(), delay)
         self._queue.append(job)
         if len(self._queue) == 1:
             self._start(job)
@@ -54,6 +67,8 @@ class Stream:
 
     def _start(self, job: _Job) -> None:
         job.is_started = True
+        if self._at_start is not None:
+            job.factor = self._at_start(job.factor)
         job.operation.begin()
         if job.unless is not None and job.unless.over():
             self._end(job, None)
@@ -74,7 +89,7 @@ class Stream:
             self._end(job, None)
         elif not job.operation.over():
             seconds, factor = job.pieces[index], job.factor
-            idle = max(0.0, factor - 1.0) * seconds
+            idle = max(0.0, factor - 1.0) * seconds + (0.0 if index else job.delay)
 
             def worked() -> None:
                 if idle:
