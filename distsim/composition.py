@@ -4,6 +4,9 @@ The one place that knows Hydra's composition; sweeping.py has its multirun. A se
 group is set by the name of a choice (`strategy=async_ps`). The command line reads settings by Hydra's own override grammar,
 Python gives them as they are, so both say the same by construction. Keys and values are checked afterwards, in
 distsim.configuration, which knows what they mean; here only what cannot be composed is refused.
+
+Stragglers are made of parts, so several choices make one: `straggler=lognormal+one_slow`. Their files must not set the same
+key. In whatever order they are named, it is one straggler of one name.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from distsim import registry
 from distsim.configuration.quantities import near
 from distsim.configuration.sections import GROUPS
 from distsim.interface import BadInput, Problem
+
+JOINED = ("straggler",)
+"""Groups of which several choices make one."""
 
 Setting = tuple[str, Any]
 Composed = Mapping[tuple[Setting, ...], dict[str, Any]]
@@ -49,6 +55,37 @@ def choices(group: str) -> list[str]:
     if group == "strategy":  # in the registry's order, with those of other packages
         return list(dict.fromkeys([*(n for n in registry.BUILT_IN["strategy"] if n in files), *registry.names("strategy")]))
     return files
+
+
+def together(group: str, name: str) -> tuple[dict[str, Any], list[Problem]]:
+    """What the files of choices say that `name` joins by `+`, as one choice, and what is wrong with that."""
+    import yaml
+
+    parts, known, problems = name.split("+"), choices(group), []
+    for part in dict.fromkeys(parts):
+        if part not in known:
+            problems.append(Problem(group, name, "joined by +, each one of " + ", ".join(known), near(part, known)))
+        elif parts.count(part) > 1:
+            problems.append(Problem(group, name, "every choice once", f"remove one {part}"))
+    joined: dict[str, Any] = {}
+    for part in [] if problems else sorted(parts):
+        said = yaml.safe_load((conf() / group / f"{part}.yaml").read_text(encoding="utf-8"))
+        for key in _join(joined, {key: value for key, value in said.items() if key != "name"}):
+            problems.append(Problem(group, name, f"two of them set {group}.{key}: a straggler has one", "leave one out"))
+    return {"name": "+".join(sorted(parts)), **joined}, problems
+
+
+def _join(into: dict[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Put what is new into a nested dict; the keys that are there already."""
+    twice = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.setdefault(key, {}), dict):
+            twice += [f"{key}.{inner}" for inner in _join(into[key], value)]
+        elif key in into:
+            twice.append(str(key))
+        else:
+            into[key] = value
+    return twice
 
 
 def compose(settings: Iterable[Setting], composed: Composed = MappingProxyType({})) -> tuple[dict[str, Any], list[Problem]]:
@@ -188,6 +225,10 @@ def _bad_choice(group: str, value: Any) -> list[Problem]:
     names = choices(group)
     if value in names:
         return []
+    if group in JOINED and isinstance(value, str) and "+" in value:
+        return together(group, value)[1]
+    if group in JOINED and isinstance(value, (list, tuple)) and value:
+        return [Problem(group, value, "choices joined by +", f"write {group}={'+'.join(map(str, value))}")]
     keys = isinstance(value, Mapping) and next(iter(value), None)
     remedy = f"set its keys one by one: {group}.{keys}=..." if keys else near(str(value), names)
     return [Problem(group, value, "one of " + ", ".join(names), remedy)]
@@ -235,12 +276,16 @@ class _Choices:
 def _compose_groups(chosen: tuple[Setting, ...]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError  # type: ignore[import-untyped]
 
     register()
+    for group, name in chosen:
+        if group in JOINED and "+" in name:
+            ConfigStore.instance().store(group=group, name=name, node=together(group, name)[0])
     try:
         with initialize_config_dir(str(conf()), version_base="1.3"):
             composed = hydra_compose("run", [f"{group}={name}" for group, name in chosen])

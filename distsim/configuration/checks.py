@@ -104,6 +104,10 @@ def warnings(
     for worker, factor in straggler.slow.items():
         if factor < 1.0:
             yield f"straggler.slow.{worker}={factor}: a factor under 1 makes worker {worker} faster"
+    if min(straggler.stages, default=1.0) < 1.0:
+        yield f"straggler.stages={list(straggler.stages)}: a factor under 1 makes a stage faster"
+    if straggler.spread.kind == "share" and straggler.spread.factor < 1.0:
+        yield f"straggler.spread.factor={straggler.spread.factor}: a factor under 1 makes workers faster"
     for key, latency in (("latency", cluster.latency), ("node_latency", cluster.node_latency)):
         if latency is not None and (latency > 10e-3 or 0.0 < latency < 50e-9):
             yield f"cluster.{key}={latency:g} s is unusual for one link (0.5us to 1ms): is the unit right?"

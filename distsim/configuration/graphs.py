@@ -38,7 +38,7 @@ def read_graph(reader: Reader, key: str, value: Any) -> Any:
         return None
     before = len(reader.problems)
     if isinstance(value, str):
-        value = _load(reader, key, value)
+        value = load_yaml(reader, key, value)
     if not isinstance(value, Mapping):
         if len(reader.problems) == before:
             reader.refuse(key, value, "the path of a YAML file, or a group of keys", f"its keys are {', '.join(_KEYS)}")
@@ -64,7 +64,7 @@ def read_graph(reader: Reader, key: str, value: Any) -> Any:
     return plain if len(reader.problems) == before else FAILED
 
 
-def _load(reader: Reader, key: str, path: str) -> Any:
+def load_yaml(reader: Reader, key: str, path: str) -> Any:
     """What a YAML file says. A key that is there twice is refused: YAML takes the last without a word."""
     import yaml  # type: ignore[import-untyped]
 

@@ -24,8 +24,8 @@ from distsim.configuration.sections import (
     RUN,
     known_keys,
     read_budget,
-    read_straggler,
 )
+from distsim.configuration.stragglers import read_straggler, spelled_straggler
 from distsim.interface import BadInput, Budget, Failure, Model, Optimizer, Problem, Scaling, Schedule, Straggler, Strategy
 
 
@@ -99,7 +99,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         "backend": _plain(reader, "backend", options),
         "workload": _plain(reader, "workload", workload),
         "cluster": cluster.spelled(),
-        "straggler": {"name": straggler_name, **asdict(straggler), "slow": {str(k): v for k, v in straggler.slow.items()}},
+        "straggler": spelled_straggler(straggler, straggler_name),
         "failure": failure.plain(),
         "optimizer": course.plain(),
         "budget": asdict(budget),

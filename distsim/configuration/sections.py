@@ -1,6 +1,6 @@
 """The sections of a configuration that are not a component's own, and what is known of them.
 
-Budget, straggler and the run's own keys are read here, the cluster in distsim.configuration.cluster.
+Budget and the run's own keys are read here, the cluster and the straggler in files of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from distsim.configuration import quantities
 from distsim.configuration.cluster import ClusterSection, Corrections
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import Reader, settable
+from distsim.configuration.stragglers import PARTS
 from distsim.interface import Budget, Checkpoint, Failure, Schedule, Straggler
 
 GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "failure", "optimizer")
@@ -23,18 +24,6 @@ BUDGET: Mapping[str, Kind] = {
     "updates": quantities.optional(quantities.integer(1)),
     "samples": quantities.optional(quantities.integer(1)),
     "seconds": quantities.optional(quantities.seconds(above=0.0)),
-}
-
-SLOWEST = 1e6
-"""The largest factor of a straggler: more is a slip, and far more overflows."""
-
-STRAGGLER: Mapping[str, Kind] = {
-    "jitter": quantities.choice("none", "exponential", "shifted_exponential", "lognormal", "pareto", "bernoulli"),
-    "scale": quantities.number(at_least=0.0, at_most=SLOWEST),
-    "sigma": quantities.number(at_least=0.0, at_most=10.0),
-    "shape": quantities.number(above=0.0, at_most=100.0),
-    "probability": quantities.number(at_least=0.0, at_most=1.0),
-    "multiple": quantities.number(above=0.0, at_most=SLOWEST),
 }
 
 RUN: Mapping[str, Kind] = {
@@ -59,6 +48,7 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
         "straggler": settable(Straggler),
         "failure": settable(Failure),
         "failure.checkpoint": settable(Checkpoint),
+        **{f"straggler.{part}": settable(cls) for part, cls in PARTS.items()},
     }
     keys: dict[str, tuple[str, ...]] = dict.fromkeys((*GROUPS, "optimizer.scaling", "evaluation.samples", *RUN), ())
     keys |= {f"{section}.{field.name}": () for section, entries in own.items() for field in entries}
@@ -91,28 +81,3 @@ def read_budget(reader: Reader) -> Budget | None:
         )
         return None
     return budget
-
-
-def read_straggler(reader: Reader, workers: int | None) -> tuple[Straggler | None, str]:
-    """The section `straggler` and the name of the choice it came from."""
-    values = reader.section("straggler")
-    slow, good = {}, True
-    factors = values.get("slow") or {}
-    if not isinstance(factors, Mapping):
-        reader.refuse("straggler.slow", factors, "a map from workers to factors", "for example straggler.slow={0: 3.0}")
-        factors, good = {}, False
-    for key, value in factors.items():
-        worker = reader.value("straggler.slow", quantities.integer(0), key)
-        factor = reader.value(f"straggler.slow.{key}", quantities.number(above=0.0, at_most=SLOWEST), value)
-        if isinstance(worker, int) and workers is not None and worker >= workers:
-            reader.refuse(f"straggler.slow.{key}", value, f"there are workers 0 to {workers - 1}")
-            good = False
-        if isinstance(worker, int) and worker in slow:
-            reader.refuse(f"straggler.slow.{key}", value, f"worker {worker} is named twice")
-        if isinstance(worker, int) and isinstance(factor, float):
-            slow[worker] = factor
-        else:
-            good = False
-    kinds = {**STRAGGLER, "slow": lambda _: dict(sorted(slow.items()))}
-    straggler = reader.fill("straggler", Straggler, kinds, skip=("name",))
-    return straggler if good else None, str(values.get("name", ""))

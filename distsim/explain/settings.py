@@ -8,7 +8,8 @@ from typing import Any
 
 from distsim.configuration import quantities
 from distsim.configuration.reader import Reader, settable
-from distsim.configuration.sections import known_keys, read_straggler
+from distsim.configuration.sections import known_keys
+from distsim.configuration.stragglers import read_straggler
 from distsim.explain import bench
 from distsim.interface import Problem, Straggler, Strategy
 from distsim.results.naming import field_in_words

@@ -28,6 +28,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cluster": {"slow": {}, "background": {}, "transport": {"preset": "none", **asdict(Transport())}},
 }
 """What holds where a choice does not spell a key out."""
+_SECTIONS = ("schedule", "transport", "checkpoint", "spread", "episodes", "lengths", "experts")
+"""Keys that are groups of keys."""
 
 
 def reproduce(configs: Sequence[Mapping[str, Any]]) -> str:
@@ -60,7 +62,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in _GROUPS:
         section = config.get(group) or {"name": "none"}  # runs of before failures were there
         yield group, section["name"]
-        known = {**_DEFAULTS.get(group, {}), **(run.get(group) or {}), **_choice(group, str(section["name"]))}
+        known = _laid_over(_laid_over(_DEFAULTS.get(group, {}), run.get(group) or {}), _choice(group, str(section["name"])))
         yield from _differing(group, section, known)
     yield from _differing("evaluation", config.get("evaluation") or {}, run["evaluation"])
     yield from ((f"budget.{key}", value) for key, value in (config.get("budget") or {}).items() if value is not None)
@@ -71,7 +73,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _differing(group: str, section: Mapping[str, Any], known: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in section.items():
         default = known.get(key)
-        if key in ("schedule", "transport", "checkpoint"):
+        if key in _SECTIONS:
             yield from _differing(f"{group}.{key}", value, default or {})
         elif key != "name" and value is not None and _spelled(value) != _spelled(default):
             yield f"{group}.{key}", value
@@ -90,8 +92,25 @@ def _spelled(value: Any) -> str:
     return "null" if value is None else json.dumps(value)
 
 
+def _laid_over(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with those of `others` in place of their own."""
+    result = dict(values)
+    for key, value in others.items():
+        here = result.get(key)
+        result[key] = _laid_over(here, value) if isinstance(here, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
 @cache
 def _choice(group: str, name: str) -> Mapping[str, Any]:
+    """What the file of a choice says, or those of several that are joined."""
+    joined: Mapping[str, Any] = {}
+    for part in name.split("+"):
+        joined = _laid_over(joined, _file(group, part))
+    return joined
+
+
+def _file(group: str, name: str) -> Mapping[str, Any]:
     for conf in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         path = conf / group / f"{name}.yaml"
         if path.is_file() and path.parent.resolve() == (conf / group).resolve():

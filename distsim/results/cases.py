@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from distsim.interface.trace import Trace
-from distsim.results.keys import CaseKey, Config, case_key, contender_key, is_control, pair_key
+from distsim.results.keys import CaseKey, Config, case_key, contender_key, is_control, is_random, pair_key
 from distsim.results.naming import Places, labels
 from distsim.results.summary import OUT_OF_MEMORY
 
@@ -160,5 +160,5 @@ def cases(runs: Iterable[Run]) -> list[Case]:
 def _case(key: CaseKey, contenders: Mapping[str, Mapping[tuple[int, int], Run]], places: Places) -> Case:
     ordered = tuple(Contender(label, contenders[label]) for label in sorted(contenders))
     config: Config = ordered[0].config
-    jitters = (config.get("straggler") or {}).get("jitter", "none") != "none"
+    jitters = is_random(config.get("straggler") or {})
     return Case(key, places.cluster(config), places.model(config), places.options(config), jitters, ordered)

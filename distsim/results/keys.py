@@ -15,7 +15,8 @@ Budgets and snapshots are no part of a case: contenders that differ in them are 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from distsim.results.wording import duration
@@ -95,16 +96,77 @@ def straggler_in_words(straggler: Mapping[str, Any]) -> str:
     """What slows workers down, in words; empty if nothing does."""
     slow = [(int(worker), float(factor)) for worker, factor in (straggler.get("slow") or {}).items()]
     words = [f"worker {worker} slowed {factor:g}x" for worker, factor in sorted(slow) if factor != 1.0]
+    stages = straggler.get("stages") or []
+    if any(factor != 1.0 for factor in stages):
+        width = straggler.get("stage_width", 1)
+        words.append(f"stages {','.join(f'{factor:g}' for factor in stages)}" + (f" of {width}" if width > 1 else ""))
+    words += _jitter(straggler)
+    for part, said in _PARTS.items():
+        values = straggler.get(part) or {}
+        words += [said(values)] if values else []
+    return ", ".join(filter(None, words))
+
+
+def is_random(straggler: Mapping[str, Any]) -> bool:
+    """True if some of what slows workers down is drawn."""
+    drawn = straggler.get("jitter", "none") != "none"
+    return drawn or any(said(straggler[part]) for part, said in _PARTS.items() if straggler.get(part))
+
+
+def _jitter(straggler: Mapping[str, Any]) -> Iterator[str]:
     jitter = straggler.get("jitter", "none")
-    if jitter != "none":
-        said = {
-            "lognormal": " (sigma {sigma:g})",
-            "pareto": " (shape {shape:g})",
-            "bernoulli": " ({multiple:g}x with probability {probability:g})",
-            "shifted_exponential": " (scale {scale:g})",
-        }
-        words.append(f"{jitter.replace('_', ' ')} jitter" + said.get(jitter, "").format_map(straggler))
-    return ", ".join(words)
+    if jitter == "none":
+        return
+    said = {
+        "lognormal": " (sigma {sigma:g})",
+        "pareto": " (shape {shape:g})",
+        "bernoulli": " ({multiple:g}x with probability {probability:g})",
+        "shifted_exponential": " (scale {scale:g})",
+    }
+    told = said.get(jitter, "").format_map(straggler)
+    if jitter == "histogram":
+        digest = blake2b(canonical(straggler["histogram"]).encode(), digest_size=2).hexdigest()
+        told = f" ({len(straggler['histogram'])} factors, {digest})"
+    if straggler.get("scales_with_work", True):
+        yield f"{jitter.replace('_', ' ')} jitter{told}"
+    else:
+        yield f"{jitter.replace('_', ' ')} delays{told} of {duration(straggler['work_seconds'])} of work"
+
+
+def _spread(values: Mapping[str, Any]) -> str:
+    if values["kind"] == "lognormal" and values["sigma"]:
+        return f"workers spread by sigma {values['sigma']:g}"
+    is_share = values["kind"] == "share" and values["share"] and values["factor"] != 1.0
+    return f"{100 * values['share']:g} % of workers slowed {values['factor']:g}x" if is_share else ""
+
+
+def _episodes(values: Mapping[str, Any]) -> str:
+    if not values["share"] or values["factor"] == 1.0:
+        return ""
+    whose = f" of workers {','.join(map(str, values['workers']))}" if values["workers"] else ""
+    length, share = duration(values["mean_seconds"]), 100 * values["share"]
+    return f"episodes{whose} ({values['factor']:g}x, {length} long, {share:g} % of the time)"
+
+
+def _lengths(values: Mapping[str, Any]) -> str:
+    attention = f", attention {values['attention']:g}" if values["attention"] else ""
+    return f"sequence lengths (sigma {values['sigma']:g}{attention})" if values["sigma"] else ""
+
+
+def _experts(values: Mapping[str, Any]) -> str:
+    if values["hottest"] == 1.0 or not values["share"]:
+        return ""
+    share = f", {100 * values['share']:g} % of the work" if values["share"] < 1.0 else ""
+    return f"hottest of {values['group']} experts' workers {values['hottest']:g}x{share}"
+
+
+_PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "spread": _spread,
+    "episodes": _episodes,
+    "lengths": _lengths,
+    "experts": _experts,
+}
+"""What is drawn besides the jitter; each says nothing of a part that is off."""
 
 
 def failure_in_words(failure: Mapping[str, Any]) -> str:
