@@ -59,7 +59,7 @@ def choices(group: str) -> list[str]:
 
 def together(group: str, name: str) -> tuple[dict[str, Any], list[Problem]]:
     """What the files of choices say that `name` joins by `+`, as one choice, and what is wrong with that."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     parts, known, problems = name.split("+"), choices(group), []
     for part in dict.fromkeys(parts):
@@ -280,7 +280,7 @@ def _compose_groups(chosen: tuple[Setting, ...]) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     register()
     for group, name in chosen:

@@ -23,7 +23,7 @@ PARTS: Mapping[str, type[Any]] = {"spread": Spread, "episodes": Episodes, "lengt
 """Sections of the section."""
 
 _FACTOR = quantities.number(above=0.0, at_most=SLOWEST)
-_WEIGHT = quantities.number(at_least=0.0, at_most=1e15)
+_WEIGHT = quantities.number(at_least=0.0, at_most=1e12)
 
 
 def _factors(value: Any) -> tuple[float, ...]:
@@ -63,7 +63,7 @@ def read_straggler(reader: Reader, workers: int | None) -> tuple[Straggler | Non
 def spelled_straggler(straggler: Straggler, name: str) -> dict[str, Any]:
     """A straggler as a configuration writes it."""
     plain = {"name": name, **asdict(straggler), "stages": list(straggler.stages)}
-    plain["episodes"]["workers"] = list(straggler.episodes.workers)
+    plain["episodes"]["who"] = list(straggler.episodes.who)
     plain["slow"] = {str(worker): factor for worker, factor in straggler.slow.items()}
     plain["histogram"] = {str(factor): weight for factor, weight in straggler.histogram.items()}
     return plain
@@ -89,8 +89,11 @@ def _slow(reader: Reader, factors: Any, workers: int | None) -> dict[int, float]
 def _histogram(reader: Reader, weights: Any) -> dict[float, float]:
     key = "straggler.histogram"
     if isinstance(weights, str):
-        weights = _load(reader, key, weights)
-        if weights is None:
+        path, before = weights, len(reader.problems)
+        weights = _load(reader, key, path)
+        if not weights and len(reader.problems) == before:
+            reader.refuse(key, path, "a file of factors and weights, but it is empty")
+        if not weights:
             return {}
     if not isinstance(weights, Mapping):
         allowed = "a map from factors to weights, or the path of a file with one"
@@ -104,8 +107,8 @@ def _histogram(reader: Reader, weights: Any) -> dict[float, float]:
             reader.refuse(f"{key}.{name}", value, f"the factor {factor:g} is there twice")
         if factor is not FAILED and weight is not FAILED:
             found[factor] = weight
-    if weights and not any(found.values()):
-        reader.refuse(key, weights, "at least one weight greater than 0")
+    if len(found) == len(weights) > 0 and not any(found.values()):
+        reader.refuse(key, dict(weights), "at least one weight greater than 0")
     return dict(sorted(found.items()))
 
 
@@ -143,9 +146,9 @@ def _fits(reader: Reader, straggler: Straggler, workers: int | None) -> None:
         reader.refuse("straggler.experts.hottest", experts.hottest, allowed)
     if workers is None:
         return
-    for worker in straggler.episodes.workers:
+    for worker in straggler.episodes.who:
         if worker >= workers:
-            reader.refuse("straggler.episodes.workers", worker, f"there are workers 0 to {workers - 1}")
+            reader.refuse("straggler.episodes.who", worker, f"there are workers 0 to {workers - 1}")
     if not experts.is_off and workers % experts.group:
         _divides(reader, "straggler.experts.group", experts.group, workers)
     if straggler.stages and workers % (len(straggler.stages) * straggler.stage_width):

@@ -25,8 +25,8 @@ class Episodes:
     mean_seconds: float = 600.0
     """Mean length of an episode; between two lie `mean_seconds (1 - share) / share` on average."""
     factor: float = field(default=2.0, metadata={"at_least": 1.0, "at_most": 1e6})
-    workers: tuple[int, ...] = field(default=(), metadata={"at_least": 0})
-    """Who has episodes; empty: everybody, each at times of its own."""
+    who: tuple[int, ...] = field(default=(), metadata={"at_least": 0})
+    """The workers that have episodes; empty: all of them, each at times of its own."""
 
     @property
     def is_off(self) -> bool:
@@ -35,7 +35,7 @@ class Episodes:
 
     def timeline(self, seed: int, worker: int) -> Timeline | None:
         """When `worker` is slow; None for never."""
-        return None if self.is_off or (self.workers and worker not in self.workers) else Timeline(self, seed, worker)
+        return None if self.is_off or (self.who and worker not in self.who) else Timeline(self, seed, worker)
 
 
 class Timeline:

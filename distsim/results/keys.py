@@ -143,7 +143,7 @@ def _spread(values: Mapping[str, Any]) -> str:
 def _episodes(values: Mapping[str, Any]) -> str:
     if not values["share"] or values["factor"] == 1.0:
         return ""
-    whose = f" of workers {','.join(map(str, values['workers']))}" if values["workers"] else ""
+    whose = f" of worker {','.join(map(str, values['who']))}" if values["who"] else ""
     length, share = duration(values["mean_seconds"]), 100 * values["share"]
     return f"episodes{whose} ({values['factor']:g}x, {length} long, {share:g} % of the time)"
 

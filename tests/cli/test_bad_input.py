@@ -12,6 +12,11 @@ from distsim.registry import BUILT_IN
 STRATEGIES = "one of " + ", ".join(BUILT_IN["strategy"])
 BANDWIDTH = "a bandwidth greater than 0 with its unit, like 10Gbit/s or 25GB/s"
 NAME = "letters, digits, spaces and . _ - (no ..), at most 100 of them"
+FACTOR = "a number greater than 0 and at most 1000000"
+STRAGGLERS = (
+    "bernoulli, episodes_512_gpus, episodes_four_nodes, episodes_one_node, exponential, hot_expert, lognormal, none, "
+    "one_slow, pareto, persistent, rare_long_steps, sequence_lengths, shifted_exponential"
+)
 TWICE = "every value once: the same run would be done twice"
 HYDRA = "of Hydra only hydra/launcher and hydra.launcher.* can be set"
 PLAIN = "settings are plain key=value"
@@ -32,10 +37,19 @@ SINGLE = {
     "cluster.workers=1.5": "cluster.workers=1.5: a whole number 1 or more",
     "cluster.workers=four": "cluster.workers='four': a whole number 1 or more; did you mean 4?",
     "strategy=asynch_ps": f"strategy='asynch_ps': {STRATEGIES}; did you mean async_ps?",
-    "straggler=lognormol": "straggler='lognormol': one of bernoulli, exponential, lognormal, none, one_slow, pareto, "
-    "shifted_exponential; did you mean lognormal?",
+    "straggler=lognormol": f"straggler='lognormol': one of {STRAGGLERS}; did you mean lognormal?",
+    "straggler=one_slow+lognormol": f"straggler='one_slow+lognormol': joined by +, each one of {STRAGGLERS}; "
+    "did you mean lognormal?",
+    "straggler=lognormal+": f"straggler='lognormal+': joined by +, each one of {STRAGGLERS}",
+    "straggler=one_slow+one_slow": "straggler='one_slow+one_slow': every choice once; remove one one_slow",
+    "straggler=lognormal+pareto": "straggler='lognormal+pareto': two of them set straggler.jitter: a straggler has one; "
+    "leave one out",
+    "straggler=one_slow+persistent": "straggler='one_slow+persistent': two of them set straggler.slow.0: a straggler has "
+    "one; leave one out",
+    "straggler=[lognormal,one_slow]": "straggler=['lognormal', 'one_slow']: choices joined by +; "
+    "write straggler=lognormal+one_slow",
     "straggler.jitter=exponentiol": "straggler.jitter='exponentiol': one of none, exponential, shifted_exponential, "
-    "lognormal, pareto, bernoulli; did you mean exponential?",
+    "lognormal, pareto, bernoulli, histogram; did you mean exponential?",
     "workload=digit_mlp": "workload='digit_mlp': one of char_gpt, digits_cnn, digits_mlp, module; did you mean digits_mlp?",
     "cluster=local": "cluster='local': one of dgx_a100, dgx_h100, dumbbell, ethernet_10, ethernet_100, "
     "ethernet_25, fat_tree, infiniband_hdr, infiniband_ndr, local4, switch, torus; did you mean local4?",
@@ -55,6 +69,56 @@ SINGLE = {
     "straggler.slow={0:1e308}": "straggler.slow.0=1e+308: a number greater than 0 and at most 1000000",
     "straggler.slow={9:2}": "straggler.slow.9=2: there are workers 0 to 3",
     "straggler.slow.1=0": "straggler.slow.1=0: a number greater than 0 and at most 1000000",
+    "straggler.jitter=histogram": "straggler.histogram={}: must be given with straggler.jitter=histogram",
+    "straggler.histogram={1:1}": "straggler.histogram={1.0: 1.0}: only with straggler.jitter=histogram; "
+    "add straggler.jitter=histogram or leave it out",
+    "straggler.jitter=histogram straggler.histogram={1:0}": "straggler.histogram={1: 0}: "
+    "at least one weight greater than 0",
+    "straggler.jitter=histogram straggler.histogram={1:1,0:1}": f"straggler.histogram=0: {FACTOR}",
+    "straggler.jitter=histogram straggler.histogram={1:1,2:-1}": "straggler.histogram.2=-1: "
+    "a number from 0 to 1000000000000",
+    "straggler.jitter=histogram straggler.histogram=[1,2]": "straggler.histogram=[1, 2]: a map from factors to weights, or "
+    "the path of a file with one; for example straggler.histogram={1.0: 95, 3.0: 5}",
+    "straggler.jitter=histogram straggler.histogram=nowhere.yaml": "straggler.histogram='nowhere.yaml': "
+    "a YAML file that can be read (No such file or directory)",
+    "straggler.jitter=histogram straggler.histogram=nowhere.csv": "straggler.histogram='nowhere.csv': a CSV file that can "
+    "be read (No such file or directory)",
+    "straggler=exponential straggler.scales_with_work=false": "straggler.work_seconds=0.0: must be given with "
+    "straggler.scales_with_work=false",
+    "straggler=exponential straggler.work_seconds=1s": "straggler.work_seconds=1.0: only with "
+    "straggler.scales_with_work=false; add straggler.scales_with_work=false or leave it out",
+    "straggler.scales_with_work=no": "straggler.scales_with_work='no': true or false",
+    "straggler.work_seconds=-1s": "straggler.work_seconds='-1s': a time 0 or more with its unit, like 5us or 1.5s",
+    "straggler.stages=[1,1,1.2]": "straggler.stages=[1.0, 1.0, 1.2]: must divide the 4 workers (3 stages of 1)",
+    "straggler.stages=[1,2] straggler.stage_width=3": "straggler.stage_width=3: must divide the 4 workers (2 stages of 3)",
+    "straggler.stages=[1,0,1,1]": f"straggler.stages=[1, 0, 1, 1]: {FACTOR}",
+    "straggler.stages=2": "straggler.stages=2: a list of factors, one a stage, like [1,1,1,1.2]",
+    "straggler.stage_width=0": "straggler.stage_width=0: a whole number 1 or more",
+    "straggler.spread=3": "straggler.spread=3: a group of keys; its keys are straggler.spread.kind, "
+    "straggler.spread.sigma, straggler.spread.share, straggler.spread.factor",
+    "straggler.spread.kind=lognormol": "straggler.spread.kind='lognormol': one of none, lognormal, share; "
+    "did you mean lognormal?",
+    "straggler.spread.sigm=3": "straggler.spread.sigm=3: no such key; did you mean straggler.spread.sigma?",
+    "straggler.spread.sigma=11": "straggler.spread.sigma=11: a number from 0 to 10",
+    "straggler.spread.share=1.5": "straggler.spread.share=1.5: a number from 0 to 1",
+    "straggler.spread.factor=0": f"straggler.spread.factor=0: {FACTOR}",
+    "straggler.episode.share=1": "straggler.episode={'share': 1}: no such key; did you mean straggler.episodes?",
+    "straggler.episodes.share=2": "straggler.episodes.share=2: a number from 0 to 1",
+    "straggler.episodes.factor=0.5": "straggler.episodes.factor=0.5: a number from 1 to 1000000",
+    "straggler.episodes.mean_seconds=1us": "straggler.episodes.mean_seconds='1us': a time 0.0001 or more with its unit, "
+    "like 5us or 1.5s",
+    "straggler.episodes.who=[4]": "straggler.episodes.who=4: there are workers 0 to 3",
+    "straggler.episodes.who=[-1]": "straggler.episodes.who=[-1]: a whole number 0 or more",
+    "straggler.episodes.mean=3": "straggler.episodes.mean=3: no such key; keys here: share, mean_seconds, factor, who",
+    "straggler.lengths.sigma=4": "straggler.lengths.sigma=4: a number from 0 to 3",
+    "straggler.lengths.attention=-1": "straggler.lengths.attention=-1: a number from 0 to 1",
+    "straggler.experts.hottest=5": "straggler.experts.hottest=5.0: at most 4: then all tokens of straggler.experts.group "
+    "go to one worker",
+    "straggler.experts.hottest=0.5": "straggler.experts.hottest=0.5: a number 1 or more",
+    "straggler=hot_expert cluster.workers=6": "straggler.experts.group=4: must divide the 6 workers",
+    "straggler.experts.group=1": "straggler.experts.group=1: a whole number 2 or more",
+    "straggler.experts.share=nan": "straggler.experts.share=nan: a number from 0 to 1",
+    "straggler.hottest=2": "straggler.hottest=2: no such key; did you mean straggler.experts.hottest?",
     "straggler.slow=3": "straggler.slow=3: a map from workers to factors; for example straggler.slow={0: 3.0}",
     "budget.samples=null": "budget.samples=None: a run needs a limit: budget.updates, budget.samples or budget.seconds; "
     "for example budget.updates=200",

@@ -88,7 +88,11 @@ def test_groups_are_composed_once_for_each_choice(here: Path, composed: list[Any
 
 
 def test_many_combinations_are_put_together(composed: list[Any]) -> None:
-    names = {"strategy": ["all_reduce", "ssp", "easgd"], "optimizer": ["sgd", "adamw"], "straggler": ["none", "one_slow"]}
+    names = {
+        "strategy": ["all_reduce", "ssp", "easgd"],
+        "optimizer": ["sgd", "adamw"],
+        "straggler": ["none", "pareto+one_slow"],
+    }
     runs = composition.expand_grid({**names, "seed": [0, 1]})
     made = composition.put_together(runs)
     assert len(made) == 12
@@ -134,7 +138,7 @@ def test_a_grid_is_what_hydra_makes_of_it(overrides: list[str]) -> None:
 
 
 def test_a_launcher_of_hydras_stores_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*TINY, "budget.updates=2", "straggler.slow={1: 3.0}", "label='a b'"]
+    words = [*TINY, "budget.updates=2", "straggler=lognormal+one_slow", "straggler.slow={1: 3.0}", "label='a b'"]
     assert main(["run", "-m", "repeat=0,1", *words]) == 0
     first = stored(here / "runs")
     assert main(["run", "-m", "repeat=0,1", "hydra/launcher=basic", *words, "runs=by_hydra"]) == 0

@@ -31,6 +31,13 @@ def warnings(*settings: tuple[str, Any]) -> tuple[str, ...]:
             ("straggler.slow.1=0.5: a factor under 1 makes worker 1 faster",),
         ),
         (
+            [("straggler.stages", [1, 0.5]), ("straggler.spread", {"kind": "share", "factor": 0.5})],
+            (
+                "straggler.stages=[1.0, 0.5]: a factor under 1 makes a stage faster",
+                "straggler.spread.factor=0.5: a factor under 1 makes workers faster",
+            ),
+        ),
+        (
             [("cluster", "switch"), ("cluster.latency", "50ms")],
             ("cluster.latency=0.05 s is unusual for one link (0.5us to 1ms): is the unit right?",),
         ),

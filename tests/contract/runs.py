@@ -6,7 +6,23 @@ from typing import Any
 
 from contract.kit import numerics
 from distsim.backends.simulated import SimulatedOptions, simulate
-from distsim.interface import SGD, Budget, Cluster, Curve, Job, Loopback, Outcome, Roofline, Straggler, Strategy, Switch
+from distsim.interface import (
+    SGD,
+    Budget,
+    Cluster,
+    Curve,
+    Episodes,
+    Experts,
+    Job,
+    Lengths,
+    Loopback,
+    Outcome,
+    Roofline,
+    Spread,
+    Straggler,
+    Strategy,
+    Switch,
+)
 from distsim.strategies.ad_psgd import ADPSGD
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.diloco import DiLoCo, SlowMo, StreamingDiLoCo
@@ -95,6 +111,17 @@ STRAGGLERS = {
     "one slow": Straggler(slow={1: 3.0}),
     "lognormal": Straggler(jitter="lognormal", sigma=0.4, slow={0: 0.7}),
     "exponential": Straggler(jitter="exponential"),
+    "everything": Straggler(
+        jitter="pareto",
+        slow={1: 1.3},
+        scales_with_work=False,
+        work_seconds=7e-4,
+        stages=(1.0, 1.2),
+        spread=Spread("lognormal"),
+        episodes=Episodes(share=0.4, mean_seconds=3e-3, factor=2.3),
+        lengths=Lengths(0.6, attention=0.2),
+        experts=Experts(hottest=1.4, group=2, share=0.7),
+    ),
 }
 
 
