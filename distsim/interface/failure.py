@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heapreplace
 from typing import Literal, NamedTuple
 
-from distsim.interface.straggler import uniform
+from distsim.interface.draws import uniform
 
 OnLoss = Literal["restart", "continue", "abort"]
 

@@ -8,7 +8,7 @@ from contract.kit import Program, numerics
 from contract.tiny import DEVICE, Tiny
 
 from distsim.interface import SGD, Budget, Cluster, Job, Straggler, Switch
-from distsim.interface.straggler import uniform
+from distsim.interface.draws import uniform
 
 DRAWS = 20_000
 WORKERS, STEPS = 8, DRAWS // 8
