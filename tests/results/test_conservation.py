@@ -1,8 +1,14 @@
 """Records that contradict themselves are named."""
 
+from collections import Counter
+from copy import deepcopy
+from random import Random
+
 import pytest
+from contract.runs import run
 
 from distsim.interface.trace import Arrival, Compute, Trace, Transfer
+from distsim.results import conservation
 from distsim.results.conservation import NotConserved, check_conservation
 
 
@@ -64,3 +70,58 @@ def test_what_is_off_is_named(traces: list[Trace], says: str) -> None:
 def test_everything_is_named_up_to_a_limit() -> None:
     with pytest.raises(NotConserved, match=r"and 5 more$"):
         check_conservation([Trace(0, [], [message("send", number=i) for i in range(25)]), Trace(1)])
+
+
+def spoil(draw: Random, traces: list[Trace]) -> str:
+    """Change one record of a run, in a way that is told."""
+    how = draw.choice(["lost", "twice", "elsewhere", "moved", "bytes", "kind", "number", "time", "span", "order", "traces"])
+    trace = draw.choice([trace for trace in traces if trace.transfers and trace.compute])
+    i, spans = draw.randrange(len(trace.transfers)), trace.compute
+    record = trace.transfers[i]
+    if how == "lost":
+        del trace.transfers[i]
+    elif how == "twice":
+        trace.transfers.append(record)
+    elif how == "elsewhere":
+        draw.choice(traces).transfers.append(trace.transfers.pop(i))
+    elif how == "moved":
+        trace.transfers.append(trace.transfers.pop(i))
+    elif how == "bytes":
+        trace.transfers[i] = record._replace(nbytes=record.nbytes + draw.choice([0.0, 1.0]))
+    elif how == "kind":
+        trace.transfers[i] = record._replace(kind=draw.choice(["send", "receive", "all_reduce"]))
+    elif how == "number":
+        trace.transfers[i] = record._replace(sequence=record.sequence + 1)
+    elif how == "time":
+        key, value = draw.choice(["posted", "awaited", "ended"]), draw.choice([-1.0, 1e-3, float("nan"), float("inf")])
+        trace.transfers[i] = record._replace(**{key: value})
+    elif how == "span":
+        j, late = draw.randrange(len(spans)), draw.choice([1e-12, 1.0, -1.0, float("nan"), float("inf")])
+        spans[j] = spans[j]._replace(ended=spans[j].ended + late)
+    elif how == "order":
+        draw.shuffle(spans)
+    else:
+        j = draw.randrange(len(trace.transfers))
+        traces.append(Trace(trace.rank, spans[j:], trace.transfers[j:], ended=trace.ended))
+        del spans[j:], trace.transfers[j:]
+    return how
+
+
+@pytest.mark.parametrize("strategy", ["async_ps 2 servers", "backup_workers", "one_f_one_b", "hsdp"])
+def test_a_quick_look_overlooks_nothing(strategy: str) -> None:
+    good = run(strategy, "slow switch", "exponential", has_values=False).traces
+    draw, found = Random(strategy), Counter[tuple[str, bool]]()
+    for _ in range(100):
+        traces = deepcopy(good)
+        how = spoil(draw, traces)
+        off = [*conservation._transfers(traces), *conservation._gradients(traces), *conservation._times(traces)]
+        found[how, bool(off)] += 1
+        if conservation._is_in_time(traces) and conservation._is_matched(traces):
+            assert not [*conservation._transfers(traces), *conservation._times(traces)], how
+        if off:
+            with pytest.raises(NotConserved):
+                check_conservation(traces)
+        else:
+            check_conservation(traces)
+    assert all(found[how, True] > 0 for how in ("lost", "twice", "bytes", "kind", "number", "time", "span")), found
+    assert all(found[how, True] == 0 for how in ("moved", "order")), found
