@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import fsum
 
 from distsim.interface import Route
 from distsim.topologies.wiring import both
@@ -58,7 +59,7 @@ class Graph:
             first, second = self.links[cable].ends
             links.append(2 * cable + (at != first))
             at = second if at == first else first
-        return Route(tuple(links), sum(self.links[cable].latency for cable in cables))
+        return Route(tuple(links), fsum(self.links[cable].latency for cable in cables))
 
     @cached_property
     def _given(self) -> dict[tuple[int, int], tuple[int, ...]]:

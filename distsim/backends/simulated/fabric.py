@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any, TypeVar, cast
 
 from distsim.backends.simulated.algorithms import Choice
@@ -111,7 +112,7 @@ class SimulatedFabric:
         pieces = [simulation.seconds(cost)]
         if unless is not None and simulation.options.preemption == "block":
             apart = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]
-            share = pieces[0] / sum(apart)  # run apart, each would pay the operation's overhead
+            share = pieces[0] / fsum(apart)  # run apart, each would pay the operation's overhead
             pieces = [seconds * share for seconds in apart]
         return self.stream.submit(pieces, factor, action, cast("Operation[Any] | None", unless), delay)
 

@@ -1,0 +1,1 @@
+"""What runs record, to the last bit, as it was before."""
