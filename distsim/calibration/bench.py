@@ -106,6 +106,7 @@ class BenchNumerics(Generic[T]):
     """Implements `Numerics`: the workload's own, its blocks shifted by `first`; the blocks before are made by `make`."""
 
     def __init__(self, inner: Numerics[T], first: int, make: Callable[[int], T], work: Callable[[int, T], T]) -> None:
+        self.has_values = inner.has_values
         self._inner = inner
         self._first = first
         self._make = make

@@ -141,6 +141,10 @@ class Topology(Protocol):
     def nearby(self) -> int:
         """How many hosts in a row are near each other: those of a node or a leaf; 1 where all are alike."""
 
+    def block(self) -> tuple[int, int] | None:
+        """Hosts and links of the smallest part that the network repeats, host after host and link after link, so that it
+        looks the same from every block; None if it does not."""
+
 
 def is_part(word: str, cable: str) -> bool:
     """True if `word` names a cable or one of its ends: leaf0 of "leaf0-spine1", node2 of "node2.nic0"."""
@@ -170,6 +174,9 @@ class Switch:
 
     def nearby(self) -> int:
         return 1
+
+    def block(self) -> tuple[int, int] | None:
+        return 1, 2
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ Part = Literal["both", "input", "weights"]
 class Numerics(Protocol[T]):
     """Parameters, gradients and saved activations of the blocks placed on one rank."""
 
+    has_values: bool
+    """False if payloads are sizes alone, so that ranks that do alike hold alike."""
+
     def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
         """Keep only `blocks` (ascending), of each that can be cut the tensor shard `shard` (which, of how many).
 

@@ -58,5 +58,7 @@ class Outcome:
     """By rank: block -> flat parameters at the end, of blocks that are whole there; of a cut one its tensor shard."""
     losses: Losses | None = None
     """None where nothing can fail."""
+    copies: int = 1
+    """Ranks that each trace stands for: identical ones may have been simulated as one."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the result must know: contention, approximations."""

@@ -44,6 +44,14 @@ class Strategy:
         """Worker gradients of b samples that one update consumes."""
         return workers
 
+    def alike_every(self, workers: int) -> int:
+        """The n for which worker r + n does what worker r does, all workers it names moved on by n (mod P).
+
+        P, unless said otherwise: no two are alike. A large modeled run simulates one of those that are (`fold_ranks`).
+        What a class says holds of the `run` that it has or inherits; one that overrides `run` says it again.
+        """
+        return workers
+
     async def run(self, worker: Worker[T]) -> None:
         """The program of one rank."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")

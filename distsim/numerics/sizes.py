@@ -73,6 +73,8 @@ NOTHING = Size(0)
 class Sizes:
     """The byte counts of one rank. Implements `Numerics[Size]`."""
 
+    has_values = False
+
     def __init__(self, model: Model, workers: int, optimizer: Optimizer) -> None:
         self._ledger = Ledger(model, workers)
         self._itemsize = model.itemsize

@@ -48,6 +48,8 @@ def one_thread() -> Iterator[None]:
 class Tensors:
     """The tensors of one rank. Implements `Numerics[torch.Tensor]`."""
 
+    has_values = True
+
     def __init__(self, workload: Workload, workers: int, optimizer: Optimizer, seed: int, device: str, rank: int) -> None:
         model = workload.model()
         self._ledger = Ledger(model, workers)

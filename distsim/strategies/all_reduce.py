@@ -24,6 +24,9 @@ class AllReduce(Compressed):
     microbatches: int = 1
     """Pieces of a worker's batch whose gradients accumulate, one after the other, to save the memory of activations."""
 
+    def alike_every(self, workers: int) -> int:
+        return 1
+
     async def run(self, worker: Worker[T]) -> None:
         exchange = Exchange(worker, self)
         for step in worker.steps():

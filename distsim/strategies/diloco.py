@@ -25,6 +25,9 @@ class OuterSteps(Strategy):
         """The outer optimizer; every rank takes the same steps with it."""
         raise NotImplementedError
 
+    def alike_every(self, workers: int) -> int:
+        return 1
+
     async def run(self, worker: Worker[T]) -> None:
         agreed = worker.read()
         for step in worker.steps():
@@ -111,6 +114,9 @@ class StreamingDiLoCo(DiLoCo):
     """Steps from sending a fragment's outer gradient to using the average; tau in the paper."""
     alpha: float = 0.5
     """The share that a worker's own parameters keep when those agreed on arrive; 0 forgets the steps taken meanwhile."""
+
+    def alike_every(self, workers: int) -> int:
+        return 1
 
     async def run(self, worker: Worker[T]) -> None:
         fragments = [Region(tuple(range(i, len(worker.blocks), self.fragments))) for i in range(self.fragments)]

@@ -22,6 +22,9 @@ class Gossip(Strategy):
     topology: Literal["ring", "exponential", "complete"] = "ring"
     """Whose weights are mixed: of the two next to a worker, of those 1, 2, 4, ... places to either side, or of all."""
 
+    def alike_every(self, workers: int) -> int:
+        return 1
+
     async def run(self, worker: Worker[T]) -> None:
         peers = neighbours(self.topology, worker.rank, worker.world_size)
         for step in worker.steps():

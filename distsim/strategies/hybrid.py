@@ -38,6 +38,9 @@ class Hybrid(Compressed):
     """Cut parameters, gradients and optimizer state over the replicas, as ZeRO-3. The gradient of a block is whole until
     its last micro-batch, and then scattered once."""
 
+    def alike_every(self, workers: int) -> int:
+        return self.tensor * self.stages
+
     async def run(self, worker: Worker[T]) -> None:
         tensor, pipe, data = worker.grid(self.tensor, self.stages)
         schedule = self._schedule()

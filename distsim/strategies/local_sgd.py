@@ -23,6 +23,9 @@ class LocalSGD(Strategy):
     """Post-local SGD: each of the first so many updates ends with an average. Lin et al., "Don't Use Large Mini-batches,
     Use Local SGD", ICLR 2020."""
 
+    def alike_every(self, workers: int) -> int:
+        return 1
+
     async def run(self, worker: Worker[T]) -> None:
         for step in worker.steps():
             await worker.apply(await worker.gradient(Batch(step, worker.rank, worker.world_size)))

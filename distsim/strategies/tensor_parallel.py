@@ -18,6 +18,9 @@ class TensorParallel(Strategy):
     arXiv:1909.08053, section 3.
     """
 
+    def alike_every(self, workers: int) -> int:
+        return 1
+
     async def run(self, worker: Worker[T]) -> None:
         blocks = range(len(worker.blocks))
         worker.place(blocks, (worker.rank, worker.world_size))

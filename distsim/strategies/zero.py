@@ -27,6 +27,9 @@ class Zero(Strategy):
     microbatches: int = 1
     """Pieces of a worker's samples, one after the other. Stage 1 scatters the sum of their gradients, 2 and 3 each."""
 
+    def alike_every(self, workers: int) -> int:
+        return 1
+
     async def run(self, worker: Worker[T]) -> None:
         if self.stage == 3:
             await fully_sharded(worker, worker, None, self.microbatches)
@@ -84,6 +87,9 @@ class HSDP(Strategy):
     """Workers of a group, n: the pieces of the model. They should be near each other."""
     microbatches: int = 1
     """Pieces of a worker's samples, one after the other; the gradients of each are scattered and averaged."""
+
+    def alike_every(self, workers: int) -> int:
+        return self.shards
 
     async def run(self, worker: Worker[T]) -> None:
         group, across = worker.grid(self.shards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 
 from distsim.interface import Route
 from distsim.topologies.wiring import both
@@ -50,3 +51,7 @@ class FatTree:
 
     def nearby(self) -> int:
         return self.hosts_a_leaf
+
+    def block(self) -> tuple[int, int] | None:
+        leaves = lcm(self.hosts_a_leaf, self.uplinks) // self.hosts_a_leaf  # after which destinations take the same spines
+        return leaves * self.hosts_a_leaf, 2 * leaves * (self.hosts_a_leaf + self.uplinks)

@@ -32,3 +32,6 @@ class FullyConnected:
 
     def nearby(self) -> int:
         return 1
+
+    def block(self) -> tuple[int, int] | None:
+        return None  # the cables' numbers do not follow the hosts'

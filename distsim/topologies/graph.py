@@ -48,6 +48,9 @@ class Graph:
     def nearby(self) -> int:
         return 1
 
+    def block(self) -> tuple[int, int] | None:
+        return None
+
     def route(self, source: int, to: int) -> Route:
         known = self._given.get((source, to))
         return self._walk(source, known if known is not None else self._shortest(source, to))

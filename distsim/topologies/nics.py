@@ -36,3 +36,6 @@ class SwitchedNics:
 
     def nearby(self) -> int:
         return 1
+
+    def block(self) -> tuple[int, int] | None:
+        return self.nics, 2 * self.nics * self.nics

@@ -79,3 +79,9 @@ class Torus:
 
     def nearby(self) -> int:
         return self.shape[0] if len(self.shape) > 1 else 1
+
+    def block(self) -> tuple[int, int] | None:
+        if min(self.shape) <= 2:
+            return None  # two hosts in a row have one cable
+        hosts = prod(self.shape[:-1])
+        return hosts, 2 * len(self.shape) * hosts

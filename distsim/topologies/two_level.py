@@ -53,3 +53,6 @@ class TwoLevel:
 
     def nearby(self) -> int:
         return self.devices
+
+    def block(self) -> tuple[int, int] | None:
+        return self.devices, 2 * (self.devices + self.nics)

@@ -32,6 +32,10 @@ class HalfDuplex:
     def nearby(self) -> int:
         return self.topology.nearby()
 
+    def block(self) -> tuple[int, int] | None:
+        block = self.topology.block()
+        return None if block is None else (block[0], block[1] // 2)
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -62,3 +66,6 @@ class Scaled:
 
     def nearby(self) -> int:
         return self.topology.nearby()
+
+    def block(self) -> tuple[int, int] | None:
+        return self.topology.block()

@@ -49,6 +49,12 @@ class Phase:
     rings: tuple[tuple[int, ...], ...] = ()
     """The rings that the transfers form, if they are rings apart from each other: each sends to the next of its ring. Then
     transfers are in the order of the rings and of equal shares."""
+    members: tuple[tuple[int, int], ...] = ()
+    """In a plan of those who stand for others, the two members of the group that each transfer is between."""
+
+    def ends(self, which: int) -> tuple[int, int]:
+        """The positions in the whole group of a transfer's two ends."""
+        return self.members[which] if self.members else self.transfers[which][:2]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from distsim.backends.simulated.algorithms import Algorithm, Plan
 from distsim.backends.simulated.engine import Operation
+from distsim.backends.simulated.folding import Fold, members
 from distsim.backends.simulated.prices import Course
 from distsim.backends.simulated.rounds import Rounds
 from distsim.interface import Collective
@@ -21,7 +22,7 @@ class Call:
     """One collective of one group."""
 
     def __init__(self, group: Group, number: int, collective: Collective, nbytes: float, combine: Combine) -> None:
-        size = len(group.ranks)
+        size = len(group.simulated)
         self.group = group
         self.number = number
         self.collective = collective
@@ -46,8 +47,8 @@ class Call:
         self.rivals: list[Call] = []  # that are watched, and may use some of them
 
     def is_busy(self, rank: int) -> bool:
-        """This rank has come, and is not over."""
-        position = self.group.position.get(rank)
+        """This rank, or the one that stands for it, has come, and is not over."""
+        position = self.group.position_of(rank)
         return position is not None and self.arrivals[position] >= 0.0 and not self.is_over[position]
 
     def is_using(self, link: int) -> bool:
@@ -63,17 +64,32 @@ class Call:
 
 
 class Group:
-    """The collectives of one group, in call order, and how far each rank is."""
+    """The collectives of one group, in call order, and how far each simulated member is; positions are among these."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self.position = {rank: position for position, rank in enumerate(ranks)}
+    def __init__(self, ranks: Ranks, fold: Fold) -> None:
+        """Raises `SetApart` if the simulated members cannot stand for the others."""
+        self.members = members(ranks, fold)
+        self.simulated = self.members.simulated
+        self._position = {rank: position for position, rank in enumerate(self.simulated)}
+        self._fold = fold
         self.calls: deque[Call] = deque()  # not all of whose ranks are over
         self.first = 0  # the number of the first of them
-        self.called = [0] * len(ranks)  # by each rank
-        self.turn = [0] * len(ranks)  # the number of the call that each rank takes part in next
+        self.called = [0] * len(self.simulated)  # by each rank
+        self.turn = [0] * len(self.simulated)  # the number of the call that each rank takes part in next
         self.plans: dict[tuple[Algorithm, str, int], tuple[Plan, Course | None]] = {}
         self.hop: tuple[float, float] | None = None  # latency and bandwidth of its slowest neighbours
+
+    def position_of(self, rank: int) -> int | None:
+        """Of a rank, or of the one that stands for it, among the simulated members."""
+        return self._position.get(self._fold.standing_for(rank))
+
+    def combine(self, call: Call) -> list[Any]:
+        """The results of a call that all have called, those of the simulated members. What it raises is a caller's."""
+        if self.members.is_whole:
+            return call.combine(call.collective, call.payloads)
+        results = call.combine(call.collective, [call.payloads[place] for place in self.members.place])
+        first = dict(zip(reversed(self.members.place), reversed(results), strict=True))
+        return [first[place] for place in range(len(self.simulated))]
 
     def call(self, number: int) -> Call | None:
         """A call that is not over."""

@@ -12,17 +12,17 @@ whatever price there is, and counts those that were disturbed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from distsim.backends.simulated.algorithms import Choice, Plan, choose, make_plan
+from distsim.backends.simulated.algorithms import Choice
 from distsim.backends.simulated.calls import Call, Combine, Group, Ranks
 from distsim.backends.simulated.engine import Engine, Operation
+from distsim.backends.simulated.folding import APART, Fold
 from distsim.backends.simulated.hosts import Hosts
 from distsim.backends.simulated.messages import Messages
-from distsim.backends.simulated.prices import Course
+from distsim.backends.simulated.plans import Plans
 from distsim.backends.simulated.rounds import Done, Move, Replay, Rounds, Underway
 from distsim.interface import Collective, StrategyError
 
@@ -45,14 +45,15 @@ class Collectives:
         algorithm: Choice = "auto",
         ring_bytes: float = RING_BYTES,
         node: Callable[[int], int] | None = None,
+        fold: Fold = APART,
     ) -> None:
+        """`node` of each rank: all on one unless given. `fold`: which ranks stand for others."""
         self._engine = engine
         self._hosts = hosts
         self._messages = messages
         self._mode = mode
-        self._algorithm: Choice = algorithm
-        self._ring_bytes = ring_bytes
-        self._node = node or (lambda rank: 0)
+        self._fold = fold
+        self._plans = Plans(hosts.routes, self._fold, algorithm, ring_bytes, node or (lambda rank: 0))
         self._groups: dict[Ranks, Group] = {}
         self._named: dict[int, tuple[Ranks, Group]] = {}
         """By the identity of a tuple that names it: hashing a thousand ranks at every call costs more than all the rest."""
@@ -70,7 +71,8 @@ class Collectives:
         """A rank calls its next collective of the group `ranks`."""
         named = self._named.get(id(ranks))
         group = self._find(ranks) if named is None or named[0] is not ranks else named[1]
-        position = group.position[rank]
+        position = group.position_of(rank)
+        assert position is not None
         number = group.called[position]
         group.called[position] += 1
         call = group.call(number)
@@ -78,15 +80,15 @@ class Collectives:
             call = Call(group, number, collective, nbytes, combine)
             group.calls.append(call)
         elif nbytes != call.nbytes or collective != call.collective:
-            first = next(r for r, operation in zip(ranks, call.operations, strict=True) if operation is not None)
+            first = next(r for r, operation in zip(group.simulated, call.operations, strict=True) if operation)
             raise StrategyError(
                 f"collective {number} of ranks {ranks}: rank {first} called {_say(call.collective, call.nbytes)}, "
                 f"rank {rank} {_say(collective, nbytes)}; a group calls the same collectives in the same order"
             )
         call.payloads[position] = payload
         call.called += 1
-        if call.called == len(ranks):  # what it raises is this rank's
-            call.results = call.payloads if collective.kind == "barrier" else combine(collective, call.payloads)
+        if call.called == len(group.simulated):  # what it raises is this rank's
+            call.results = call.payloads if collective.kind == "barrier" else group.combine(call)
         operation = call.operations[position] = self._engine.operation()
         if group.turn[position] == number:
             self._arrive(call, position)
@@ -95,7 +97,7 @@ class Collectives:
     def _find(self, ranks: Ranks) -> Group:
         group = self._groups.get(ranks)
         if group is None:
-            group = self._groups[ranks] = Group(ranks)
+            group = self._groups[ranks] = Group(ranks, self._fold)
         self._names_kept += len(ranks)
         if self._names_kept > _NAMES:
             self._named.clear()
@@ -107,10 +109,11 @@ class Collectives:
         """The groups in which this rank waits, and the members that have not called: for the report of a deadlock."""
         found = []
         for ranks, group in self._groups.items():
-            if rank in group.position:
+            position = group.position_of(rank)
+            if position is not None:
                 for call in group.calls:
-                    late = [r for r, operation in zip(ranks, call.operations, strict=True) if operation is None]
-                    if late and rank not in late and not call.is_over[group.position[rank]]:
+                    late = [r for r, operation in zip(group.simulated, call.operations, strict=True) if operation is None]
+                    if late and rank not in late and not call.is_over[position]:
                         found.append((ranks, late))
         return found
 
@@ -120,13 +123,13 @@ class Collectives:
         call.arrivals[position] = call.begun = self._engine.now
         call.come += 1
         size = len(call.arrivals)
-        if size == 1:
+        if len(call.group.members.ranks) == 1:
             self._finish(call, [position])
             return
         if call.come == 1:
             self._open(call)
         if call.is_watched:
-            self._meet(call, call.group.ranks[position])
+            self._meet(call, call.group.simulated[position])
         if rounds is not None:
             rounds.arrive(position)
         elif call.rounds is None and call.come == size:
@@ -134,7 +137,7 @@ class Collectives:
 
     def _open(self, call: Call) -> None:
         """The first rank has come."""
-        call.plan, course = self._plan(call)
+        call.plan, course = self._plans.find(call)
         call.course = course
         if self._mode == "flows":
             self._flow(call)
@@ -152,40 +155,13 @@ class Collectives:
             self._under_way.append(call)
             self._messages.watch = self._sent
 
-    def _plan(self, call: Call) -> tuple[Plan, Course | None]:
-        """The algorithm of a call on its links; the latter None where hosts have none."""
-        group, (kind, _, root) = call.group, call.collective
-        size = len(group.ranks)
-        algorithm: Choice = self._algorithm
-        if algorithm == "auto":
-            if group.hop is None:
-                group.hop = self._slowest(group.ranks)
-            algorithm = choose(kind, size, call.nbytes, *group.hop, self._ring_bytes)
-        known = group.plans.get((algorithm, kind, root))
-        if known is None:
-            nodes: dict[int, list[int]] = {}
-            for position, rank in enumerate(group.ranks):
-                nodes.setdefault(self._node(rank), []).append(position)
-            plan = make_plan(algorithm, kind, size, root, list(nodes.values()))
-            course = None if self._hosts.price_contends else Course(self._hosts, group.ranks, plan)
-            known = group.plans[algorithm, kind, root] = plan, course
-        return known
-
-    def _slowest(self, ranks: Ranks) -> tuple[float, float]:
-        """The latency and bandwidth that predictions count with: the worst between neighbours."""
-        if self._hosts.price_contends:
-            return 0.0, 1.0
-        ways = [self._hosts.route(rank, after) for rank, after in zip(ranks, (*ranks[1:], ranks[0]), strict=True)]
-        bandwidth = min(min(way.limit, *map(self._hosts.capacity, way.links), math.inf) for way in ways)
-        return max(way.latency for way in ways), bandwidth
-
     # ---- at a price
 
     def _price(self, call: Call) -> None:
         """All have come: when each is over."""
         engine = self._engine
         if call.course is None:
-            group, collective = call.group.ranks, call.collective
+            group, collective = call.group.simulated, call.collective
             everyone = list(range(len(group)))
             if not self._hosts.price(group, collective, call.nbytes, lambda: self._finish(call, everyone)):
                 self._flow(call)
@@ -240,12 +216,13 @@ class Collectives:
 
     def _flow(self, call: Call) -> None:
         """Carry what is left of the collective as flows."""
-        plan, course, ranks, nbytes = call.plan, call.course, call.group.ranks, call.nbytes
+        plan, course, ranks, nbytes = call.plan, call.course, call.group.members.ranks, call.nbytes
         assert plan is not None
         call.is_priced = False
 
         def move(phase: int, which: int, done: Done) -> None:
-            source, to, share = plan.phases[phase].transfers[which]
+            source, to = plan.phases[phase].ends(which)
+            share = plan.phases[phase].transfers[which].share
             self._hosts.move(ranks[source], ranks[to], share * nbytes, done)
 
         def resume(underway: Underway) -> None:
@@ -255,7 +232,8 @@ class Collectives:
             if elapsed > hop.latency:
                 left = max(0.0, left - (elapsed - hop.latency) * hop.rate)
             latency = max(0.0, hop.latency - elapsed)
-            self._hosts.resume(ranks[hop.source], ranks[hop.to], left, latency, underway.done)
+            source, to = plan.phases[underway.phase].ends(underway.which)
+            self._hosts.resume(ranks[source], ranks[to], left, latency, underway.done)
 
         self._carry(call, move, resume)
 
@@ -308,14 +286,18 @@ class Collectives:
             if rival.is_busy(rank) if takes_turns else call.meets(rival):
                 self._disturb(call)
                 self._disturb(rival)
+        routes = self._hosts.routes
+        assert routes is not None
         for source, to in self._messages.on_the_way.values():
-            if any(map(call.is_using, self._hosts.route(source, to).links)):
+            if any(map(call.is_using, routes.route(source, to).links)):
                 self._disturb(call)
                 return
 
     def _sent(self, source: int, to: int) -> None:
         """A message begins to travel."""
-        links = self._hosts.route(source, to).links
+        routes = self._hosts.routes
+        assert routes is not None
+        links = routes.route(source, to).links
         for call in list(self._under_way):
             if any(map(call.is_using, links)):
                 self._disturb(call)
@@ -359,7 +341,7 @@ class Collectives:
     def _close(self, call: Call) -> None:
         """All are over."""
         group = call.group
-        while group.calls and group.calls[0].over == len(group.ranks):
+        while group.calls and group.calls[0].over == len(group.simulated):
             group.calls.popleft()
             group.first += 1
         if call.is_watched:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from distsim.backends.simulated.algorithms import Choice
 from distsim.backends.simulated.collectives import RING_BYTES, Collectives, Mode
 from distsim.backends.simulated.engine import Engine, Operation
+from distsim.backends.simulated.folding import APART, Fold
 from distsim.backends.simulated.hosts import Hosts, build_hosts
 from distsim.backends.simulated.messages import Messages
 from distsim.backends.simulated.streams import Preemption, Stream
@@ -35,16 +36,20 @@ class SimulatedOptions:
     bandwidth. 512 KiB is where MPICH goes over to rings."""
     node_ranks: int = field(default=0, metadata={"at_least": 0})
     """Ranks a node, for algorithm=hierarchical; 0: as the topology says."""
+    fold_ranks: int = field(default=512, metadata={"at_least": 0})
+    """Simulate one of the ranks that do alike for all of them (see folding), in modeled runs of at least so many workers;
+    0: never."""
 
 
 class Simulation:
     """What the ranks of one run share."""
 
-    def __init__(self, job: Job, options: SimulatedOptions, begin: float = 0.0) -> None:
+    def __init__(self, job: Job, options: SimulatedOptions, begin: float = 0.0, fold: Fold = APART) -> None:
         self.job = job
         self.options = options
+        self.fold = fold
         self.engine = Engine(begin)
-        self.hosts: Hosts = build_hosts(self.engine, job.cluster)
+        self.hosts: Hosts = build_hosts(self.engine, job.cluster, fold)
         self.messages = Messages(self.engine, self.hosts, job.cluster.transport)
         self.collectives = Collectives(
             self.engine,
@@ -54,6 +59,7 @@ class Simulation:
             options.algorithm,
             options.ring_bytes,
             _nodes(job.cluster, options.node_ranks),
+            fold,
         )
         self.decided: dict[str, bool] = {}
         self.counted: Counter[str] = Counter()
@@ -119,7 +125,8 @@ class SimulatedFabric:
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Operation[None]:
         payload = envelope.payload
         nbytes = 0.0 if payload is None else self.numerics.nbytes(payload)
-        return self.simulation.messages.send(self.rank, to, tag, envelope, nbytes, self.numerics.copy)
+        source, to = self.simulation.fold.seen_from(self.rank, to)
+        return self.simulation.messages.send(source, to, tag, envelope, nbytes, self.numerics.copy)
 
     def receive(self, source: int | None, tag: str) -> Operation[Message[Any]]:
         return self.simulation.messages.receive(self.rank, source, tag)

@@ -8,14 +8,15 @@ Every rank has a device of its own, so ranks of one host do not slow each other'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.folding import APART, Fold
 from distsim.backends.simulated.network import Network
 from distsim.backends.simulated.processors import Processors
-from distsim.interface import Cluster, Collective, Loopback, Route, Topology, Transport
+from distsim.backends.simulated.routes import Routes
+from distsim.interface import Cluster, Collective, Loopback, Topology, Transport
 
 Done = Callable[[], None]
 
@@ -25,8 +26,11 @@ class Hosts(Protocol):
 
     least_factor: float
     """The smallest factor that a straggler's draw can have on a compute operation."""
-    price_contends: bool
-    """True if a collective's price was measured, and competes with whatever else is under way; there are no links then."""
+
+    @property
+    def routes(self) -> Routes | None:
+        """The ways between ranks; None where there are no links: the price of a collective is measured there, and competes
+        with whatever else is under way."""
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         """Compute for `seconds` of uncontended time on the rank's host; calling the result stops it."""
@@ -40,12 +44,6 @@ class Hosts(Protocol):
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Carry a whole collective as it was measured from now, when all have come, or say that it was not measured."""
 
-    def route(self, source: int, to: int) -> Route:
-        """The way of a message between two ranks as `move` takes it; without links within a host."""
-
-    def capacity(self, link: int) -> float:
-        """Bytes a second of a link, by its number in a route."""
-
     def limit(self, shares: Mapping[int, float]) -> None:
         """From now on each of these links has such a share of its capacity; 0: nothing moves on it."""
 
@@ -53,54 +51,29 @@ class Hosts(Protocol):
         """Share of the accepted bytes that is neither delivered nor under way: 0 if bytes are conserved."""
 
 
-_WITHIN = Route((), 0.0)
-"""The way between two ranks of one host."""
-_ROUTES = 300_000
-"""Routes that are kept, at some 300 bytes each; beyond, all are found anew."""
-
-
 class RoutedHosts:
     """Hosts with links between them."""
 
     least_factor = 0.0
-    price_contends = False
 
     def __init__(
-        self, engine: Engine, topology: Topology, hosts: Sequence[int], transport: Transport | None = None
+        self,
+        engine: Engine,
+        topology: Topology,
+        hosts: Sequence[int],
+        transport: Transport | None = None,
+        fold: Fold = APART,
     ) -> None:
+        """Of each rank its host; `fold` as in `Routes`."""
         self._engine = engine
-        self._topology = topology
-        self._hosts = hosts  # of each rank
-        self._transport = transport = transport or Transport()
-        capacities = topology.capacities(max(hosts) + 1)
-        self._capacities = [capacity * transport.bandwidth_factor for capacity in capacities]
-        self._network = Network(engine, self._capacities)
-        self._routes: dict[tuple[int, int], Route] = {}
+        self._transport = transport or Transport()
+        self.routes = Routes(topology, hosts, self._transport, fold)
+        self.route = self.routes.route
+        self._network = Network(engine, self.routes.capacities)
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         self._engine.after(seconds, done)
         return _nothing
-
-    def route(self, source: int, to: int) -> Route:
-        route = self._routes.get((source, to))
-        if route is None:
-            if len(self._routes) >= _ROUTES:
-                self._routes.clear()
-            route = self._routes[source, to] = self._find(self._hosts[source], self._hosts[to])
-        return route
-
-    def _find(self, here: int, there: int) -> Route:
-        """The topology's route, corrected as the transport says."""
-        if here == there:
-            return _WITHIN
-        links, latency, limit = self._topology.route(here, there)
-        given = self._transport
-        if given.window_bytes < math.inf and latency:
-            limit = min(limit, given.window_bytes / (2.0 * latency))
-        return Route(links, latency * given.latency_factor + given.message_seconds, limit * given.bandwidth_factor)
-
-    def capacity(self, link: int) -> float:
-        return self._capacities[link]
 
     def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
         """Bytes of a channel follow each other; the latency of a message runs while it waits for those before it."""
@@ -123,7 +96,7 @@ class RoutedHosts:
         return False
 
     def limit(self, shares: Mapping[int, float]) -> None:
-        self._network.change({link: self._capacities[link] * share for link, share in shares.items()})
+        self._network.change({link: self.routes.capacity(link) * share for link, share in shares.items()})
 
     def unaccounted(self) -> float:
         return self._network.unaccounted()
@@ -133,7 +106,7 @@ class SharedHost:
     """All ranks on one machine: computing and moving bytes share its cores."""
 
     least_factor = 1.0  # as in a real run here, which can wait but not compute faster than it does
-    price_contends = True
+    routes: Routes | None = None
 
     def __init__(self, engine: Engine, network: Loopback) -> None:
         self._costs = network
@@ -209,12 +182,6 @@ class SharedHost:
             self._processors.run(work, worked)
         return True
 
-    def route(self, source: int, to: int) -> Route:
-        return _WITHIN
-
-    def capacity(self, link: int) -> float:
-        raise IndexError(f"link {link}: one host has none")
-
     def limit(self, shares: Mapping[int, float]) -> None:
         raise IndexError("one host has no links")
 
@@ -222,13 +189,13 @@ class SharedHost:
         return 0.0
 
 
-def build_hosts(engine: Engine, cluster: Cluster) -> Hosts:
-    """The hosts of a cluster."""
+def build_hosts(engine: Engine, cluster: Cluster, fold: Fold) -> Hosts:
+    """The hosts of a cluster, as far as they are simulated. Raises `SetApart` if the network is not alike for the rest."""
     network = cluster.network
     if isinstance(network, Loopback):
         return SharedHost(engine, network)
     hosts = [cluster.host(rank) for rank in range(cluster.world_size)]
-    return RoutedHosts(engine, network, hosts, cluster.transport)
+    return RoutedHosts(engine, network, hosts, cluster.transport, fold)
 
 
 def _nothing() -> None:

@@ -23,6 +23,7 @@ from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.checkpoints import Checkpoints, Copies, State, restore
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
+from distsim.backends.simulated.folding import Fold
 from distsim.backends.simulated.outages import Outages
 from distsim.interface import Interruption, Job, Loopback, Losses, Rank, Start
 from distsim.interface.errors import DistsimError
@@ -52,8 +53,9 @@ class RankLost(Exception):  # a stop, not an error of anybody's
 class Incarnations:
     """Begins each incarnation of a run, and keeps what outlives it."""
 
-    def __init__(self, job: Job, options: SimulatedOptions) -> None:
+    def __init__(self, job: Job, options: SimulatedOptions, fold: Fold) -> None:
         self._job = job
+        self._fold = fold
         self._options = replace(options, collectives="flows") if job.failure.links else options
         self._response = job.strategy.on_loss()[0] if job.failure.on_loss == "auto" else job.failure.on_loss
         self._outages = _outages(job)
@@ -65,18 +67,19 @@ class Incarnations:
         self._lost_seconds = 0.0
         self._state = State()
         self._ranks: dict[int, Rank[Any]] = {}
-        self._here = tuple(range(job.cluster.world_size))
+        self.here = tuple(range(job.cluster.world_size))
+        """The ranks that the run goes on with, in order."""
         self._absent: dict[int, float] = {}
         """Ranks that the run goes on without, and since when."""
 
     def begin(self) -> tuple[Simulation, list[Rank[Any]]]:
         """A simulation whose clock is where the run is, and its ranks, which have not begun."""
         job, state = self._resized(), self._state
-        self._simulation = simulation = Simulation(self._job, self._options, self._now)
+        self._simulation = simulation = Simulation(self._job, self._options, self._now, self._fold)
         start = Start(self._number, state.update, state.samples, self._ranks) if self._number else BEGINNING
         simulation.counted.update({"updates begun": state.update, "updates ended": state.update})
         ranks = []
-        for number in self._here:
+        for number in self.here[: self._fold.period]:
             fabric = SimulatedFabric(simulation, number)
             rank = job.rank(number, fabric, start)
             fabric.numerics = rank.numerics
@@ -96,7 +99,7 @@ class Incarnations:
 
     def _resized(self) -> Job:
         """The job of those who are here."""
-        job, workers = self._job, len(self._here) - self._job.cluster.servers
+        job, workers = self._job, len(self.here) - self._job.cluster.servers
         if workers == job.cluster.workers:
             return job
         numerics: Any = job.numerics
@@ -112,7 +115,7 @@ class Incarnations:
 
     def is_here(self, rank: int) -> bool:
         """Whether the run ended with this rank."""
-        return rank in self._here
+        return rank in self.here
 
     # ---- between updates
 
@@ -132,7 +135,7 @@ class Incarnations:
         if not self._is_regrouping:
             return False
         self._now = self._simulation.engine.now
-        found = self._copies.last(self._here)
+        found = self._copies.last(self.here)
         assert found is not None
         self._state = found[1]
         restart = self._job.failure.restart
@@ -146,7 +149,7 @@ class Incarnations:
             self._lost_seconds += max(0.0, counted - self._absent.pop(rank)) / self._job.cluster.world_size
             past = self._ranks[rank].trace.interruptions
             past[-1] = past[-1]._replace(resumed=self._now)
-            self._here = tuple(sorted((*self._here, rank)))
+            self.here = tuple(sorted((*self.here, rank)))
 
     # ---- when a rank is lost
 
@@ -161,7 +164,7 @@ class Incarnations:
         assert self._next is not None
         if self._simulation.engine.env.peek() == inf:  # nothing will ever happen but losses: who waits waits in vain
             raise EmptySchedule
-        making = [self._ranks[rank].progress for rank in self._here if self._ranks[rank].progress.makes_updates]
+        making = [self._ranks[rank].progress for rank in self.here if self._ranks[rank].progress.makes_updates]
         if not making or not all(progress.is_over for progress in making):
             raise RankLost(self._next)
 
@@ -170,7 +173,7 @@ class Incarnations:
         if self._response == "abort":
             self._failures += 1
             raise DistsimError(f"{lost} and failure.on_loss=abort")
-        if self._response == "continue" and len(self._here) > 1:
+        if self._response == "continue" and len(self.here) > 1:
             self._go_on_without(lost.loss)
         else:
             self._restart(lost)
@@ -194,19 +197,19 @@ class Incarnations:
         self._restarts += 1
         self._lost_seconds += ends - checkpoints.since
         self._state, self._now = checkpoints.last, ends
-        self._interrupt(lost.loss, dict.fromkeys(self._here, ends))
+        self._interrupt(lost.loss, dict.fromkeys(self.here, ends))
         self._join(self._absent, checkpoints.since)
 
     def _go_on_without(self, loss: Loss) -> None:
         """The others begin again at once, before the last update that all of them have come to."""
         self._failures += 1
         self._next = next(self._losses, None)
-        share = len(self._here) / self._job.cluster.world_size
-        self._here = tuple(rank for rank in self._here if rank != loss.rank)
-        since, self._state = self._copies.last(self._here) or (self._now, self._state)
+        share = len(self.here) / self._job.cluster.world_size
+        self.here = tuple(rank for rank in self.here if rank != loss.rank)
+        since, self._state = self._copies.last(self.here) or (self._now, self._state)
         self._lost_seconds += (loss.at - since) * share
         self._now = self._absent[loss.rank] = loss.at
-        self._interrupt(loss, {**dict.fromkeys(self._here, loss.at), loss.rank: inf})
+        self._interrupt(loss, {**dict.fromkeys(self.here, loss.at), loss.rank: inf})
 
     def _interrupt(self, loss: Loss, resumed: Mapping[int, float]) -> None:
         """Note in the records what is undone and dropped, and when ranks go on."""

@@ -16,8 +16,8 @@ from math import inf
 from operator import add
 from typing import NamedTuple
 
-from distsim.backends.simulated.algorithms import Phase, Plan
-from distsim.backends.simulated.hosts import Hosts
+from distsim.backends.simulated.algorithms import Plan
+from distsim.backends.simulated.routes import Routes
 
 _EQUAL = 1e-12
 """Seconds within which ranks are in lock step."""
@@ -42,32 +42,35 @@ class Hop(NamedTuple):
 class Course:
     """A plan, on the links between the ranks of a group."""
 
-    def __init__(self, hosts: Hosts, ranks: Sequence[int], plan: Plan) -> None:
+    def __init__(self, routes: Routes, ranks: Sequence[int], plan: Plan) -> None:
+        """`ranks` of the whole group."""
         self.plan = plan
         self.users: dict[int, tuple[int, ...]] = {}
         """Of each link, the ranks (at most two) that take part in all transfers over it; () where transfers may meet."""
-        self._capacity = hosts.capacity
-        self._ways = [[hosts.route(ranks[t.source], ranks[t.to]) for t in phase.transfers] for phase in plan.phases]
+        self._capacity = routes.capacity
+        ends = [[phase.ends(which) for which in range(len(phase.transfers))] for phase in plan.phases]
+        pairs = [[(ranks[source], ranks[to]) for source, to in each] for each in ends]
+        self._ways = [[routes.route(source, to) for source, to in each] for each in pairs]
         self._hops = [
             [
-                Hop(*transfer, way.latency, min(way.limit, *map(hosts.capacity, way.links), inf))
+                Hop(*transfer, way.latency, min(way.limit, *map(routes.capacity, way.links), inf))
                 for transfer, way in zip(phase.transfers, ways, strict=True)
             ]
             for phase, ways in zip(plan.phases, self._ways, strict=True)
         ]
-        for number, (phase, ways) in enumerate(zip(plan.phases, self._ways, strict=True)):
-            self._note_users(ranks, phase, [way.links for way in ways], number)
+        for each in pairs:
+            self._note_users(routes, each)
         self.is_apart = all(self.users.values())
         """No two of its own transfers can meet on a link."""
         self._even = [self._is_even(hops) for hops in self._hops]
         self._shared: dict[int, list[Hop]] = {}
         self._in_step: dict[float, list[float] | None] = {}
 
-    def _note_users(self, ranks: Sequence[int], phase: Phase, ways: Sequence[Sequence[int]], number: int) -> None:
+    def _note_users(self, routes: Routes, pairs: Sequence[tuple[int, int]]) -> None:
+        """Of the transfers of a phase."""
         seen = set[int]()
-        for (source, to, _), links in zip(phase.transfers, ways, strict=True):
-            ends = ranks[source], ranks[to]
-            for link in links:
+        for source, to in pairs:
+            for link, ends in routes.users(source, to):
                 users = self.users.get(link, ends)
                 self.users[link] = () if link in seen else users if users == ends else tuple(r for r in users if r in ends)
                 seen.add(link)

@@ -54,7 +54,7 @@ class Rounds:
         phase, mine = parts[part]
         transfers = plan.phases[phase].transfers
         self._open[position] = len(mine)
-        for which in mine:
+        for which in dict.fromkeys(mine):  # one to itself, where a rank stands for others, has both its ends here
             source, to, _ = transfers[which]
             if self._is_in(source + to - position, phase, self._time[position]):
                 self._start(phase, which, source, to)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -14,6 +14,7 @@ from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.engine import ENDS
 from distsim.backends.simulated.fabric import SimulatedOptions, Simulation
+from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold, name_transfers
 from distsim.backends.simulated.incarnations import Incarnations, RankLost
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Worker, finish
 from distsim.interface.deadlock import find_cycle
@@ -25,14 +26,26 @@ _UNACCOUNTED = 1e-9
 
 def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     """Run `job` under the simulated clock. Whatever goes wrong is in the outcome's status and message."""
-    incarnations, unaccounted = Incarnations(job, options or SimulatedOptions()), 0.0
+    options = options or SimulatedOptions()
+    fold = find_fold(job, options.fold_ranks)
+    if fold is not APART:
+        with suppress(SetApart):
+            outcome = _simulate(job, options, fold)
+            if outcome.status == "done":  # else the report names ranks: of all that there are
+                return outcome
+    return _simulate(job, options, APART)
+
+
+def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
+    """Raises `SetApart` if ranks that were folded turn out not to be alike."""
+    incarnations, unaccounted = Incarnations(job, options, fold), 0.0
     status, message, is_over = "done", "", False
     while not is_over:
         simulation, ranks = incarnations.begin()
         is_over = True
         try:
             with _no_garbage_collection():
-                _run(simulation, ranks)
+                _run(simulation, ranks, incarnations.here)
             is_over = not incarnations.regroup()
         except RankLost as lost:
             try:
@@ -40,6 +53,9 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
                 is_over = False
             except DistsimError as error:
                 status, message = error.status, str(error)
+        except SetApart:
+            simulation.engine.close()
+            raise
         except ENDS as error:
             status, message = _failure(simulation, error)
         simulation.engine.close()
@@ -51,10 +67,10 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     return outcome
 
 
-def _run(simulation: Simulation, ranks: list[Rank[Any]]) -> None:
+def _run(simulation: Simulation, ranks: list[Rank[Any]], everyone: tuple[int, ...]) -> None:
+    """`everyone` is one tuple for all ranks: as many of them as ranks would be a square."""
     engine = simulation.engine
     strategy = simulation.job.strategy
-    everyone = tuple(rank.rank for rank in ranks)  # one for all: as many of them as ranks would be a square
     programs = [engine.process(rank.rank, finish(strategy, Worker(rank, everyone))) for rank in ranks]
     env, left = engine.env, len(programs)
 
@@ -111,6 +127,14 @@ def _outcome(simulation: Simulation, incarnations: Incarnations, lost: float, st
         )
     if lost > _UNACCOUNTED and status == "done":
         status, message = "failed", f"the simulator lost {lost:.3g} of the bytes sent: a bug of distsim, please report it"
+    fold = simulation.fold
+    if fold is not APART:
+        notes.append(
+            f"of {fold.ranks} ranks {fold.period} were simulated, each for {fold.copies} that do alike: "
+            "backend.fold_ranks=0 simulates all, with the same times"
+        )
+        for rank in ranks:
+            name_transfers(rank.trace, fold)
     updates = [rank.trace.updates[-1].time for rank in ranks if rank.trace.updates]
     return Outcome(
         status=status,
@@ -119,6 +143,7 @@ def _outcome(simulation: Simulation, incarnations: Incarnations, lost: float, st
         traces=[rank.trace for rank in ranks],
         snapshots=[snapshot for rank in ranks for snapshot in rank.progress.snapshots],
         weights=[rank.weights() if incarnations.is_here(rank.rank) else {} for rank in ranks],
+        copies=fold.copies,
         notes=notes,
     )
 
