@@ -43,7 +43,7 @@ def timeline(case: Case, contender: Contender, color: int) -> dict[str, Any] | N
             "setting": str(case),
             "seconds": seconds,
             "until": until,
-            "hidden": len(divisions) - len(shown),
+            "hidden": int(run.summary["world_size"]) - len(shown),
             "ranks": [
                 {
                     "name": f"worker {d.rank}" if d.rank < workers else f"server {d.rank - workers}",

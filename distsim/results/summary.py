@@ -35,7 +35,7 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     status, message = _ended(job, outcome, curve)
     timed = updates > 0 and seconds > 0.0 and status != OUT_OF_MEMORY
     last = curve[-1] if curve and curve[-1]["update"] == updates and status != OUT_OF_MEMORY else {}
-    complete = len(outcome.traces) == job.cluster.world_size and outcome.status == "done" and status != OUT_OF_MEMORY
+    complete = len(outcome.traces) * outcome.copies == job.cluster.world_size and outcome.status == "done" and status != OUT_OF_MEMORY
     return {
         "status": status,
         "message": message,
@@ -60,22 +60,22 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
 def _ended(job: Job, outcome: Outcome, curve: Curve) -> tuple[str, str]:
     """Status and message: a run that does not fit its devices is none, and one whose last evaluated model is no model any
     more has diverged, whatever its backend saw."""
-    if outcome.status in ("done", "diverged") and (missing := _overflow(job, outcome.traces)):
+    if outcome.status in ("done", "diverged") and (missing := _overflow(job, outcome)):
         return OUT_OF_MEMORY, missing
     if outcome.status == "done" and curve and curve[-1]["loss"] is None:
         return "diverged", f"validation loss is not finite at update {curve[-1]['update']}"
     return outcome.status, outcome.message
 
 
-def _overflow(job: Job, traces: Sequence[Trace]) -> str:
+def _overflow(job: Job, outcome: Outcome) -> str:
     """Which rank holds too much for its device, and how much too much; empty if all fit."""
-    trace = _largest(traces)
+    trace = _largest(outcome.traces)
     limit = job.cluster.memory
     if trace is None or trace.peak.total <= limit:
         return ""
     total = trace.peak.total
     kinds = ", ".join(f"{kind} {nbytes(value)}" for kind, value in trace.peak._asdict().items() if value)
-    others = sum(other.peak.total > limit for other in traces) - 1
+    others = outcome.copies * sum(other.peak.total > limit for other in outcome.traces) - 1
     more = f"; {others} more {'rank does' if others == 1 else 'ranks do'} not fit" if others else ""
     return (
         f"would not fit: rank {trace.rank} needs {nbytes(total)}, {nbytes(total - limit)} more than the "
@@ -85,7 +85,7 @@ def _overflow(job: Job, traces: Sequence[Trace]) -> str:
 
 def _memory(traces: Sequence[Trace]) -> Mapping[str, Any] | None:
     """The peak of the rank that held most: its rank, its bytes and their kinds, the activations at their own peak, and the
-    bytes of every rank."""
+    bytes of every rank that was simulated."""
     trace = _largest(traces)
     if trace is None:
         return None
