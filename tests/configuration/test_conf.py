@@ -100,6 +100,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "algorithm": "auto",
             "ring_bytes": 524288.0,
             "node_ranks": 0,
+            "fold_ranks": 512,
         },
         "workload": {"name": "digits_mlp", "batch": 16, "depth": 8, "width": 256, "dtype": "float32"},
         "cluster": {

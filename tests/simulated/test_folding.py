@@ -18,9 +18,12 @@ from distsim.interface import (
     Batch,
     Block,
     Budget,
+    Checkpoint,
     Cluster,
+    Failure,
     Job,
     Model,
+    Outage,
     Outcome,
     Roofline,
     Straggler,
@@ -318,3 +321,24 @@ def test_what_some_do_and_others_do_not_has_no_quotient() -> None:
     for algorithm, kind in (("halving_doubling", "all_gather"), ("tree", "all_reduce"), ("tree", "broadcast")):
         with pytest.raises(SetApart):
             quotient(make_plan(algorithm, kind, 6, 0, []), group, routes)
+
+
+# ---- failures
+
+
+def test_a_run_that_begins_again_at_a_checkpoint_is_folded() -> None:
+    failure = Failure(ranks={5: (0.03,)}, restart=0.01, checkpoint=Checkpoint(updates=2, cost=0.001))
+    given = replace(job(AllReduce(), "switch", 16, updates=6), failure=replace(failure, on_loss="restart"))
+    folded, whole = simulate(given, NONE), simulate(given, ALL)
+    assert (folded.copies, whole.copies) == (16, 1)
+    assert folded.losses == whole.losses
+    assert folded.losses is not None
+    assert (folded.losses.failures, folded.losses.restarts) == (1, 1)
+    check_same(folded, whole)
+
+
+@pytest.mark.parametrize(
+    "failure", [Failure(links={"host3": (Outage(0.0, 1.0),)}), Failure(ranks={3: (0.01,)}, on_loss="continue")]
+)
+def test_what_fails_for_some_and_not_for_others_sets_ranks_apart(failure: Failure) -> None:
+    assert find_fold(replace(job(AllReduce(), "switch", 16), failure=failure), 1) is APART
