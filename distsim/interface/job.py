@@ -10,7 +10,7 @@ from typing import Any
 from distsim.interface.budget import Budget
 from distsim.interface.cluster import Cluster
 from distsim.interface.fabric import Fabric
-from distsim.interface.failure import Failure
+from distsim.interface.failure import Failure, OnLoss
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics
 from distsim.interface.optimizer import Scaling, Schedule
@@ -83,3 +83,9 @@ class Job:
     def pace(self, rank: int) -> Pace:
         """What slows the operations of this rank down, for the one fabric that it is asked by."""
         return Pace(self.straggler if rank < self.cluster.workers else Straggler(), self.seed, rank)
+
+    @property
+    def on_loss(self) -> OnLoss:
+        """What the run does when a rank is lost."""
+        wanted = self.failure.on_loss
+        return self.strategy.on_loss()[0] if wanted == "auto" else wanted

@@ -35,7 +35,8 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
     status, message = _ended(job, outcome, curve)
     timed = updates > 0 and seconds > 0.0 and status != OUT_OF_MEMORY
     last = curve[-1] if curve and curve[-1]["update"] == updates and status != OUT_OF_MEMORY else {}
-    complete = len(outcome.traces) * outcome.copies == job.cluster.world_size and outcome.status == "done" and status != OUT_OF_MEMORY
+    recorded = len(outcome.traces) * outcome.copies
+    complete = recorded == job.cluster.world_size and outcome.status == "done" and status != OUT_OF_MEMORY
     return {
         "status": status,
         "message": message,

@@ -58,7 +58,7 @@ def find_fold(job: Job, fold_ranks: int) -> Fold:
     network = cluster.network
     if not 0 < fold_ranks <= workers or cluster.servers or cluster.placement or isinstance(network, Loopback):
         return APART
-    if job.failure.links or (job.failure.loses_ranks and "continue" in (job.failure.on_loss, *job.strategy.on_loss()[:1])):
+    if job.failure.links or (job.failure.loses_ranks and job.on_loss == "continue"):
         return APART
     if not job.straggler.is_off or not _says_itself(job.strategy) or job.numerics(0).has_values:
         return APART

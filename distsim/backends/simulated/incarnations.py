@@ -57,7 +57,7 @@ class Incarnations:
         self._job = job
         self._fold = fold
         self._options = replace(options, collectives="flows") if job.failure.links else options
-        self._response = job.strategy.on_loss()[0] if job.failure.on_loss == "auto" else job.failure.on_loss
+        self._response = job.on_loss
         self._outages = _outages(job)
         self._checkpoints = Checkpoints(job.failure.checkpoint, job.strategy)
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
