@@ -164,7 +164,8 @@ class Incarnations:
         assert self._next is not None
         if self._simulation.engine.env.peek() == inf:  # nothing will ever happen but losses: who waits waits in vain
             raise EmptySchedule
-        making = [self._ranks[rank].progress for rank in self.here if self._ranks[rank].progress.makes_updates]
+        here = self.here[: self._fold.period]  # those that are simulated
+        making = [self._ranks[rank].progress for rank in here if self._ranks[rank].progress.makes_updates]
         if not making or not all(progress.is_over for progress in making):
             raise RankLost(self._next)
 
