@@ -67,7 +67,7 @@ class Literal(Straggler):
     table: array[float] = field(default_factory=lambda: array("d"), compare=False)
 
     @property
-    def is_off(self) -> bool:
+    def is_persistent(self) -> bool:
         """False: the table says otherwise."""
         return False
 

@@ -56,6 +56,8 @@ class Lengths:
 
     def draw(self, seed: int, worker: int, step: int) -> float:
         """The factor of `worker` at `step`."""
+        if self.is_off:
+            return 1.0
         x = math.exp(self.sigma * normal(seed, "straggler lengths", worker, step) - 0.5 * self.sigma**2)
         return x * (1.0 - self.attention + self.attention * x)
 
@@ -80,6 +82,8 @@ class Experts:
 
     def draw(self, seed: int, worker: int, step: int) -> float:
         """The factor of `worker` at `step`."""
+        if self.is_off:
+            return 1.0
         group, place = divmod(worker, self.group)
         hot = int(uniform(seed, "straggler experts", group, step) * self.group)
         load = self.hottest if place == hot else (self.group - self.hottest) / (self.group - 1)

@@ -72,10 +72,20 @@ class Straggler:
     def is_off(self) -> bool:
         """True if no operation of any worker can have a factor other than 1, or a delay."""
         return (
-            self._jitter_is_off
+            self.is_persistent
             and all(factor == 1.0 for factor in (*self.slow.values(), *self.stages))
-            and all(part.is_off for part in (self.spread, self.episodes, self.lengths, self.experts))
+            and self.spread.is_off
+            and self.episodes.is_off
         )
+
+    @property
+    def is_persistent(self) -> bool:
+        """True if a worker is as slow at one step as at any other, but for its episodes."""
+        return self._jitter_is_off and self._work_is_even
+
+    @cached_property
+    def _work_is_even(self) -> bool:
+        return self.lengths.is_off and self.experts.is_off
 
     @property
     def _jitter_is_off(self) -> bool:
@@ -100,11 +110,9 @@ class Straggler:
             return factor
         if self.jitter != "none" and self.scales_with_work:
             factor *= self._jitter(seed, worker, step)
-        if not self.lengths.is_off:
-            factor *= self.lengths.draw(seed, worker, step)
-        if not self.experts.is_off:
-            factor *= self.experts.draw(seed, worker, step)
-        return factor
+        if self._work_is_even:
+            return factor
+        return factor * self.lengths.draw(seed, worker, step) * self.experts.draw(seed, worker, step)
 
     def delay(self, seed: int, worker: int, step: int) -> float:
         """Seconds that `worker` is late at `step`, whatever it computes; 0 if the jitter scales with the work."""

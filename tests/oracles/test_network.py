@@ -165,7 +165,7 @@ class Recorded(Straggler):
     table: np.ndarray | None = None
 
     @property
-    def is_off(self) -> bool:
+    def is_persistent(self) -> bool:
         return False
 
     def factor(self, seed: int, worker: int, step: int | None) -> float:
