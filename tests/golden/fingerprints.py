@@ -7,9 +7,9 @@ They say nothing about what is right; they say that something has changed, and C
 
 They are the same on every machine: times are made of IEEE 754 additions, subtractions, multiplications, divisions and
 comparisons, draws of BLAKE2b, and fractions are added up by `fsum`, as `sum` rounds otherwise from Python 3.12 on. One
-thing is not: logarithms, powers and cosines of the C library, which need not be rounded correctly and may differ in the last bit
-between libraries and processors. Only random draws use them. So these have a fingerprint of their own (`DRAWS`), and runs
-that need them are compared only where it is the recorded one.
+thing is not: logarithms, powers and cosines of the C library, which need not be rounded correctly and may differ in the
+last bit between libraries and processors. Only random draws use them. So these have a fingerprint of their own (`DRAWS`),
+and runs that need them are compared only where it is the recorded one.
 Costs are those of the reference machine's profile, whatever was calibrated here.
 """
 

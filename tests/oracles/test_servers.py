@@ -60,6 +60,8 @@ def test_incast_is_shared_by_the_servers(servers: int, workers: int, latency: fl
     # P M / (S B) at the servers; a worker's own link carries M / B.
     way = max(workers / servers, 1.0) * nbytes / bandwidth + 2 * latency
     assert run.seconds == pytest.approx(3 * 2 * way, rel=1e-12)
+    ends = {round(t.ended / way, 9) for trace in run.traces for t in trace.transfers if t.nbytes}
+    assert ends == {1, 2, 3, 4, 5, 6}  # models, gradients, models, ...: each direction takes as long
 
 
 def test_shards_are_padded_to_equal_bytes() -> None:

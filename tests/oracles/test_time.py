@@ -61,10 +61,14 @@ def test_asynchronous_update_of_equal_steady_workers_is_exact(workers: int) -> N
     assert done(job(AsyncPS(), workers, 7 * workers, Times(forward=1.0, backward=2.0))).seconds == 7 * 3.0
 
 
-def test_asynchronous_rates_of_unequal_workers_add_up() -> None:
-    updates, slow = 4000, {4: 2.0, 5: 2.0, 6: 4.0, 7: 8.0}
-    outcome = done(job(AsyncPS(), 8, updates, Times(forward=1.0), straggler=Straggler("exponential", slow=slow)))
-    rate = 4 + 2 / 2 + 1 / 4 + 1 / 8  # 5.375
+@pytest.mark.parametrize(
+    ("means", "expected"), [((1, 1, 1, 1, 2, 2, 4, 8), 5.375), ((0.5, 5.0), 2.2), ((1, 2, 3, 4, 5), 2.28333)]
+)
+def test_asynchronous_rates_of_unequal_workers_add_up(means: tuple[float, ...], expected: float) -> None:
+    updates, rate = 4000, sum(1.0 / mean for mean in means)
+    assert rate == pytest.approx(expected, abs=5e-6)
+    straggler = Straggler("exponential", slow=dict(enumerate(means)))
+    outcome = done(job(AsyncPS(), len(means), updates, Times(forward=1.0), straggler=straggler))
     assert abs(outcome.seconds - updates / rate) < 3 * math.sqrt(updates) / rate
 
 
@@ -95,9 +99,20 @@ def update_rate(strategy: Strategy, workers: int, device: Times, seed: int, upda
     return (updates - warm) / (times[-1] - times[warm - 1])
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(4, 3.533), (8, 6.617), (16, 9.777)])
-def test_server_of_exponential_service_is_mm1_with_finitely_many_customers(workers: int, expected: float) -> None:
-    service, think = 0.1, 1.0
+@pytest.mark.parametrize(
+    ("workers", "service", "think", "expected"),
+    [
+        (4, 0.1, 1.0, 3.533),
+        (8, 0.1, 1.0, 6.617),
+        (16, 0.1, 1.0, 9.777),
+        (1, 0.5, 2.0, 0.4),  # nobody else: one gradient in S + Z
+        (2, 1.0, 1.0, 0.8),  # p0 = 1 / (1 + 2 + 2)
+        (6, 0.5, 1.0, 1.9758),  # p0 = 1 / (1 + 3 + 7.5 + 15 + 22.5 + 22.5 + 11.25)
+    ],
+)
+def test_server_of_exponential_service_is_mm1_with_finitely_many_customers(
+    workers: int, service: float, think: float, expected: float
+) -> None:
     empty = 1.0 / sum(math.perm(workers, k) * (service / think) ** k for k in range(workers + 1))
     assert (1.0 - empty) / service == pytest.approx(expected, abs=5e-4)
     device = Times(forward=think, byte=service / 1e9)

@@ -1,7 +1,7 @@
-"""Random programs of sends, receives and all-reduces: a run ends done, or with a report of who waits for whom.
+"""Random programs of sends, receives, all-reduces and barriers: a run ends done, or with a report of who waits for whom.
 
 The judge is a machine of its own: ranks with a list of operations each, all blocking; a send goes with the receive that
-waits for it, an all-reduce when its whole group has come to it. What can go never ceases to, so the order of going changes
+waits for it, a collective when its whole group has come to it. What can go never ceases to, so the order of going changes
 nothing, and where the machine stops is the one place where the simulator may stop.
 """
 
@@ -22,7 +22,7 @@ from distsim.numerics.sizes import SizesFactory
 
 RUNS = 400
 Operation = tuple[str, tuple[int, ...]]
-"""("send", (to,)), ("receive", (source,)) or ("all_reduce", group)."""
+"""("send", (to,)), ("receive", (source,)), ("all_reduce", group) or ("barrier", group)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Listed(Strategy):
                 await worker.send(worker.read(), ranks[0])
             elif kind == "receive":
                 await worker.receive(ranks[0])
+            elif kind == "barrier":
+                await worker.within(ranks).barrier()
             else:
                 await worker.within(ranks).all_reduce(worker.read())
 
@@ -52,8 +54,11 @@ def a_program(random: Random) -> Listed:
             lists[b].append(("receive", (a,)))
         else:
             group = tuple(sorted(random.sample(range(ranks), random.randint(2, ranks))))
+            kind = (
+                "barrier" if sum(group) % 2 else "all_reduce"
+            )  # one kind a group: in another order they would be an error
             for rank in group:
-                lists[rank].append(("all_reduce", group))
+                lists[rank].append((kind, group))
     for _ in range(random.choice([0, 0, 1, 2])):
         one = random.choice(lists)
         if len(one) > 1:
@@ -74,8 +79,8 @@ def judge(program: Listed) -> dict[int, set[int]]:
     def needed(rank: int) -> set[int]:
         """Who has not come to the operation that this rank is at."""
         kind, others = now(rank)
-        if kind == "all_reduce":
-            return {r for r in others if now(r) != ("all_reduce", others)}
+        if kind in ("all_reduce", "barrier"):
+            return {r for r in others if now(r) != (kind, others)}
         meets = ("receive" if kind == "send" else "send", (rank,))
         return set() if now(others[0]) == meets else {others[0]}
 
@@ -131,6 +136,11 @@ def test_every_program_ends_as_the_judge_says() -> None:
         ([[("send", (1,))], [("send", (0,))]], {0: {1}, 1: {0}}),
         ([[("send", (1,))], []], {0: {1}}),
         ([[("all_reduce", (0, 1, 2))], [("all_reduce", (0, 1, 2))], [("receive", (0,))]], {0: {2}, 1: {2}, 2: {0}}),
+        ([[("barrier", (0, 1)), ("barrier", (0, 2))], [("barrier", (0, 1))], [("barrier", (0, 2))]], {}),
+        (
+            [[("barrier", (0, 1))], [("barrier", (1, 2)), ("barrier", (0, 1))], [("receive", (0,))]],
+            {0: {1}, 1: {2}, 2: {0}},
+        ),
     ],
 )
 def test_the_judge(lists: list[list[Operation]], waits: dict[int, set[int]]) -> None:

@@ -44,8 +44,14 @@ def run(strategy: Strategy, network: Topology, **changes: object) -> Outcome:
 
 
 STAR = Graph(tuple("abcde"), tuple(Link((host, "s"), B, L) for host in "abcde"))
+IN_TWO = Graph(
+    tuple("abcde"),
+    tuple(link for host in "abcde" for link in (Link((host, f"{host}s"), B, L), Link((f"{host}s", "s"), B, 0.0))),
+)
+"""The same star, every cable in two pieces, of which one has no latency."""
 SAME: list[tuple[str, Topology, Topology]] = [
     ("a star", Switch(B, L), STAR),
+    ("cables in two pieces", Switch(B, L), IN_TWO),
     ("one leaf", Switch(B, L), FatTree(5, 2, B, B, L)),
     ("one node", Switch(B, L), TwoLevel(8, B, L, 1, 1.0, 9.0)),
     ("nodes of one device", Switch(B, L), TwoLevel(1, 1.0, 9.0, 1, B, L)),
