@@ -66,6 +66,9 @@ def test_powers_of_two(mode: Mode, n: int, M: float, a: float, B: float) -> None
         ("halving_doubling", "all_reduce"): 2 * lg * a + 2 * share * M / B,
         ("halving_doubling", "reduce_scatter"): lg * a + share * M / B,
         ("halving_doubling", "all_gather"): lg * a + (n - 1) * M / B,
+        ("circulant", "all_reduce"): 2 * lg * a + 2 * share * M / B,
+        ("circulant", "reduce_scatter"): lg * a + share * M / B,
+        ("circulant", "all_gather"): lg * a + (n - 1) * M / B,
         ("tree", "all_reduce"): 2 * lg * (a + M / B),
         ("tree", "broadcast"): lg * (a + M / B),
         ("tree", "reduce"): lg * (a + M / B),
@@ -73,7 +76,7 @@ def test_powers_of_two(mode: Mode, n: int, M: float, a: float, B: float) -> None
     for (algorithm, kind), time in expected.items():
         found = seconds(mode, algorithm, kind, n, M, a, B, root=n // 3 if kind in ("broadcast", "reduce") else 0)
         assert max(found) == pytest.approx(time, rel=1e-12), (algorithm, kind)
-        if algorithm == "ring" and kind != "reduce":
+        if algorithm == "circulant" or (algorithm == "ring" and kind != "reduce"):
             assert min(found) == pytest.approx(time, rel=1e-12), kind
 
 
@@ -87,17 +90,23 @@ def test_other_sizes(mode: Mode, n: int, M: float, a: float, B: float) -> None:
         ("ring", "all_reduce", 2 * (n - 1) * a + 2 * share * M / B),
         ("ring", "all_to_all", (n - 1) * a + share * M / B),
         ("halving_doubling", "all_reduce", folded),
+        ("circulant", "all_reduce", 2 * up * a + 2 * share * M / B),
+        ("circulant", "reduce_scatter", up * a + share * M / B),
+        ("circulant", "all_gather", up * a + (n - 1) * M / B),
+        ("circulant", "broadcast", up * (a + M / B)),
         ("tree", "broadcast", up * (a + M / B)),
         ("tree", "reduce", up * (a + M / B)),
     ):
         found = seconds(mode, algorithm, kind, n, M, a, B)  # type: ignore[arg-type]
         assert max(found) == pytest.approx(time, rel=1e-12), (algorithm, kind)
+        if algorithm == "circulant" and kind != "broadcast":
+            assert min(found) == pytest.approx(time, rel=1e-12), kind
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("algorithm", ["ring", "halving_doubling", "tree"])
+@pytest.mark.parametrize("algorithm", ["ring", "halving_doubling", "circulant", "tree"])
 def test_a_barrier_is_an_all_reduce_of_nothing(mode: Mode, algorithm: Algorithm) -> None:
-    rounds = {"ring": 14, "halving_doubling": 6, "tree": 6}[algorithm]
+    rounds = {"ring": 14, "halving_doubling": 6, "circulant": 6, "tree": 6}[algorithm]
     assert max(seconds(mode, algorithm, "barrier", 8, 0.0, 5e-6, 25e9)) == pytest.approx(rounds * 5e-6, rel=1e-12)
 
 

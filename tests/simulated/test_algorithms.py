@@ -103,8 +103,8 @@ def test_a_hierarchy_sends_between_nodes_only_the_parts_of_its_rank():
         ("all_reduce", 64, 524288.0, "ring"),  # from the threshold on
         ("all_reduce", 64, 524287.0, "halving_doubling"),  # 12 rounds instead of 126, and as many bytes
         ("all_reduce", 2, 1000.0, "ring"),  # two rounds of halves, both of them
-        ("all_reduce", 12, 8.0, "halving_doubling"),  # 8 rounds, as a tree's; fewer bytes
-        ("all_reduce", 12, 100_000.0, "ring"),  # 22 (10 + 8.3 us) against 8 rounds of 10 us and 3.75 (100 us)
+        ("all_reduce", 12, 8.0, "circulant"),  # 8 rounds, as a tree's and a halving's; fewer bytes
+        ("all_reduce", 12, 100_000.0, "circulant"),  # 8 (10 us) + 1.83 (100 us); a ring has 22 rounds
         ("broadcast", 64, 1000.0, "halving_doubling"),  # which is a tree here
         ("broadcast", 64, 500_000.0, "ring"),  # 69 (10 us) + 2 (500 us) against 6 (510 us)
         ("all_gather", 64, 1000.0, "halving_doubling"),

@@ -181,6 +181,16 @@ def test_a_ring_of_100_000_ranks_takes_its_closed_form() -> None:
     assert outcome.seconds == pytest.approx(2 * (n - 1) * (10e-6 + nbytes / (n * 1.25e9)), rel=1e-12)
 
 
+def test_few_bytes_take_100_000_ranks_34_rounds() -> None:
+    """2 lg n a + 2 (n - 1)/n M / B with 17 for lg n, Traeff 2024; 4 kB over the same links."""
+    n, nbytes = 100_000, 4000
+    model = Model((Block(0, "block", nbytes // 4, 1, 0, 0.0, 0.0, 0.0),), 1, 1, 4)
+    cluster = Cluster(n, 0, Roofline(1e30, 1e30), Switch(1.25e9, 5e-6))
+    outcome = simulate(Job(AllReduce(), model, cluster, Budget(updates=1), SizesFactory(model, n)))
+    assert outcome.copies == n
+    assert outcome.seconds == pytest.approx(34 * 10e-6 + 2 * (n - 1) / n * nbytes / 1.25e9, rel=1e-12)
+
+
 # ---- what sets ranks apart
 
 
@@ -206,13 +216,14 @@ def test_few_ranks_are_not_folded() -> None:
     assert find_fold(given, 0) is APART
 
 
-@pytest.mark.parametrize("algorithm", ["tree", "halving_doubling", "hierarchical"])
+@pytest.mark.parametrize("algorithm", ["tree", "halving_doubling", "hierarchical", "circulant"])
 @pytest.mark.parametrize("workers", [16, 24])
 def test_collectives_that_are_not_the_same_for_all_are_simulated_whole(algorithm: Any, workers: int) -> None:
     given, options = job(AllReduce(bucket_bytes=3000.0), "two level", workers), replace(NONE, algorithm=algorithm)
     folded, whole = simulate(given, options), simulate(given, replace(options, fold_ranks=0))
     check_same(folded, whole)
-    assert (folded.copies > 1) == (algorithm == "hierarchical" or (algorithm == "halving_doubling" and workers == 16))
+    alike = algorithm in ("hierarchical", "circulant") or (algorithm == "halving_doubling" and workers == 16)
+    assert (folded.copies > 1) == alike
 
 
 def test_a_slower_cable_sets_ranks_apart() -> None:
@@ -316,7 +327,7 @@ def test_the_quotient_of_halving_and_doubling_is_one_transfer_a_phase() -> None:
 
 
 def test_what_some_do_and_others_do_not_has_no_quotient() -> None:
-    """Among six, two fold into others before and wait for the rest at the end; a tree has a root."""
+    """Among six, two fold into others before, and unfold after all; a tree has a root."""
     group, routes = members(tuple(range(6)), Fold(6, 1)), Routes(Switch(1.0, 0.0), range(6), Transport(), Fold(6, 1))
     for algorithm, kind in (("halving_doubling", "all_gather"), ("tree", "all_reduce"), ("tree", "broadcast")):
         with pytest.raises(SetApart):

@@ -9,6 +9,9 @@ broadcast). With n ranks, payload M, latency a, bandwidth B and lg n = log2 n, i
   broadcast a binomial scatter and a ring all-gather of the parts, reduce the reverse. Patarasuk and Yuan, JPDC 69(2), 2009.
 - halving_doubling: recursive halving, recursive doubling. All-reduce 2 lg n a + 2 (n-1)/n M/B, the others half of it. Where
   n is no power of two the ranks beyond it fold into others before, and unfold after. Broadcast and reduce: a tree.
+- circulant: the same time for any n, lg n rounded up, as every rank sends to the one 1, 2, 4, ... places away. Broadcast
+  and reduce: a tree. Bruck et al., "Efficient Algorithms for All-to-All Communications", IEEE TPDS 8(11), 1997; Traeff,
+  "Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms", arXiv:2410.14234, 2024.
 - tree: a binomial tree. Broadcast and reduce lg n (a + M/B), all-reduce one after the other. The rest: halving_doubling.
 - hierarchical: rings within nodes, then between the ranks of equal place in their nodes, then within nodes again. A ring
   where the nodes are unequal.
@@ -27,8 +30,8 @@ from typing import Literal, NamedTuple, get_args
 
 from distsim.interface.fabric import Kind
 
-Algorithm = Literal["ring", "halving_doubling", "tree", "hierarchical"]
-Choice = Literal["auto", "ring", "halving_doubling", "tree", "hierarchical"]
+Algorithm = Literal["ring", "halving_doubling", "circulant", "tree", "hierarchical"]
+Choice = Literal["auto", "ring", "halving_doubling", "circulant", "tree", "hierarchical"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
@@ -57,12 +60,38 @@ class Phase:
         return self.members[which] if self.members else self.transfers[which][:2]
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """A phase in which every rank sends to the one `by` places further. Its transfers are listed once somebody asks."""
+
+    size: int
+    by: int
+    share: float
+    times: int = 1
+
+    @cached_property
+    def rings(self) -> tuple[tuple[int, ...], ...]:
+        """The ring, of those whose ranks send to the next one or to the one before."""
+        ring = tuple(range(self.size))
+        return (ring,) if self.by == 1 else (ring[::-1],) if self.by == self.size - 1 else ()
+
+    @cached_property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """In the order of the ring, or of the ranks."""
+        order = self.rings[0] if self.rings else range(self.size)
+        return tuple(Transfer(p, (p + self.by) % self.size, self.share) for p in order)
+
+    def ends(self, which: int) -> tuple[int, int]:
+        """The positions of a transfer's two ends."""
+        return self.transfers[which][:2]
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A collective of a group of `size` ranks by one algorithm."""
 
     size: int
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase | Rotation, ...]
     is_rooted: bool
     """Some ranks may be over before others have come."""
 
@@ -109,7 +138,7 @@ def choose(kind: Kind, size: int, nbytes: float, latency: float, bandwidth: floa
         return "ring"
     best: Algorithm = "ring"
     least = inf
-    for algorithm in ALGORITHMS[:3]:
+    for algorithm in ALGORITHMS[:4]:
         rounds, volume = _cost(algorithm, kind, size)
         seconds = rounds * latency + volume * nbytes / bandwidth
         if seconds < least * (1.0 - 1e-9):
@@ -128,27 +157,33 @@ def _cost(algorithm: Algorithm, kind: Kind, n: int) -> tuple[float, float]:
     if kind in ("all_reduce", "barrier"):
         core = 1 << (n.bit_length() - 1)
         halving = (2 * (core.bit_length() - 1 + folded), 2.0 * ((core - 1) / core + folded))
-        costs = {"tree": (2 * rounds, 2.0 * rounds), "halving_doubling": halving}
+        costs = {"tree": (2 * rounds, 2.0 * rounds), "halving_doubling": halving, "circulant": (2 * rounds, 2.0 * share)}
         return costs.get(algorithm, (2 * (n - 1), 2.0 * share))
     whole = 1.0 if kind == "reduce_scatter" else float(n)
     if algorithm == "ring":
         return n - 1, share * whole
+    if algorithm == "circulant":
+        return rounds, share * whole
     return rounds + folded, (share * (1 + folded) + folded / n) * whole
 
 
 # ---- the pieces that algorithms are made of
 
 
-def _ring(rings: Sequence[Sequence[int]], times: int, share: float) -> Phase:
+def _ring(rings: Sequence[Sequence[int]], times: int, share: float) -> Phase | Rotation:
     cycles = tuple(tuple(ring) for ring in rings)
+    if len(cycles) == 1 and cycles[0] == tuple(range(len(cycles[0]))):
+        return Rotation(len(cycles[0]), 1, share, times)
     transfers = (Transfer(p, after, share) for ring in cycles for p, after in zip(ring, ring[1:] + ring[:1], strict=True))
     return Phase(tuple(transfers), times, cycles)
 
 
-def _reverse(phases: Sequence[Phase], factor: float = 1.0) -> tuple[Phase, ...]:
+def _reverse(phases: Sequence[Phase | Rotation], factor: float = 1.0) -> tuple[Phase | Rotation, ...]:
     """Backwards in time, all transfers turned round, shares times `factor`: a gather becomes a reduce, and so on."""
 
-    def turned(phase: Phase) -> Phase:
+    def turned(phase: Phase | Rotation) -> Phase | Rotation:
+        if isinstance(phase, Rotation):
+            return Rotation(phase.size, phase.size - phase.by, phase.share * factor, phase.times)
         if phase.rings:
             return _ring([ring[::-1] for ring in phase.rings], phase.times, phase.transfers[0].share * factor)
         return Phase(tuple(Transfer(to, source, share * factor) for source, to, share in phase.transfers), phase.times)
@@ -191,9 +226,17 @@ def _fold(pairs: Sequence[tuple[int, int]], share: float) -> list[Phase]:
     return [Phase(tuple(Transfer(rest, into, share) for rest, into in pairs))] if pairs else []
 
 
-def _all_gather(algorithm: Algorithm, size: int, nodes: Sequence[Sequence[int]]) -> tuple[Phase, ...]:
+def _circulant(size: int, share: float) -> list[Rotation]:
+    """All-gather: who has the parts of so many ranks from its own on sends as many of them as the receiver lacks."""
+    steps = [1 << k for k in range((size - 1).bit_length())]
+    return [Rotation(size, size - step, share * min(step, size - step)) for step in steps]
+
+
+def _all_gather(algorithm: Algorithm, size: int, nodes: Sequence[Sequence[int]]) -> tuple[Phase | Rotation, ...]:
     if algorithm == "ring":
-        return (_ring([range(size)], size - 1, 1.0),)
+        return (Rotation(size, 1, 1.0, size - 1),)
+    if algorithm == "circulant":
+        return tuple(_circulant(size, 1.0))
     if algorithm == "hierarchical":
         across = list(zip(*nodes, strict=True))
         return _ring(across, len(nodes) - 1, 1.0), _ring(nodes, len(across) - 1, float(len(nodes)))
@@ -203,9 +246,12 @@ def _all_gather(algorithm: Algorithm, size: int, nodes: Sequence[Sequence[int]])
     return (*_fold(pairs, 1.0), *_doubling(members, weights), *unfold)
 
 
-def _all_reduce(algorithm: Algorithm, size: int, nodes: Sequence[Sequence[int]]) -> tuple[Phase, ...]:
+def _all_reduce(algorithm: Algorithm, size: int, nodes: Sequence[Sequence[int]]) -> tuple[Phase | Rotation, ...]:
     if algorithm == "ring":
-        return (_ring([range(size)], 2 * (size - 1), 1.0 / size),)
+        return (Rotation(size, 1, 1.0 / size, 2 * (size - 1)),)
+    if algorithm == "circulant":
+        turns = _circulant(size, 1.0 / size)
+        return *_reverse(turns), *turns
     if algorithm == "hierarchical":
         across = list(zip(*nodes, strict=True))
         within = _ring(nodes, len(across) - 1, 1.0 / len(across))
@@ -215,7 +261,7 @@ def _all_reduce(algorithm: Algorithm, size: int, nodes: Sequence[Sequence[int]])
     return (*_fold(pairs, 1.0), *_reverse(gather), *gather, *_fold([(into, rest) for rest, into in pairs], 1.0))
 
 
-def _broadcast(algorithm: Algorithm, size: int, root: int, nodes: Sequence[Sequence[int]]) -> tuple[Phase, ...]:
+def _broadcast(algorithm: Algorithm, size: int, root: int, nodes: Sequence[Sequence[int]]) -> tuple[Phase | Rotation, ...]:
     members = [*range(root, size), *range(root)]
     if algorithm == "ring":
         return *_binomial(members, lambda count: count / size), _ring([members], size - 1, 1.0 / size)
@@ -229,6 +275,5 @@ def _broadcast(algorithm: Algorithm, size: int, root: int, nodes: Sequence[Seque
     return *_binomial([node[place] for node in ordered], lambda count: 1.0), *together
 
 
-def _pairwise(size: int) -> tuple[Phase, ...]:
-    share = 1.0 / size
-    return tuple(Phase(tuple(Transfer(i, (i + k) % size, share) for i in range(size))) for k in range(1, size))
+def _pairwise(size: int) -> tuple[Rotation, ...]:
+    return tuple(Rotation(size, k, 1.0 / size) for k in range(1, size))

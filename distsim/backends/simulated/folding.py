@@ -124,6 +124,8 @@ class Members:
     """Of each member's position, that of its next image."""
     step: int
     """By how many ranks an image is moved on from the one before."""
+    turns: bool = False
+    """The images of the simulated members follow them in the group's order, one row after the other."""
 
     @property
     def is_whole(self) -> bool:
@@ -147,7 +149,9 @@ def members(ranks: tuple[int, ...], fold: Fold) -> Members:
     after = [position.get((rank + step) % fold.ranks, -1) for rank in ranks]
     if -1 in place or -1 in after or len(simulated) * (fold.ranks // step) != len(ranks):
         raise SetApart("groups")
-    return Members(ranks, simulated, place, after, step)
+    rows = len(simulated)
+    turns = simulated == ranks[:rows] and after == [*range(rows, len(ranks)), *range(rows)]
+    return Members(ranks, simulated, place, after, step, turns)
 
 
 def name_transfers(trace: Trace, fold: Fold) -> None:

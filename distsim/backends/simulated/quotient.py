@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from distsim.backends.simulated.algorithms import Phase, Plan, Transfer
+from distsim.backends.simulated.algorithms import Phase, Plan, Rotation, Transfer
 from distsim.backends.simulated.folding import Members, SetApart
 from distsim.backends.simulated.routes import Routes
 
@@ -21,11 +21,25 @@ Signs = dict[K, list[Any]]
 
 def quotient(plan: Plan, members: Members, routes: Routes) -> Plan:
     """The plan among the simulated members of a group. Raises `SetApart` if it is not the same for their images."""
-    phases = [_rings(phase, members) if phase.rings else _transfers(phase, members, routes) for phase in plan.phases]
+    phases = []
+    for phase in plan.phases:
+        if isinstance(phase, Rotation) and members.turns:
+            phases.append(_rotation(phase, len(members.simulated)))
+        else:
+            phases.append(_rings(phase, members) if phase.rings else _transfers(phase, members, routes))
     return Plan(len(members.simulated), tuple(phases), plan.is_rooted)
 
 
-def _transfers(phase: Phase, members: Members, routes: Routes) -> Phase:
+def _rotation(phase: Rotation, size: int) -> Phase:
+    """Turning the group by as many places as are simulated changes nothing."""
+    order = range(size) if phase.by != phase.size - 1 else range(size - 1, -1, -1)
+    transfers = tuple(Transfer(p, (p + phase.by) % size, phase.share) for p in order)
+    ends = tuple((p, (p + phase.by) % phase.size) for p in order)
+    is_ring = phase.by in (1, phase.size - 1)
+    return Phase(transfers, phase.times, (tuple(order),) if is_ring else (), ends)
+
+
+def _transfers(phase: Phase | Rotation, members: Members, routes: Routes) -> Phase:
     """Those that end at a simulated member."""
     ranks, place, after = members.ranks, members.place, members.after
     sends, receives, carries = Signs[int](), Signs[int](), Signs[int]()
@@ -53,7 +67,7 @@ def _compare(signs: Mapping[K, list[Any]], image: Mapping[K, K]) -> None:
             raise SetApart("a phase of a collective")
 
 
-def _rings(phase: Phase, members: Members) -> Phase:
+def _rings(phase: Phase | Rotation, members: Members) -> Phase:
     """Of rings that are images of each other one, and of that as many members in a row as there are different ones."""
     place, after, transfers = members.place, members.after, set(phase.transfers)
     if any((after[source], after[to], share) not in transfers for source, to, share in phase.transfers):
