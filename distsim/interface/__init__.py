@@ -14,7 +14,19 @@ Rules, each stated again where its type lives:
 """
 
 from distsim.interface.budget import Budget
-from distsim.interface.cluster import Cluster, Curve, Device, Loopback, Measured, Roofline, Route, Switch, Topology, is_part
+from distsim.interface.cluster import (
+    Cluster,
+    Curve,
+    Device,
+    Loopback,
+    Measured,
+    Pattern,
+    Roofline,
+    Route,
+    Switch,
+    Topology,
+    is_part,
+)
 from distsim.interface.codec import Codec, Half, PowerSGD, TopK
 from distsim.interface.episodes import Episodes
 from distsim.interface.errors import (
@@ -92,6 +104,7 @@ __all__ = [
     "Outcome",
     "Pace",
     "Part",
+    "Pattern",
     "Payload",
     "Piece",
     "PowerSGD",

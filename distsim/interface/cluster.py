@@ -126,6 +126,15 @@ class Route(NamedTuple):
     """Bytes a second that one transfer gets at most, whatever is free: a window."""
 
 
+class Pattern(NamedTuple):
+    """The smallest part that a network repeats: so many hosts, and so many links after each other."""
+
+    hosts: int
+    links: int
+    holds: bool = True
+    """All ways are moved on when their ends are; else most are: where two ways are equally long, a choice may be uneven."""
+
+
 class Topology(Protocol):
     """Hosts 0, 1, ... and the directed links between them."""
 
@@ -141,9 +150,9 @@ class Topology(Protocol):
     def nearby(self) -> int:
         """How many hosts in a row are near each other: those of a node or a leaf; 1 where all are alike."""
 
-    def block(self) -> tuple[int, int] | None:
-        """Hosts and links of the smallest part that the network repeats, host after host and link after link, so that it
-        looks the same from every block; None if it does not."""
+    def pattern(self) -> Pattern | None:
+        """What the network repeats, host after host and link after link, so that it looks the same from each; None if it
+        does not."""
 
 
 def is_part(word: str, cable: str) -> bool:
@@ -175,8 +184,8 @@ class Switch:
     def nearby(self) -> int:
         return 1
 
-    def block(self) -> tuple[int, int] | None:
-        return 1, 2
+    def pattern(self) -> Pattern | None:
+        return Pattern(1, 2)
 
 
 @dataclass(frozen=True)

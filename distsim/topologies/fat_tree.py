@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
 
-from distsim.interface import Route
+from distsim.interface import Pattern, Route
 from distsim.topologies.wiring import both
 
 
@@ -52,6 +52,6 @@ class FatTree:
     def nearby(self) -> int:
         return self.hosts_a_leaf
 
-    def block(self) -> tuple[int, int] | None:
+    def pattern(self) -> Pattern | None:
         leaves = lcm(self.hosts_a_leaf, self.uplinks) // self.hosts_a_leaf  # after which destinations take the same spines
-        return leaves * self.hosts_a_leaf, 2 * leaves * (self.hosts_a_leaf + self.uplinks)
+        return Pattern(leaves * self.hosts_a_leaf, 2 * leaves * (self.hosts_a_leaf + self.uplinks))

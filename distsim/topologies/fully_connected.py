@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from distsim.interface import Route
+from distsim.interface import Pattern, Route
 from distsim.topologies.wiring import both
 
 
@@ -33,5 +33,5 @@ class FullyConnected:
     def nearby(self) -> int:
         return 1
 
-    def block(self) -> tuple[int, int] | None:
+    def pattern(self) -> Pattern | None:
         return None  # the cables' numbers do not follow the hosts'

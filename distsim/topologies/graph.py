@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import fsum
 
-from distsim.interface import Route
+from distsim.interface import Pattern, Route
 from distsim.topologies.wiring import both
 
 
@@ -48,7 +48,7 @@ class Graph:
     def nearby(self) -> int:
         return 1
 
-    def block(self) -> tuple[int, int] | None:
+    def pattern(self) -> Pattern | None:
         return None
 
     def route(self, source: int, to: int) -> Route:

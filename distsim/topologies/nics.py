@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distsim.interface import Route
+from distsim.interface import Pattern, Route
 from distsim.topologies.wiring import both
 
 
@@ -37,5 +37,5 @@ class SwitchedNics:
     def nearby(self) -> int:
         return 1
 
-    def block(self) -> tuple[int, int] | None:
-        return self.nics, 2 * self.nics * self.nics
+    def pattern(self) -> Pattern | None:
+        return Pattern(self.nics, 2 * self.nics * self.nics)

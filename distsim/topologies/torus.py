@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from distsim.interface import Route
+from distsim.interface import Pattern, Route
 from distsim.topologies.wiring import both
 
 
@@ -80,8 +80,8 @@ class Torus:
     def nearby(self) -> int:
         return self.shape[0] if len(self.shape) > 1 else 1
 
-    def block(self) -> tuple[int, int] | None:
+    def pattern(self) -> Pattern | None:
         if min(self.shape) <= 2:
             return None  # two hosts in a row have one cable
         hosts = prod(self.shape[:-1])
-        return hosts, 2 * len(self.shape) * hosts
+        return Pattern(hosts, 2 * len(self.shape) * hosts, holds=self.shape[-1] % 2 == 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distsim.interface import Route
+from distsim.interface import Pattern, Route
 from distsim.topologies.wiring import both
 
 
@@ -54,5 +54,5 @@ class TwoLevel:
     def nearby(self) -> int:
         return self.devices
 
-    def block(self) -> tuple[int, int] | None:
-        return self.devices, 2 * (self.devices + self.nics)
+    def pattern(self) -> Pattern | None:
+        return Pattern(self.devices, 2 * (self.devices + self.nics))

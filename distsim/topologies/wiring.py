@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distsim.interface import Route, Topology, is_part
+from distsim.interface import Pattern, Route, Topology, is_part
 
 
 def both(names: Sequence[str]) -> list[str]:
@@ -32,9 +32,9 @@ class HalfDuplex:
     def nearby(self) -> int:
         return self.topology.nearby()
 
-    def block(self) -> tuple[int, int] | None:
-        block = self.topology.block()
-        return None if block is None else (block[0], block[1] // 2)
+    def pattern(self) -> Pattern | None:
+        pattern = self.topology.pattern()
+        return None if pattern is None else pattern._replace(links=pattern.links // 2)
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,5 @@ class Scaled:
     def nearby(self) -> int:
         return self.topology.nearby()
 
-    def block(self) -> tuple[int, int] | None:
-        return self.topology.block()
+    def pattern(self) -> Pattern | None:
+        return self.topology.pattern()

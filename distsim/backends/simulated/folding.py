@@ -7,9 +7,9 @@ names moved on by p. If the network looks the same from both, so do their times,
   before q. It travels over the links of that rank's neighbourhood, which stand for their images, too.
 - A collective goes on when the members that are simulated have come: the others come with them.
 
-Nothing is assumed of the network: capacities and every way that is used are compared with all their images. Where ranks are
-set apart all the same (a tree has a root, say), `SetApart` is raised, and the run begins again with every rank. What sets
-ranks apart from the beginning (stragglers, servers, values) is not folded at all.
+The network says what it repeats (`Topology.pattern`); capacities are compared, and ways where that does not hold for all.
+Where ranks are set apart all the same (a tree has a root, say), `SetApart` is raised, and the run begins again with every
+rank. What sets ranks apart from the beginning (stragglers, servers, values) is not folded at all.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def find_fold(job: Job, fold_ranks: int) -> Fold:
         return APART
     if not job.straggler.is_off or not _says_itself(job.strategy) or job.numerics(0).has_values:
         return APART
-    block = network.block()
-    if block is None:
+    pattern = network.pattern()
+    if pattern is None:
         return APART
-    period = lcm(job.strategy.alike_every(workers), block[0])
+    period = lcm(job.strategy.alike_every(workers), pattern.hosts)
     return Fold(workers, period) if period < workers and workers % period == 0 else APART
 
 
@@ -81,9 +81,9 @@ class FoldedLinks:
 
     def __init__(self, topology: Topology, fold: Fold) -> None:
         """Raises `SetApart` if links that should be alike have unequal capacities."""
-        block = topology.block()
-        assert block is not None
-        hosts, links = block
+        pattern = topology.pattern()
+        assert pattern is not None
+        hosts, links, self._holds = pattern
         self._fold = fold
         self._links = links * (fold.period // hosts)
         self._all = self._links * fold.copies
@@ -103,6 +103,8 @@ class FoldedLinks:
 
     def compare(self, topology: Topology, source: int, to: int) -> None:
         """Raises `SetApart` if the way between two hosts is not like those between their images."""
+        if self._holds:
+            return
         ranks, period = self._fold.ranks, self._fold.period
         links, *rest = topology.route(source, to)
         for moved in range(period, ranks, period):
