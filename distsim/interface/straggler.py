@@ -91,12 +91,13 @@ class Straggler:
     def _jitter_is_off(self) -> bool:
         if not self.scales_with_work and not self.work_seconds:
             return True
+        least = 1.0 if self.scales_with_work else 0.0  # a delay below nothing is none
         return {
             "none": True,
             "shifted_exponential": self.scale == 0.0,
             "lognormal": self.sigma == 0.0,
-            "bernoulli": self.probability == 0.0 or self.multiple == 1.0,
-            "histogram": all(factor == 1.0 for factor, weight in self.histogram.items() if weight),
+            "bernoulli": self.probability == 0.0 or least <= self.multiple <= 1.0,
+            "histogram": all(least <= factor <= 1.0 for factor, weight in self.histogram.items() if weight),
         }.get(self.jitter, False)
 
     def factor(self, seed: int, worker: int, step: int | None) -> float:

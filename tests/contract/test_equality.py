@@ -29,7 +29,7 @@ def test_modeled_is_cosimulated_bit_for_bit(strategy, network):
 @pytest.mark.parametrize("options", [SimulatedOptions("block", "flows"), SimulatedOptions("instant", "price")])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_under_every_option(strategy, options):
-    modeled, cosimulated = (run(strategy, "slow switch", "lognormal", has_values, options) for has_values in (False, True))
+    modeled, cosimulated = (run(strategy, "slow switch", "everything", has_values, options) for has_values in (False, True))
     assert records(modeled) == records(cosimulated)
     assert modeled.status == "done", modeled.message
 

@@ -261,6 +261,8 @@ OFF = [
     Straggler("histogram", histogram={1.0: 3.0, 9.0: 0.0}),
     Straggler("lognormal", sigma=0.0, scales_with_work=False, work_seconds=5.0),
     Straggler("exponential", scales_with_work=False),
+    Straggler("bernoulli", multiple=0.5, scales_with_work=False, work_seconds=5.0),
+    Straggler("histogram", histogram={0.5: 3.0, 1.0: 1.0}, scales_with_work=False, work_seconds=5.0),
     Straggler(stages=(1.0, 1.0), slow={1: 1.0}),
     Straggler(spread=Spread("lognormal", sigma=0.0)),
     Straggler(spread=Spread("share", share=0.0)),
@@ -289,6 +291,27 @@ EVERYTHING = Straggler(
     lengths=Lengths(0.4, attention=0.3),
     experts=Experts(hottest=1.5, group=2, share=0.5),
 )
+
+
+@pytest.mark.parametrize(
+    "straggler",
+    [
+        Straggler("exponential"),
+        Straggler("pareto", shape=100.0),
+        Straggler("lognormal", sigma=0.01),
+        Straggler("bernoulli", multiple=0.5),
+        Straggler("histogram", histogram={0.5: 3.0, 1.0: 1.0}),
+        Straggler("exponential", scales_with_work=False, work_seconds=1e-9),
+        Straggler(stages=(1.0, 0.9)),
+        Straggler(spread=Spread("share", share=0.01)),
+        Straggler(episodes=Episodes(share=0.01, factor=1.01)),
+        Straggler(lengths=Lengths(0.01)),
+        Straggler(experts=Experts(hottest=1.01)),
+    ],
+    ids=str,
+)
+def test_a_part_that_can_be_drawn_is_on(straggler: Straggler) -> None:
+    assert not straggler.is_off
 
 
 @pytest.mark.parametrize("straggler", OFF, ids=str)
