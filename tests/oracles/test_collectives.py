@@ -13,7 +13,7 @@ import pytest
 from simulated.traffic import Call, carry, of
 
 from distsim.backends.simulated import SimulatedOptions
-from distsim.backends.simulated.algorithms import Algorithm
+from distsim.backends.simulated.algorithms import Algorithm, _cost
 from distsim.backends.simulated.collectives import Mode
 from distsim.interface import Straggler, Switch
 from distsim.interface.fabric import Kind
@@ -101,6 +101,18 @@ def test_other_sizes(mode: Mode, n: int, M: float, a: float, B: float) -> None:
         assert max(found) == pytest.approx(time, rel=1e-12), (algorithm, kind)
         if algorithm == "circulant" and kind != "broadcast":
             assert min(found) == pytest.approx(time, rel=1e-12), kind
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 6, 7, 8, 12, 16])
+def test_what_auto_predicts_is_what_flows_take(n: int) -> None:
+    a, M, B = 0.25, 4800.0, 100.0
+    kinds: tuple[Kind, ...] = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce", "all_to_all", "barrier")
+    for algorithm in ("ring", "halving_doubling", "tree", "circulant"):
+        for kind in kinds:
+            rounds, volume = _cost(algorithm, kind, n)  # type: ignore[arg-type]
+            nbytes = 0.0 if kind == "barrier" else M
+            found = seconds("flows", algorithm, kind, n, nbytes, a, B)  # type: ignore[arg-type]
+            assert max(found) == pytest.approx(rounds * a + volume * nbytes / B, rel=1e-12), (algorithm, kind)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -75,6 +75,20 @@ def test_transfers_of_a_round_are_between_two_ranks_of_the_group_and_not_twice_t
                 assert {(a, b) for a, b in zip(ring, ring[1:] + ring[:1], strict=True)} <= set(pairs)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_gather_backwards_is_a_reduction(algorithm, size):
+    def backwards(kind, factor, root=0):
+        plan = make_plan(algorithm, kind, size, root, nodes(size))
+        return [{(to, source, share * factor) for source, to, share in each} for each in reversed(rounds(plan))]
+
+    def forwards(kind, root=0):
+        return [set(each) for each in rounds(make_plan(algorithm, kind, size, root, nodes(size)))]
+
+    assert forwards("reduce", size - 1) == backwards("broadcast", 1.0, size - 1)
+    assert forwards("reduce_scatter") == backwards("all_gather", 1.0 / size)
+
+
 @pytest.mark.parametrize("size", [2, 4, 8, 64])
 def test_rounds_of_a_power_of_two(size):
     for kind, halves in (("all_reduce", 2), ("reduce_scatter", 1), ("all_gather", 1)):

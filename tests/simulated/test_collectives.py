@@ -1,6 +1,8 @@
 """Collectives as flows and at their price, and when the price is noted as inexact."""
 
 from functools import partial
+from gc import collect
+from weakref import ref
 
 import pytest
 from contract.kit import MODELED, Bench, block
@@ -92,6 +94,30 @@ def test_on_a_shared_host_a_measured_collective_takes_what_was_measured():
     assert found == [4.0, 4.0]
     found, _ = ends("auto", lambda engine: SharedHost(engine, network), [0.0, 2.0], KINDS[2], 4.0)
     assert found == [2.5, 2.5]  # not measured: one round, a message each way, one after the other
+
+
+class Payload:
+    """Something that can be watched."""
+
+
+@pytest.mark.parametrize("mode", ["flows", "price", "auto"])
+def test_what_is_over_is_let_go(mode):
+    engine = Engine()
+    hosts = RoutedHosts(engine, Switch(1e6, 1e-3), range(3))
+    collectives, alive = Collectives(engine, hosts, Messages(engine, hosts), mode), []
+
+    def join(rank):
+        payload = Payload()
+        alive.append(ref(payload))
+        collectives.join(rank, (0, 1, 2), KINDS[0], payload, 1e6, lambda collective, values: [None] * len(values))
+
+    for number in range(20):
+        for rank in range(3):
+            engine.after(10.0 * number + rank, lambda rank=rank: join(rank))
+    engine.env.run()
+    collect()
+    assert len(alive) == 60
+    assert [payload() for payload in alive] == [None] * 60
 
 
 async def message_meanwhile(worker, note):

@@ -274,6 +274,35 @@ def test_where_bottlenecks_move_only_what_is_affected_is_filled(filled):
     assert {flow for call in filled for flow in call} <= {1, 2}
 
 
+def test_a_bound_from_before_is_looked_at_again_and_nothing_else(filled):
+    # Two flows on a link of 10; one goes on over a link of 12, of which for a while an equal share is 6.
+    shared = Shared([10.0, 12.0, 1.0])
+    shared.join([0, 1])
+    shared.join([0])
+    assert shared.rates() == pytest.approx([5.0, 5.0])
+    shared.join([1, 2])
+    assert shared.rates() == pytest.approx([5.0, 5.0, 1.0])
+    shared.leave(2)
+    assert shared.rates() == pytest.approx([5.0, 5.0])
+    shared.leave(1)
+    assert shared.rates() == pytest.approx([10.0])
+    assert not filled
+
+
+def test_a_group_may_be_as_fast_as_its_link_gets(filled):
+    # The flow over both links has 2 of the first, and leaves 2 of the second: equal is not faster.
+    shared = Shared([4.0, 4.0])
+    for path in ([0], [0, 1], [1]):
+        shared.join(path)
+    assert shared.rates() == pytest.approx([2.0, 2.0, 2.0])
+    shared.join([0])
+    assert shared.rates() == pytest.approx([4 / 3, 4 / 3, 8 / 3, 4 / 3])
+    del filled[:]
+    shared.leave(3)
+    assert shared.rates() == pytest.approx([2.0, 2.0, 2.0])
+    assert not filled
+
+
 # ---- in time
 
 

@@ -162,9 +162,11 @@ def _cost(algorithm: Algorithm, kind: Kind, n: int) -> tuple[float, float]:
     whole = 1.0 if kind == "reduce_scatter" else float(n)
     if algorithm == "ring":
         return n - 1, share * whole
-    if algorithm == "circulant":
+    if algorithm == "circulant" or not folded:
         return rounds, share * whole
-    return rounds + folded, (share * (1 + folded) + folded / n) * whole
+    core = 1 << (n.bit_length() - 1)
+    doubled = sum(step + min(n - core, step) for step in (1 << k for k in range(core.bit_length() - 1)))
+    return rounds + 1, (1 + doubled + n - 1) / n * whole  # the members that others have folded into are side by side
 
 
 # ---- the pieces that algorithms are made of
