@@ -99,6 +99,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "collectives": "auto",
             "algorithm": "auto",
             "ring_bytes": 524288.0,
+            "ring_factor": 2.0,
             "node_ranks": 0,
             "fold_ranks": 512,
         },

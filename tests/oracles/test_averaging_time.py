@@ -154,14 +154,14 @@ def test_gossip_follows_its_recursion(topology: str, workers: int, hop: float, s
 
 
 class Late(Straggler):
-    """Worker 0 takes 10 s for its first step."""
+    """Worker 0 takes 10 s for its first step; of a jitter that draws its factors so."""
 
     def factor(self, seed: int, worker: int, step: int | None) -> float:
         return 10.0 if (worker, step) == (0, 0) else 1.0
 
 
 def test_a_delay_travels_one_neighbour_a_step() -> None:
-    outcome = done(job(Gossip(), 9, 5, Times(forward=1.0), straggler=Late()))
+    outcome = done(job(Gossip(), 9, 5, Times(forward=1.0), straggler=Late("exponential")))
     for worker in range(9):
         distance = min(worker, 9 - worker)
         # In step d it waits for the model that a neighbour sends when that one begins its step d, 10 s into the run.

@@ -4,7 +4,7 @@ from math import log2
 
 import pytest
 
-from distsim.backends.simulated.algorithms import ALGORITHMS, choose, make_plan
+from distsim.backends.simulated.algorithms import ALGORITHMS, Thresholds, choose, make_plan
 
 SIZES = [2, 3, 4, 5, 6, 7, 8, 12, 16, 23]
 
@@ -114,8 +114,12 @@ def test_a_hierarchy_sends_between_nodes_only_the_parts_of_its_rank():
 @pytest.mark.parametrize(
     ("kind", "size", "nbytes", "expected"),
     [
-        ("all_reduce", 64, 524288.0, "ring"),  # from the threshold on
-        ("all_reduce", 64, 524287.0, "halving_doubling"),  # 12 rounds instead of 126, and as many bytes
+        ("all_reduce", 32, 524288.0, "ring"),  # from the threshold on: 62 (10 us) + 1016 us against 10 (10 us) + 1016 us
+        ("all_reduce", 32, 524287.0, "halving_doubling"),  # 10 rounds instead of 62, and as many bytes
+        ("all_reduce", 1024, 524288.0, "halving_doubling"),  # 2046 rounds are 20 times 20 and the bytes
+        ("all_reduce", 1024, 20e6, "ring"),  # 20.5 ms + 40 ms against 0.2 ms + 40 ms
+        ("all_reduce", 1024, 19e6, "ring"),
+        ("all_reduce", 1024, 9e6, "halving_doubling"),  # 20.5 ms + 18 ms against 0.2 ms + 18 ms: more than twice
         ("all_reduce", 2, 1000.0, "ring"),  # two rounds of halves, both of them
         ("all_reduce", 12, 8.0, "circulant"),  # 8 rounds, as a tree's and a halving's; fewer bytes
         ("all_reduce", 12, 100_000.0, "circulant"),  # 8 (10 us) + 1.83 (100 us); a ring has 22 rounds
@@ -128,10 +132,10 @@ def test_a_hierarchy_sends_between_nodes_only_the_parts_of_its_rank():
 )
 def test_what_auto_takes(kind, size, nbytes, expected):
     # Ways of 10 us and 1 GB/s.
-    assert choose(kind, size, nbytes, 10e-6, 1e9, 524288.0) == expected
+    assert choose(kind, size, nbytes, 10e-6, 1e9, Thresholds()) == expected
 
 
 def test_without_latency_auto_takes_rings():
     for size in SIZES:
         for kind in ("all_reduce", "reduce_scatter", "all_gather", "barrier"):
-            assert choose(kind, size, 1000.0, 0.0, 1e9, 524288.0) == "ring"
+            assert choose(kind, size, 1000.0, 0.0, 1e9, Thresholds()) == "ring"

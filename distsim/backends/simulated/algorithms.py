@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from typing import Literal, NamedTuple, get_args
 
 from distsim.interface.fabric import Kind
@@ -129,21 +128,36 @@ def make_plan(algorithm: Algorithm, kind: Kind, size: int, root: int, nodes: Seq
     return Plan(size, _all_reduce(algorithm, size, nodes), is_rooted=False)
 
 
-def choose(kind: Kind, size: int, nbytes: float, latency: float, bandwidth: float, ring_bytes: float) -> Algorithm:
-    """A ring from `ring_bytes` on; below, what takes least by latency and bandwidth, in case of doubt the ring.
+@dataclass(frozen=True)
+class Thresholds:
+    """When `auto` takes a ring although it has more rounds: a ring sends to neighbors only, and on real networks long ways
+    cost more than predictions know."""
 
-    NCCL compares predictions of this kind; MPICH takes rings from 512 KiB on, for they send to neighbours only.
+    ring_bytes: float = 524288.0
+    """From so many bytes a rank on; 512 KiB is where MPICH goes over to rings."""
+    ring_factor: float = 2.0
+    """While it is predicted to take at most so many times the least: among many ranks its rounds are too many."""
+
+
+USUAL = Thresholds()
+
+
+def choose(kind: Kind, size: int, nbytes: float, latency: float, bandwidth: float, given: Thresholds) -> Algorithm:
+    """What takes least by latency and bandwidth, in case of doubt the ring; a ring too where `given` says so.
+
+    NCCL compares predictions of this kind, by size and number of ranks (src/graph/tuning.cc).
     """
-    if nbytes >= ring_bytes:
-        return "ring"
-    best: Algorithm = "ring"
-    least = inf
-    for algorithm in ALGORITHMS[:4]:
+
+    def seconds(algorithm: Algorithm) -> float:
         rounds, volume = _cost(algorithm, kind, size)
-        seconds = rounds * latency + volume * nbytes / bandwidth
-        if seconds < least * (1.0 - 1e-9):
-            best, least = algorithm, seconds
-    return best
+        return rounds * latency + volume * nbytes / bandwidth
+
+    best: Algorithm = "ring"
+    ring = least = seconds("ring")
+    for algorithm in ALGORITHMS[1:4]:
+        if (found := seconds(algorithm)) < least * (1.0 - 1e-9):
+            best, least = algorithm, found
+    return "ring" if nbytes >= given.ring_bytes and ring <= given.ring_factor * least else best
 
 
 def _cost(algorithm: Algorithm, kind: Kind, n: int) -> tuple[float, float]:

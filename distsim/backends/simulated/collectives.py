@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from distsim.backends.simulated.algorithms import Choice
+from distsim.backends.simulated.algorithms import USUAL, Choice, Thresholds
 from distsim.backends.simulated.calls import Call, Combine, Group, Ranks
 from distsim.backends.simulated.engine import Engine, Operation
 from distsim.backends.simulated.folding import APART, Fold
@@ -28,7 +28,6 @@ from distsim.interface import Collective, StrategyError
 
 Mode = Literal["auto", "flows", "price"]
 
-RING_BYTES = 524288.0
 _NAMES = 4_000_000
 """Ranks in all tuples that are kept to know groups by."""
 
@@ -43,7 +42,7 @@ class Collectives:
         messages: Messages,
         mode: Mode = "auto",
         algorithm: Choice = "auto",
-        ring_bytes: float = RING_BYTES,
+        thresholds: Thresholds = USUAL,
         node: Callable[[int], int] | None = None,
         fold: Fold = APART,
     ) -> None:
@@ -53,7 +52,7 @@ class Collectives:
         self._messages = messages
         self._mode = mode
         self._fold = fold
-        self._plans = Plans(hosts.routes, self._fold, algorithm, ring_bytes, node or (lambda rank: 0))
+        self._plans = Plans(hosts.routes, self._fold, algorithm, thresholds, node or (lambda rank: 0))
         self._groups: dict[Ranks, Group] = {}
         self._named: dict[int, tuple[Ranks, Group]] = {}
         """By the identity of a tuple that names it: hashing a thousand ranks at every call costs more than all the rest."""

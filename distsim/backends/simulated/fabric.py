@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any, TypeVar, cast
 
-from distsim.backends.simulated.algorithms import Choice
-from distsim.backends.simulated.collectives import RING_BYTES, Collectives, Mode
+from distsim.backends.simulated.algorithms import Choice, Thresholds
+from distsim.backends.simulated.collectives import Collectives, Mode
 from distsim.backends.simulated.engine import Engine, Operation
 from distsim.backends.simulated.folding import APART, Fold
 from distsim.backends.simulated.hosts import Hosts, build_hosts
@@ -31,9 +31,10 @@ class SimulatedOptions:
     preemption: Preemption = "instant"
     collectives: Mode = "auto"
     algorithm: Choice = "auto"
-    ring_bytes: float = RING_BYTES
-    """With algorithm=auto, a ring for payloads of at least so many bytes a rank; below, what takes least by latency and
-    bandwidth. 512 KiB is where MPICH goes over to rings."""
+    ring_bytes: float = Thresholds.ring_bytes
+    """With algorithm=auto, a ring for payloads of at least so many bytes a rank, unless it takes `ring_factor` times what
+    takes least by latency and bandwidth; below, what takes least."""
+    ring_factor: float = field(default=Thresholds.ring_factor, metadata={"at_least": 1})
     node_ranks: int = field(default=0, metadata={"at_least": 0})
     """Ranks a node, for algorithm=hierarchical; 0: as the topology says."""
     fold_ranks: int = field(default=512, metadata={"at_least": 0})
@@ -57,7 +58,7 @@ class Simulation:
             self.messages,
             options.collectives,
             options.algorithm,
-            options.ring_bytes,
+            Thresholds(options.ring_bytes, options.ring_factor),
             _nodes(job.cluster, options.node_ranks),
             fold,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from distsim.backends.simulated.algorithms import Choice, Plan, choose, make_plan
+from distsim.backends.simulated.algorithms import Choice, Plan, Thresholds, choose, make_plan
 from distsim.backends.simulated.calls import Call, Group
 from distsim.backends.simulated.folding import Fold
 from distsim.backends.simulated.prices import Course
@@ -17,13 +17,13 @@ class Plans:
     """The plans of one run. Each is made once for a group, an algorithm, a kind and a root."""
 
     def __init__(
-        self, routes: Routes | None, fold: Fold, algorithm: Choice, ring_bytes: float, node: Callable[[int], int]
+        self, routes: Routes | None, fold: Fold, algorithm: Choice, thresholds: Thresholds, node: Callable[[int], int]
     ) -> None:
         """`routes` None: there are no links, and no course. `node`: of each rank."""
         self._routes = routes
         self._fold = fold
         self._algorithm: Choice = algorithm
-        self._ring_bytes = ring_bytes
+        self._thresholds = thresholds
         self._node = node
 
     def find(self, call: Call) -> tuple[Plan, Course | None]:
@@ -34,7 +34,7 @@ class Plans:
         if algorithm == "auto":
             if group.hop is None:
                 group.hop = self._slowest(group)
-            algorithm = choose(kind, size, call.nbytes, *group.hop, self._ring_bytes)
+            algorithm = choose(kind, size, call.nbytes, *group.hop, self._thresholds)
         known = group.plans.get((algorithm, kind, root))
         if known is None:
             nodes: dict[int, list[int]] = {}
