@@ -145,12 +145,14 @@ def check_failure(
             reader.refuse(f"failure.ranks.{rank}", list(times), f"there are ranks 0 to {ranks - 1}")
     _links(reader, failure, strategy, backend, cluster)
     on_loss = failure.on_loss
-    answer: OnLoss = strategy.on_loss()[0] if on_loss == "auto" else on_loss
+    answer: OnLoss = strategy.on_loss(workers)[0] if on_loss == "auto" else on_loss
     if backend == "real" and not failure.is_off:
         _real(reader, failure, answer)
         return section
-    if failure.loses_ranks and answer not in (*strategy.on_loss(), "abort"):
-        allowed = f"strategy={reader.section('strategy').get('name')} can {' or '.join((*strategy.on_loss(), 'abort'))}"
+    if failure.loses_ranks and answer not in (*strategy.on_loss(workers), "abort"):
+        allowed = (
+            f"strategy={reader.section('strategy').get('name')} can {' or '.join((*strategy.on_loss(workers), 'abort'))}"
+        )
         reader.refuse("failure.on_loss", on_loss, allowed, "auto takes the first of them")
     least = failure.restart if answer == "continue" else failure.restart * ranks
     if failure.mtbf is not None and answer != "abort" and failure.mtbf <= least:

@@ -40,7 +40,7 @@ from distsim.interface.errors import (
     TimedOut,
 )
 from distsim.interface.fabric import Collective, Envelope, Fabric, Handle
-from distsim.interface.failure import Checkpoint, Failure, OnLoss, Outage
+from distsim.interface.failure import JOINED, LOST, Checkpoint, Failure, OnLoss, Outage
 from distsim.interface.imbalance import Experts, Lengths, Spread
 from distsim.interface.job import Job, Start
 from distsim.interface.memory import Memory
@@ -61,6 +61,8 @@ from distsim.interface.worker import Worker
 
 __all__ = [
     "ALL",
+    "JOINED",
+    "LOST",
     "LV08",
     "SGD",
     "AdamW",

@@ -25,6 +25,10 @@ from distsim.interface.draws import uniform
 OnLoss = Literal["restart", "continue", "abort"]
 
 
+LOST, JOINED = "lost", "joined"
+"""Labels of the signals that tell servers of a worker."""
+
+
 class Loss(NamedTuple):
     """A rank is lost at `at` seconds."""
 

@@ -31,6 +31,8 @@ class Start:
     """The first update that it makes."""
     samples: int = 0
     """Of the updates before."""
+    life: int = 0
+    """How often this rank was lost in this incarnation."""
     before: Mapping[int, Rank[Any]] = field(default_factory=dict)
     """The ranks of the incarnation before, whose records go on."""
 
@@ -73,6 +75,7 @@ class Job:
             ),
             seed=self.seed,
             numbered_from=start.number << 32,
+            life=start.life,
             before=start.before.get(rank),
         )
 
@@ -88,4 +91,4 @@ class Job:
     def on_loss(self) -> OnLoss:
         """What the run does when a rank is lost."""
         wanted = self.failure.on_loss
-        return self.strategy.on_loss()[0] if wanted == "auto" else wanted
+        return self.strategy.on_loss(self.cluster.workers)[0] if wanted == "auto" else wanted

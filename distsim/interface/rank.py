@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from functools import lru_cache
@@ -67,6 +67,8 @@ class Rank(Generic[T]):
     """By identity: equal messages are not the same."""
     numbered_from: int = 0
     """The first number of every channel: more than any before, where this rank goes on for one that was lost."""
+    life: int = 0
+    """How often it was lost while others worked on."""
     before: Rank[T] | None = None
     """What this one goes on for, which was lost: its records go on, too."""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -255,6 +257,12 @@ class Rank(Generic[T]):
             channel = Channel(kind, name, title, () if peer is None else (peer,), first)
             self._channels[kind, peer, tag] = channel
         return channel
+
+    def messages(self) -> Iterator[tuple[str, int, str, Channel]]:
+        """Its channels with one other rank each: `send` or `receive`, that rank, the tag."""
+        for (kind, peer, tag), channel in self._channels.items():
+            if peer is not None:
+                yield kind, peer, tag, channel
 
     def collectives(self, kind: Kind, group: tuple[int, ...]) -> Channel:
         """A group's collectives of one kind."""

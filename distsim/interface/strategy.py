@@ -18,7 +18,7 @@ clock, randomness the worker's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from distsim.interface.errors import Problem
 from distsim.interface.failure import OnLoss
@@ -60,8 +60,16 @@ class Strategy:
         """What makes this strategy impossible for P `workers` and `model`; nothing if it can run."""
         return ()
 
-    def on_loss(self) -> tuple[OnLoss, ...]:
-        """What a run can do when it loses a rank, the usual first; any can abort."""
+    hears_on: ClassVar[str | None] = None
+    """The tag on which its servers hear, by `receive_any`, of workers that are lost or have joined: signals from these,
+    labelled `lost` and `joined`. What a lost worker owes never comes; its program begins anew when it joins. None: servers
+    cannot go on without a worker."""
+
+    def on_loss(self, workers: int) -> tuple[OnLoss, ...]:
+        """What a run with P workers can do when it loses a rank, the usual first; any can abort.
+
+        Without servers `continue` begins again with those who are left, each of which must hold all that another needs.
+        """
         return ("restart",)
 
     def can_resume(self, step: int) -> bool:

@@ -83,6 +83,11 @@ class Worker(Generic[T]):
         """The update that `steps` begins with: 0, or where the last checkpoint lets the run go on."""
         return self._state.progress.course.first
 
+    @property
+    def life(self) -> int:
+        """How often this rank has joined again: what a server sent before it heard of that was meant for a former life."""
+        return self._state.life
+
     def random(self, *key: int) -> Random:
         """A generator that depends on the seed, this rank and `key` only."""
         return Random(repr((self._state.seed, "strategy", self._state.rank, key)))

@@ -40,7 +40,7 @@ class AllReduce(Compressed):
             if worker.rank == 0:  # all replicas are equal
                 worker.publish()
 
-    def on_loss(self) -> tuple[OnLoss, ...]:
+    def on_loss(self, workers: int) -> tuple[OnLoss, ...]:
         return ("restart", "continue")  # every rank holds all that another needs
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:

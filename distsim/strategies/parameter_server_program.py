@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal
 
-from distsim.interface import ALL, Message, Model, Problem, Region, T, Work, Worker
+from distsim.interface import ALL, JOINED, LOST, Message, Model, OnLoss, Problem, Region, T, Work, Worker
 from distsim.strategies.exchange import Compressed, Outbox, decoded
 
 MOST_SERVERS = 1024
@@ -49,6 +49,7 @@ class ParameterServer(Compressed):
     beside: bool = False
     """Server i lives on the host of worker i mod P and shares its link; `servers`=P is a server beside each worker."""
 
+    hears_on: ClassVar[str | None] = "gradient"
     waits: ClassVar[bool] = True
     """Whether a worker waits for the update that its gradient joins; else it gets the newest model at once, and one update
     may hold several gradients of one worker."""
@@ -92,6 +93,13 @@ class ParameterServer(Compressed):
     def gradients_an_update(self, workers: int) -> int:
         return self.collect(workers)
 
+    def on_loss(self, workers: int) -> tuple[OnLoss, ...]:
+        """Go on, unless every update needs everybody or what one server hears orders what others take."""
+        needs_all = self.waits and self.collect(workers) == workers
+        if needs_all or (self.servers > 1 and self.takes_one_order(workers)):
+            return ("restart",)
+        return ("continue", "restart")
+
     def takes_one_order(self, workers: int) -> bool:
         """Whether several servers must take answers in the order of the first."""
         collect = self.collect(workers)
@@ -121,7 +129,7 @@ class ParameterServer(Compressed):
         """A worker: answer each model with its gradient, until told to stop."""
         servers, outbox = range(worker.workers, worker.world_size), Outbox(worker, self)
         news = [worker.receive(server, "model") for server in servers]
-        models = [await each for each in news]
+        models = [await self.welcome(worker, each) for each in news]
         while not any(model.label == "stop" for model in models):
             news = [worker.receive(server, "model") for server in servers]  # before computing: a notice, a model, the end
             if not models[0].is_signal:  # else a notice that crossed our answer
@@ -132,6 +140,13 @@ class ParameterServer(Compressed):
                 stop = worker.receive(server, "model")
                 await worker.send(None, server, "gradient")
                 await stop
+
+    async def welcome(self, worker: Worker[T], news: Work[Message[T]]) -> Message[T]:
+        """The first message of a server that is not for a former life of this worker."""
+        message = await news
+        while not (message.is_signal or message.label == _model(worker.life)):
+            message = await worker.receive(message.source, "model")
+        return message
 
     async def answer(
         self, worker: Worker[T], models: Sequence[Message[T]], notice: Work[Message[T]], outbox: Outbox[T]
@@ -161,21 +176,22 @@ class ParameterServer(Compressed):
             batch: list[tuple[Message[T], T]] = []
             while len(batch) < self.collect(server.workers):
                 desk.hand_out(self.admit)
-                message, model = await desk.answer()
+                answer = await desk.answer()
+                if answer is None:
+                    continue
+                message, model = answer
                 is_late = self.on_late() != "apply" and message.version < server.version
                 if is_late or message.is_signal:
                     desk.reject(message)
                     continue
                 batch.append((message, await desk.gradient(message, model)))
-                if not self.waits:
-                    desk.idle.append(message.source)
+                desk.count(message.source, self.waits)
             batch.sort(key=lambda pair: pair[0].source)  # sums do not depend on who was first
             of = [message for message, _ in batch]
             scale = sum(self.weights(server, batch)) / len(batch)
             await server.apply(await self.combine(server, batch), desk.region, scale, of)
             server.publish(desk.region)
-            if self.waits:
-                desk.idle += [message.source for message in of]
+            desk.release()
             if self.on_late() == "cancel":
                 desk.notify()
         await desk.close()
@@ -202,6 +218,9 @@ class Desk(Generic[T]):
         self._clock = [0] * server.workers  # answers of each worker
         self._given: dict[int, tuple[T, Work[None]]] = {}  # the model under way to, or in use by, each worker
         self._told: set[int] = set()  # of them, who has had a notice; only membership is asked
+        self._taken: list[int] = []  # who waits for the update that its gradient joins
+        self._lives = [0] * server.workers  # how often each worker has joined again
+        self._away: set[int] = set()  # workers that are lost; only membership is asked
         self._model: tuple[int, T] | None = None  # a copy of the newest version that was handed out, and its number
         self._may_cancel = strategy.on_late() == "cancel"
         in_order = strategy.takes_one_order(server.workers)
@@ -217,15 +236,20 @@ class Desk(Generic[T]):
         """Send the newest model to every idle worker that is admitted."""
         if not self.idle:
             return  # asked before each answer; the slowest is looked for among all workers
-        slowest, waiting = min(self._clock), self.idle
+        slowest, waiting = self._slowest(), self.idle
         self.idle = []
         for w in waiting:
             if admit(self._clock[w] - slowest):
                 model = self._newest()
-                self._given[w] = model, self.server.send(model, w, "model", self.server.version)
+                self._given[w] = model, self.server.send(model, w, "model", self.server.version, _model(self._lives[w]))
                 self.expect(w)
             else:
                 self.idle.append(w)
+
+    def _slowest(self) -> int:
+        """Answers of the worker that has given least, of those who are there."""
+        clocks = self._clock
+        return min(clock for w, clock in enumerate(clocks) if w not in self._away) if self._away else min(clocks)
 
     def _newest(self) -> T:
         """A copy of the newest model, the same for all that get it."""
@@ -243,6 +267,8 @@ class Desk(Generic[T]):
 
     async def take(self) -> Message[T]:
         """The next answer: the first to arrive, or of the worker that the leader names."""
+        if not self._inbox:  # every worker is lost: the next to join is heard here
+            self._inbox.append(self.server.receive_any("gradient"))
         message = await self._inbox.popleft()
         if self._leader is not None:
             return await self._answers.pop(message.version)
@@ -250,14 +276,47 @@ class Desk(Generic[T]):
             self.server.post(None, follower, "order", message.source)
         return message
 
-    async def answer(self) -> tuple[Message[T], T]:
-        """The next answer, and the model it answers: its worker has that, so the send is over."""
+    async def answer(self) -> tuple[Message[T], T] | None:
+        """The next answer, and the model it answers: its worker has that, so the send is over. None: a worker has gone or
+        come."""
         message = await self.take()
+        if message.label in (LOST, JOINED):
+            await self._change(message.source, message.label == JOINED)
+            return None
         model, send = self._given.pop(message.source)
         await send
         self._told.discard(message.source)
         self._clock[message.source] += 1
         return message, model
+
+    async def _change(self, worker: int, is_there: bool) -> None:
+        """A worker is lost, and what it owes with it; or it has joined, and waits for a model as the slowest does."""
+        if is_there:
+            self._away.discard(worker)
+            self._lives[worker] += 1
+            others = [clock for w, clock in enumerate(self._clock) if w != worker and w not in self._away]
+            self._clock[worker] = max([self._clock[worker], *([min(others)] if others else [])])
+            if worker not in self._taken:
+                self.idle.append(worker)
+        else:
+            self._away.add(worker)
+            self._told.discard(worker)
+            if worker in self.idle:
+                self.idle.remove(worker)
+            if worker in self._given:
+                _, send = self._given.pop(worker)
+                await send
+        while len(self._inbox) < len(self._given):  # the signal was heard in place of an answer
+            self._inbox.append(self.server.receive_any("gradient"))
+
+    def count(self, worker: int, waits: bool) -> None:
+        """A worker's gradient is in the update under way, for which it may wait."""
+        (self._taken if waits else self.idle).append(worker)
+
+    def release(self) -> None:
+        """The update is made: nobody waits for it any more."""
+        self.idle += sorted(worker for worker in self._taken if worker not in self._away)
+        self._taken.clear()
 
     async def gradient(self, message: Message[T], model: T) -> T:
         """The gradient that a message brings; `model` is what it was computed on."""
@@ -282,13 +341,21 @@ class Desk(Generic[T]):
 
     async def close(self) -> None:
         """Take the answers still owed, and stop each worker that owes none."""
-        for w in self.idle:
-            self._stop(w)
+        self._dismiss()
         while self._given:
-            message, _ = await self.answer()
+            answer = await self.answer()
+            if answer is None:
+                self._dismiss()
+                continue
+            message, _ = answer
             if not message.is_signal:
                 self.server.discard(message)
             self._stop(message.source)
+
+    def _dismiss(self) -> None:
+        for w in self.idle:
+            self._stop(w)
+        self.idle.clear()
 
     def _stop(self, worker: int) -> None:
         self.server.post(None, worker, "model", label="stop")
@@ -299,6 +366,11 @@ def outside(key: str, value: int, low: int, high: int, why: str) -> Iterable[Pro
     if not low <= value <= high:
         nearest = f"take strategy.{key}={min(max(value, low), high)}"
         yield Problem(f"strategy.{key}", value, f"must be {low} to {high}: {why}", nearest)
+
+
+def _model(life: int) -> str:
+    """The label of a model for a worker in this life."""
+    return f"life {life}" if life else ""
 
 
 def _average(*payloads: T) -> T:

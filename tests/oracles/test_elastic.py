@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
+import pytest
 import torch
 
-from distsim.interface import SGD, Budget, Checkpoint, Failure
+from distsim.interface import SGD, Budget, Checkpoint, Failure, Straggler, Strategy, Switch
 from distsim.results.conservation import check_conservation
 from distsim.results.records import trace_hash
 from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import (
+    DCASGD,
+    SSP,
+    AsyncPS,
+    BackupWorkers,
+    KAsync,
+    KBatchAsync,
+    KBatchSync,
+    KSync,
+    SyncPS,
+)
 
 from . import replicas
-from .jobs import Times, done, job
+from .jobs import IDEAL, Times, done, job
 
 # ---- all ranks hold copies of the model
 
@@ -114,3 +127,108 @@ def test_no_loss_is_no_elasticity() -> None:
     a_run = job(AllReduce(), 3, 6, Times(1.0, 2.0))
     rare = replace(a_run, failure=Failure(mtbf=1e30, restart=1.0, on_loss="continue"))
     assert trace_hash(done(rare).traces) == trace_hash(done(a_run).traces)
+
+
+# ---- servers work on without a worker
+
+
+def test_asynchronous_updates_by_hand() -> None:
+    """Worker 0 takes 1 s, worker 1 1.5 s. That is lost at 2.25 s, back at 4.45 s, and gets version 5 then."""
+    a_run = job(AsyncPS(), 2, 8, Times(forward=1.0), straggler=Straggler(slow={1: 1.5}))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (2.25,)}, restart=2.2)))
+    server = outcome.traces[2]
+    assert [(a.source, a.version, a.staleness, a.time) for a in server.arrivals if a.applied] == [
+        (0, 0, 0, 1.0),
+        (1, 0, 1, 1.5),
+        (0, 1, 1, 2.0),
+        (0, 3, 0, 3.0),
+        (0, 4, 0, 4.0),
+        (0, 5, 0, 5.0),
+        (1, 5, 1, 5.95),
+        (0, 6, 1, 6.0),
+    ]
+    assert outcome.losses == (1, 0, 0, 2.2 / 3.0)
+    assert outcome.traces[1].interruptions == [(2.25, 1, 4.45, 0, 0)]
+    assert outcome.traces[0].interruptions == outcome.traces[2].interruptions == []
+    check_conservation(outcome.traces)
+
+
+def test_t6_with_a_lost_worker() -> None:
+    """Every update adds one to the staleness of each other worker's gradient under way. So of the run above: six updates
+    while the other worker was there; less what was dropped, one update old; less what is under way at the end, another."""
+    a_run = job(AsyncPS(), 2, 8, Times(forward=1.0), straggler=Straggler(slow={1: 1.5}))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (2.25,)}, restart=2.2)))
+    assert sum(a.staleness for a in outcome.traces[2].arrivals if a.applied) == 6 - 1 - 1
+
+
+def test_what_a_lost_worker_sends_frees_its_share_of_the_link() -> None:
+    """Models of 1000 bytes go to both workers at 500 a second; a second of computing; at 3.5 s, when 250 bytes of each
+    gradient have arrived, worker 1 is lost: the other 750 bytes arrive at 1000 a second."""
+    a_run = job(AsyncPS(), 2, 1, Times(forward=1.0), Switch(1000.0, 0.0))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (3.5,)}, restart=100.0)))
+    assert outcome.seconds == 4.25
+    assert outcome.traces[1].interruptions == [(3.5, 1, inf, 0, 1)]
+    check_conservation(outcome.traces)
+
+
+def test_nobody_waits_for_a_lost_worker() -> None:
+    """Not even where a worker may be no gradient ahead of the slowest: there are no others."""
+    a_run = job(SSP(0), 2, 4, Times(forward=1.0), straggler=Straggler(slow={1: 3.0}))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (0.5,)}, restart=100.0)))
+    assert [update.time for update in outcome.traces[2].updates] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_server_waits_when_all_workers_are_lost() -> None:
+    """Both at 1.5 s, after an update of each; back at 3.5 s, they take another second."""
+    a_run = job(AsyncPS(), 2, 4, Times(forward=1.0))
+    outcome = done(replace(a_run, failure=Failure(ranks={0: (1.5,), 1: (1.5,)}, restart=2.0)))
+    assert [update.time for update in outcome.traces[2].updates] == [1.0, 1.0, 4.5, 4.5]
+    check_conservation(outcome.traces)
+
+
+def test_a_lost_server_restarts_all() -> None:
+    a_run = job(AsyncPS(), 2, 4, Times(forward=1.0))
+    failure = Failure(ranks={2: (1.5,)}, restart=2.0, checkpoint=Checkpoint(updates=2))
+    outcome = done(replace(a_run, failure=failure))
+    assert [update.time for update in outcome.traces[2].updates] == [1.0, 1.0, 4.5, 4.5]
+    assert outcome.losses == (1, 1, 1, 2.5)
+
+
+def test_sync_ps_cannot_go_on_without_a_worker() -> None:
+    assert SyncPS().on_loss(4) == ("restart",)
+    assert KSync(4).on_loss(4) == ("restart",)
+    assert KSync(3).on_loss(4) == ("continue", "restart")
+    assert KSync(3, servers=2).on_loss(4) == ("restart",)  # what the first server hears orders what the second takes
+    assert AsyncPS(servers=2).on_loss(4) == ("continue", "restart")
+
+
+SERVERS: dict[str, Strategy] = {
+    "async_ps": AsyncPS(),
+    "async_ps 2 servers": AsyncPS(servers=2),
+    "async_ps fp16": AsyncPS(compression="fp16"),
+    "k_async": KAsync(2),
+    "k_batch_async": KBatchAsync(2),
+    "ssp": SSP(1),
+    "k_sync": KSync(2),
+    "k_sync drop": KSync(2, late="drop"),
+    "backup_workers": BackupWorkers(1),
+    "k_batch_sync": KBatchSync(2),
+    "dc_asgd": DCASGD(adaptive=True),
+}
+FAILURES = {
+    "given": Failure(ranks={1: (2.0, 5.0, 9.0), 2: (3.3, 3.4, 7.7), 0: (7.7,), 3: (7.7,)}, restart=2.2),
+    "a server, too": Failure(ranks={1: (2.0, 5.0), 4: (9.5,)}, restart=0.01, checkpoint=Checkpoint(updates=3)),
+    "by rate": Failure(mtbf=20.0, restart=1.0, checkpoint=Checkpoint(updates=3)),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("name", SERVERS)
+def test_whoever_is_lost_when_all_updates_are_made_and_nothing_is_counted_twice(name: str, failure: str) -> None:
+    for network in (IDEAL, Switch(1000.0, 0.1)):  # where losses are heard at once, and long after
+        for seed in range(2):
+            times = Times(forward=1.0, backward=0.5, apply=0.01, byte=1e-4)
+            a_run = job(SERVERS[name], 4, 20, times, network, straggler=Straggler("lognormal"), seed=seed)
+            outcome = done(replace(a_run, failure=replace(FAILURES[failure], on_loss="continue")))
+            assert [update.number for update in outcome.traces[4].updates] == list(range(1, 21))
+            check_conservation(outcome.traces)

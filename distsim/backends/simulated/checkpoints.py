@@ -44,7 +44,7 @@ class Checkpoints:
 
     def watch(self, ranks: Sequence[Rank[Any]], first: int, now: float) -> None:
         """An incarnation begins with these ranks, before update `first`."""
-        self._ranks, self._first = ranks, first
+        self.ranks, self._first = {rank.rank: rank for rank in ranks}, first
         self._due: dict[int, bool] = {}
         self._next = self._after(first)
         self._making: set[int] = set()  # ranks that make updates; only membership and number are asked
@@ -77,7 +77,7 @@ class Checkpoints:
         state = self._open.get(update)
         if state is None:
             state = self._open[update] = State(update, rank.progress.course.samples(update))
-            state.ranks = {other.rank: other.save() for other in self._ranks if other.rank not in self._making}
+            state.ranks = {other.rank: other.save() for other in self.ranks.values() if other.rank not in self._making}
         fabric = cast("SimulatedFabric", rank.fabric)
 
         def copy(stop: object) -> None:

@@ -122,14 +122,20 @@ _CALL: list[Callable[[Event], None]] = [_call]  # SimPy only reads it
 class Flow(Generic[R]):
     """A coroutine of a rank, which waits for one operation after the other."""
 
-    __slots__ = ("_done", "_engine", "_rank", "_send", "coroutine")
+    __slots__ = ("_done", "_engine", "_send", "coroutine", "rank")
 
     def __init__(self, engine: Engine, rank: int, coroutine: Coroutine[Any, Any, R], done: Operation[R]) -> None:
         self.coroutine = coroutine
         self._send = coroutine.send
         self._engine = engine
-        self._rank = rank
+        self.rank = rank
         self._done = done
+
+    def cut(self) -> None:
+        """End it where it is: what it waits for goes on without it."""
+        self.coroutine.close()
+        self._send = lambda _: self._engine.operation()
+        self._engine.flows.pop(self, None)
 
     def go_on(self, event: Event | None = None) -> None:
         """Run it until it waits again; it may wait for operations alone."""
@@ -144,7 +150,7 @@ class Flow(Generic[R]):
             self._done.finish(end.value)
         except ENDS as error:
             self._engine.flows.pop(self, None)
-            self._engine.failure = self._rank, error
+            self._engine.failure = self.rank, error
             raise
 
 
@@ -208,6 +214,11 @@ class Engine:
         self.flows[flow] = None
         self.env.schedule(_Call(flow.go_on), URGENT)
         return done
+
+    def cut(self, rank: int) -> None:
+        """End all flows of control of a rank where they are."""
+        for flow in [flow for flow in self.flows if flow.rank == rank]:
+            flow.cut()
 
     def close(self) -> None:
         """End the flows of control that a failed run has left where they are; what they raise at that is of no interest."""

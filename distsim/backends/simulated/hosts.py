@@ -44,6 +44,9 @@ class Hosts(Protocol):
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         """Carry a whole collective as it was measured from now, when all have come, or say that it was not measured."""
 
+    def drop(self, done: Done) -> bool:
+        """Take a message off its way, by what is to be called when it is over; False if it goes on, in vain."""
+
     def limit(self, shares: Mapping[int, float]) -> None:
         """From now on each of these links has such a share of its capacity; 0: nothing moves on it."""
 
@@ -94,6 +97,9 @@ class RoutedHosts:
 
     def price(self, group: tuple[int, ...], collective: Collective, nbytes: float, done: Done) -> bool:
         return False
+
+    def drop(self, done: Done) -> bool:
+        return self._network.drop(done)
 
     def limit(self, shares: Mapping[int, float]) -> None:
         self._network.change({link: self.routes.capacity(link) * share for link, share in shares.items()})
@@ -181,6 +187,12 @@ class SharedHost:
         for _ in group:
             self._processors.run(work, worked)
         return True
+
+    def drop(self, done: Done) -> bool:
+        waiting = [message for message in self._queue if message[3] is done]
+        for message in waiting:
+            self._queue.remove(message)
+        return bool(waiting)  # what a transport has begun to carry, it carries
 
     def limit(self, shares: Mapping[int, float]) -> None:
         raise IndexError("one host has no links")

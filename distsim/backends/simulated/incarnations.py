@@ -5,15 +5,16 @@ but for updates that are undone: those are made again.
 
 restart     All begin again from the last checkpoint, after a while. Another loss meanwhile starts that while again, as in
             Daly's model of a restart.
-continue    The others begin again at once, from what they hold, as a smaller group. When the lost rank is back, an
-            incarnation ends with some update and the next begins with it, on a copy of what another holds. If nobody is
-            left, all restart.
+continue    Where servers hold the model, they work on with the other workers (see membership); a lost server restarts
+            all. Elsewhere the others begin again at once, from what they hold, as a smaller group. When the lost rank is
+            back, an incarnation ends with some update and the next begins with it, on a copy of what another holds. If
+            nobody is left, all restart.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -24,7 +25,9 @@ from simpy.core import EmptySchedule
 from distsim.backends.simulated.checkpoints import Checkpoints, Copies, State, restore
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.backends.simulated.folding import Fold
+from distsim.backends.simulated.membership import Membership
 from distsim.backends.simulated.outages import Outages
+from distsim.backends.simulated.programs import Programs
 from distsim.interface import Interruption, Job, Loopback, Losses, Rank, Start
 from distsim.interface.errors import DistsimError
 from distsim.interface.failure import Loss
@@ -58,6 +61,7 @@ class Incarnations:
         self._fold = fold
         self._options = replace(options, collectives="flows") if job.failure.links else options
         self._response = job.on_loss
+        self._regroups = job.on_loss == "continue" and job.strategy.hears_on is None
         self._outages = _outages(job)
         self._checkpoints = Checkpoints(job.failure.checkpoint, job.strategy)
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
@@ -76,7 +80,7 @@ class Incarnations:
         """A simulation whose clock is where the run is, and its ranks, which have not begun."""
         job, state = self._resized(), self._state
         self._simulation = simulation = Simulation(self._job, self._options, self._now, self._fold)
-        start = Start(self._number, state.update, state.samples, self._ranks) if self._number else BEGINNING
+        start = Start(self._number, state.update, state.samples, before=self._ranks) if self._number else BEGINNING
         simulation.counted.update({"updates begun": state.update, "updates ended": state.update})
         ranks = []
         for number in self.here[: self._fold.period]:
@@ -89,7 +93,11 @@ class Incarnations:
         self._checkpoints.watch(ranks, state.update, self._now)
         self._copies = Copies()
         self._is_regrouping = False
-        if self._response == "continue" or not job.failure.checkpoint.is_off:
+        self.programs = Programs(simulation, self.here)
+        self._membership: Membership | None = None
+        if job.on_loss == "continue" and job.strategy.hears_on is not None:
+            self._membership = Membership(simulation, job, start, self._ranks, job.strategy.hears_on)
+        if self._regroups or not job.failure.checkpoint.is_off:
             for rank in ranks:
                 rank.progress.arrive = partial(self._arrive, rank)
         if self._outages is not None:
@@ -121,7 +129,7 @@ class Incarnations:
 
     def _arrive(self, rank: Rank[Any], update: int) -> bool:
         """A rank is about to make an update; False ends the incarnation for it, as for all others before this update."""
-        if self._response == "continue":
+        if self._regroups:
             self._copies.arrive(rank, update)
             back = min(self._absent.values(), default=inf) + self._job.failure.restart
             if self._simulation.decided.setdefault(f"regroup before update {update}", rank.fabric.now() >= back):
@@ -132,6 +140,8 @@ class Incarnations:
 
     def regroup(self) -> bool:
         """All ranks have ended: True if the run goes on with others that are back."""
+        if self._membership is not None:
+            self._membership.close()
         if not self._is_regrouping:
             return False
         self._now = self._simulation.engine.now
@@ -139,23 +149,21 @@ class Incarnations:
         assert found is not None
         self._state = found[1]
         restart = self._job.failure.restart
-        self._join([rank for rank, since in self._absent.items() if since + restart <= self._now], self._now)
+        for rank in [rank for rank, since in self._absent.items() if since + restart <= self._now]:
+            self._join(rank, self._now, self._now)
         self._number += 1
         return True
 
-    def _join(self, back: Iterable[int], counted: float) -> None:
-        """Ranks are there again; their absence up to `counted` is lost time."""
-        for rank in list(back):
-            self._lost_seconds += max(0.0, counted - self._absent.pop(rank)) / self._job.cluster.world_size
-            past = self._ranks[rank].trace.interruptions
-            past[-1] = past[-1]._replace(resumed=self._now)
-            self.here = tuple(sorted((*self.here, rank)))
+    def _join(self, rank: int, now: float, counted: float) -> None:
+        """A rank is there again; its absence up to `counted` is lost time."""
+        self._lost_seconds += max(0.0, counted - self._absent.pop(rank)) / self._job.cluster.world_size
+        past = self._ranks[rank].trace.interruptions
+        past[-1] = past[-1]._replace(resumed=now)
+        self.here = tuple(sorted((*self.here, rank)))
 
     # ---- when a rank is lost
 
     def _await_loss(self) -> None:
-        while self._next is not None and self._next.rank in self._absent:  # who is not there cannot be lost
-            self._next = next(self._losses, None)
         if self._next is not None:
             self._simulation.engine.at(self._next.at, self._strike)
 
@@ -165,16 +173,42 @@ class Incarnations:
         if self._simulation.engine.env.peek() == inf:  # nothing will ever happen but losses: who waits waits in vain
             raise EmptySchedule
         here = self.here[: self._fold.period]  # those that are simulated
+        if self._next.rank in self._absent:  # who is not there cannot be lost
+            self._next = next(self._losses, None)
+            self._await_loss()
+            return
         making = [self._ranks[rank].progress for rank in here if self._ranks[rank].progress.makes_updates]
-        if not making or not all(progress.is_over for progress in making):
+        if making and all(progress.is_over for progress in making):
+            return
+        if self._membership is None or self._next.rank >= self._job.cluster.workers:
             raise RankLost(self._next)
+        self._work_on_without(self._next, self._membership)
+
+    def _work_on_without(self, loss: Loss, membership: Membership) -> None:
+        """Servers do."""
+        self._failures += 1
+        self._next = next(self._losses, None)
+        self.here = tuple(rank for rank in self.here if rank != loss.rank)
+        self._absent[loss.rank] = loss.at
+        membership.lose(loss.rank)
+        self.programs.drop(loss.rank)
+        self._simulation.engine.at(loss.at + self._job.failure.restart, partial(self._come_back, loss.rank, membership))
+        self._await_loss()
+
+    def _come_back(self, rank: int, membership: Membership) -> None:
+        if membership.join(rank, partial(self.programs.begin, is_late=True)):
+            self._checkpoints.ranks[rank] = self._ranks[rank]
+            now = self._simulation.engine.now
+            self._join(rank, now, now)
 
     def lose(self, lost: RankLost) -> None:
         """The incarnation has ended with this loss. Raises `DistsimError` if the run does, too."""
         if self._response == "abort":
             self._failures += 1
             raise DistsimError(f"{lost} and failure.on_loss=abort")
-        if self._response == "continue" and len(self.here) > 1:
+        if self._membership is not None:
+            self._membership.close()
+        if self._regroups and len(self.here) > 1:
             self._go_on_without(lost.loss)
         else:
             self._restart(lost)
@@ -199,7 +233,8 @@ class Incarnations:
         self._lost_seconds += ends - checkpoints.since
         self._state, self._now = checkpoints.last, ends
         self._interrupt(lost.loss, dict.fromkeys(self.here, ends))
-        self._join(self._absent, checkpoints.since)
+        for rank in list(self._absent):
+            self._join(rank, ends, checkpoints.since)
 
     def _go_on_without(self, loss: Loss) -> None:
         """The others begin again at once, before the last update that all of them have come to."""

@@ -37,7 +37,7 @@ class Network:
         self._flows = 0
         self._accepted = 0.0  # bytes of all flows that were started
         self._waiting = 0.0  # bytes of flows that spend their latency
-        self._ended = 0.0  # bytes that were left, by rounding, when flows ended
+        self._ended = 0.0  # bytes that were left when flows ended: by rounding, or when they were dropped
 
     def start(
         self, path: Sequence[int], nbytes: float, latency: float, done: Callable[[], None], limit: float = math.inf
@@ -103,6 +103,26 @@ class Network:
             self._waiting += flow.left
             self._arrive(flow)
         self._settle_later()
+
+    def drop(self, done: Callable[[], None]) -> bool:
+        """Take the flow that would call `done` off the network; False if it is not there."""
+        for flows in self._latent.values():
+            for flow in flows:
+                if flow.done is done:
+                    flows.remove(flow)
+                    self._waiting -= flow.left
+                    self._ended += flow.left
+                    return True
+        for flow in self._held:
+            if flow.done is done:
+                self._held.remove(flow)
+                return True
+        left = self._sharing.drop(done, self._engine.now)
+        if left is None:
+            return False
+        self._ended += left
+        self._settle_later()
+        return True
 
     def _settle_later(self) -> None:
         if not self._is_settling:

@@ -16,7 +16,8 @@ from distsim.backends.simulated.engine import ENDS
 from distsim.backends.simulated.fabric import SimulatedOptions, Simulation
 from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold, name_transfers
 from distsim.backends.simulated.incarnations import Incarnations, RankLost
-from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank, Worker, finish
+from distsim.backends.simulated.programs import Programs
+from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank
 from distsim.interface.deadlock import find_cycle
 
 _MACHINERY = tuple(str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics"))
@@ -45,7 +46,7 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
         is_over = True
         try:
             with _no_garbage_collection():
-                _run(simulation, ranks, incarnations.here)
+                _run(simulation, ranks, incarnations.programs)
             is_over = not incarnations.regroup()
         except RankLost as lost:
             try:
@@ -67,26 +68,16 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
     return outcome
 
 
-def _run(simulation: Simulation, ranks: list[Rank[Any]], everyone: tuple[int, ...]) -> None:
-    """`everyone` is one tuple for all ranks: as many of them as ranks would be a square."""
-    engine = simulation.engine
-    strategy = simulation.job.strategy
-    programs = [engine.process(rank.rank, finish(strategy, Worker(rank, everyone))) for rank in ranks]
-    env, left = engine.env, len(programs)
-
-    def ended() -> None:
-        nonlocal left
-        left -= 1
-
-    for program in programs:
-        engine.when(program, ended)
-    step = env.step
+def _run(simulation: Simulation, ranks: list[Rank[Any]], programs: Programs) -> None:
+    for rank in ranks:
+        programs.begin(rank)
+    step, left = simulation.engine.env.step, programs.left
     try:
         while left:
             step()
     except EmptySchedule:
-        alive = [rank for rank, program in zip(ranks, programs, strict=True) if not program.over()]
-        raise Deadlock(_deadlock(simulation, alive)) from None
+        if not programs.is_over:
+            raise Deadlock(_deadlock(simulation, list(left.values()))) from None
 
 
 def _failure(simulation: Simulation, raised: BaseException) -> tuple[str, str]:

@@ -18,7 +18,7 @@ is over capacity; each is checked wherever a rate or a count has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from distsim.backends.simulated.filling import Filled, fill, remainders
@@ -57,6 +57,24 @@ class Sharing:
             link.count -= 1
             if link.own is not None:
                 changed[link.own] = None
+
+    def drop(self, done: Callable[[], None], now: float) -> float | None:
+        """Take a flow away that has bytes left; how many, or None if it is not here."""
+        for flow in self._came:
+            if flow.done is done:
+                self._came.remove(flow)
+                for link in flow.links:
+                    link.count -= 1
+                return flow.left
+        for group in self.groups():
+            for entry in group.flows:
+                if entry[2].done is done:
+                    group.advance(now)
+                    group.flows.remove(entry)
+                    heapify(group.flows)
+                    self.leave(entry[2])
+                    return entry[0] - group.virtual
+        return None
 
     def change(self, capacities: Mapping[int, float]) -> None:
         """Links, by number, have other capacities. All rates are found anew at the next `settle`: that is rare."""

@@ -65,6 +65,13 @@ class Stream:
             self._start(job)
         return job.operation
 
+    def drop(self) -> None:
+        """End all that is on the queue; nobody hears of it."""
+        for job in self._queue:
+            job.stop()
+            job.operation._value = None  # over, without an event
+        self._queue.clear()
+
     def _start(self, job: _Job) -> None:
         job.is_started = True
         if self._at_start is not None:
