@@ -140,6 +140,7 @@ class Messages:
                 self.watch(send.source, channel[1])
 
         def arrived() -> None:
+            send.arrived = None  # it refers to the send: a cycle, which would keep its tensors until the run's end
             self.under_way -= 1
             self.on_the_way.pop(number, None)
             if send.is_dropped:
