@@ -99,6 +99,12 @@ class Failure:
             if queue[0][0] == math.inf:
                 return
 
+    def after(self, seconds: float) -> Iterator[str]:
+        """What a reader must know of a run that ended after so many seconds: whom nobody lost any more."""
+        for rank, times in sorted(self.ranks.items()):
+            if late := [at for at in times if at > seconds]:
+                yield f"the failure of rank {rank} at {late[0]:g} s comes after the end of the run at {seconds:g} s"
+
     def _of(self, seed: int, rank: int) -> Iterator[float]:
         """The losses of one rank: those given and those drawn, in order."""
         given = list(self.ranks.get(rank, ()))

@@ -160,5 +160,6 @@ def cases(runs: Iterable[Run]) -> list[Case]:
 def _case(key: CaseKey, contenders: Mapping[str, Mapping[tuple[int, int], Run]], places: Places) -> Case:
     ordered = tuple(Contender(label, contenders[label]) for label in sorted(contenders))
     config: Config = ordered[0].config
-    jitters = is_random(config.get("straggler") or {})
+    by_rate = (config.get("failure") or {}).get("mtbf") is not None
+    jitters = by_rate or is_random(config.get("straggler") or {})
     return Case(key, places.cluster(config), places.model(config), places.options(config), jitters, ordered)

@@ -173,7 +173,7 @@ def failure_in_words(failure: Mapping[str, Any]) -> str:
     """What fails, and what is done about it, in words; empty if nothing does."""
     words = [f"rank {rank} lost at {_times(times)}" for rank, times in (failure.get("ranks") or {}).items() if times]
     if failure.get("mtbf") is not None:
-        words.append(f"a rank lost every {duration(failure['mtbf'])}")
+        words.append(f"each rank lost every {duration(failure['mtbf'])}")
     if words:
         words.append(f"restart {duration(failure['restart'])}, on_loss {failure['on_loss']}")
     for cable, outages in (failure.get("links") or {}).items():

@@ -36,7 +36,7 @@ def test_strategies_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found[0]) == {"name", "rule", "staleness", "closed_form", "paper"}
 
 
-@pytest.mark.parametrize("kind", ["backend", "cluster", "straggler", "optimizer"])
+@pytest.mark.parametrize("kind", ["backend", "cluster", "straggler", "failure", "optimizer"])
 def test_every_choice_of_a_group_says_what_it_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(listed(capsys, f"{kind}s", "--json"))
     assert [entry["name"] for entry in found] == composition.choices(kind)

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from contract.runs import run
 
-from distsim.interface.trace import Arrival, Compute, Trace, Transfer
+from distsim.interface.trace import Arrival, Compute, Interruption, Trace, Transfer
 from distsim.results import conservation
 from distsim.results.conservation import NotConserved, check_conservation
 
@@ -125,3 +125,15 @@ def test_a_quick_look_overlooks_nothing(strategy: str) -> None:
             check_conservation(traces)
     assert all(found[how, True] > 0 for how in ("lost", "twice", "bytes", "kind", "number", "time", "span")), found
     assert all(found[how, True] == 0 for how in ("moved", "order")), found
+
+
+def test_what_an_interruption_dropped_is_not_off() -> None:
+    cut = Interruption(1.5, 1, 3.0, 0, 2)
+    sender = Trace(0, [], [message("send")], gradients=3, interruptions=[cut])
+    receiver = Trace(1, arrivals=[Arrival(0, 0, 0, True, 1)], interruptions=[Interruption(1.5, 1, 3.0, 0, 0)])
+    check_conservation([sender, receiver])
+    late = Transfer("send", "message 0>1 push", 1, 4.0, 4.0, 4.0, 5.0)  # called after all had gone on
+    with pytest.raises(NotConserved, match="message 0>1 push, number 1: recorded by"):
+        check_conservation([Trace(0, [], [late], interruptions=[cut]), Trace(1, interruptions=[cut])])
+    with pytest.raises(NotConserved, match=r"rank 0 sent 4 gradients; 1 were applied or discarded, 2 dropped"):
+        check_conservation([Trace(0, gradients=4, interruptions=[cut]), receiver])

@@ -8,7 +8,7 @@ import pytest
 
 from distsim.composition import compose
 from distsim.configuration import resolve
-from distsim.results.keys import is_random, straggler_in_words
+from distsim.results.keys import failure_in_words, is_random, straggler_in_words
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,22 @@ def test_other_histograms_are_other_stragglers() -> None:
 def test_runs_that_know_fewer_parts_are_read_as_before() -> None:
     assert straggler_in_words({"jitter": "exponential", "slow": {"1": 2.0}}) == "worker 1 slowed 2x, exponential jitter"
     assert straggler_in_words({}) == ""
+
+
+def test_failures_in_words() -> None:
+    def said(*settings: tuple[str, Any]) -> str:
+        resolved, problems = resolve(compose([("cluster", "switch"), *settings])[0])
+        assert problems == []
+        assert resolved is not None
+        return failure_in_words(resolved.config["failure"])
+
+    assert said() == ""
+    assert said(
+        ("failure.ranks", {1: [1, 4]}), ("failure.restart", 2), ("failure.checkpoint", {"updates": 5, "cost": 1})
+    ) == ("rank 1 lost at 1 s and 4 s, restart 2 s, on_loss auto, checkpoints of 1 s every 5 updates")
+    assert said(("failure", "llama3"), ("failure.checkpoint.seconds", "1h")) == (
+        "each rank lost every 3,040,620 min, restart 10 min, on_loss auto, checkpoints of 30 s every 60 min"
+    )
+    assert said(("failure.links", {"host1": [{"at": 1, "seconds": 2}, {"at": 5, "seconds": 1, "share": 0.5}]})) == (
+        "host1 down at 1 s for 2 s, host1 at 50% at 5 s for 1 s"
+    )

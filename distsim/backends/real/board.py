@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-_HEAD = struct.Struct("<Qdd16s")  # operations completed, time of the last, slowest, phase
+_HEAD = struct.Struct("<Qddd16s")  # operations completed, time of the last, slowest, the clock's zero, phase
 _FLOWS = 8
 
 NOTHING, RUNS, WAITS, COMPUTES, IDLES = b"\0", b"r", b"w", b"c", b"i"
@@ -50,6 +50,8 @@ class Part(NamedTuple):
     completed: int
     progressed: float
     slowest: float
+    origin: float
+    """Zero of the run's clock, once the rank runs."""
     phase: str
     flows: list[Flow]
 
@@ -86,14 +88,14 @@ class Board:
     def read(self, rank: int) -> Part:
         """What the rank has written last."""
         layout = self._layout
-        completed, progressed, slowest, phase = _HEAD.unpack_from(self._map, rank * layout.part)
+        completed, progressed, slowest, origin, phase = _HEAD.unpack_from(self._map, rank * layout.part)
         flows = []
         for i in range(_FLOWS):
             state, since, number, count, peers, what = layout.flow.unpack_from(self._map, layout.place(rank, i))
             if state in _VERBS:
                 ranks = struct.unpack_from(f"<{count}H", peers)
                 flows.append(Flow(state, since, number, ranks, _text(what)))
-        return Part(completed, progressed, slowest, _text(phase) or "start", flows)
+        return Part(completed, progressed, slowest, origin, _text(phase) or "start", flows)
 
     def close(self) -> None:
         """Unmap the file."""
@@ -156,9 +158,8 @@ class Desk:
     def _progress(self, seconds: float) -> None:
         self._completed += 1
         self._slowest = max(self._slowest, seconds)
-        _HEAD.pack_into(
-            self._map, self._rank * self._layout.part, self._completed, time.monotonic(), self._slowest, self._phase
-        )
+        place, now = self._rank * self._layout.part, time.monotonic()
+        _HEAD.pack_into(self._map, place, self._completed, now, self._slowest, self.origin, self._phase)
 
 
 def _text(raw: bytes) -> str:

@@ -14,7 +14,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from distsim.backends.real import failures
 from distsim.backends.real.board import Board
+from distsim.backends.real.failures import Killer
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
 from distsim.backends.real.parcel import main_module, pack
 from distsim.backends.real.private import private_folder
@@ -32,6 +34,7 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
     No process of a rank is left when this returns or raises, nor when the calling process is killed.
     """
     check(options)
+    failures.check(job)
     pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,11 +51,16 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
                     process, connection = _start(order)
                     processes.append(process)
                     reports.append(connection)
-            end = Watch(processes, reports, board, options, [order.log for order in orders], private).run()
+            killer = Killer(job, processes, board)
+            end = Watch(processes, reports, board, options, [order.log for order in orders], private, killer).run()
         finally:
             _end(processes, reports)
             board.close()
-        return _gather(end, orders, _notes(options, device, size))
+        outcome = _gather(end, orders, [*_notes(options, device, size), *killer.killed])
+        outcome.losses = killer.losses()
+        if outcome.status == "done":
+            outcome.notes += job.failure.after(outcome.seconds)
+        return outcome
 
 
 def _start(order: Order) -> tuple[ForkServerProcess, Connection]:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Part
 from distsim.backends.real.deadlock import describe
+from distsim.backends.real.failures import Killer
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.process import Report
 
@@ -56,6 +57,7 @@ class Watch:
         options: RealOptions,
         logs: Sequence[Path],
         private: Path,
+        killer: Killer,
     ) -> None:
         self._processes = processes
         self._connections = {connection: rank for rank, connection in enumerate(reports)}
@@ -63,6 +65,7 @@ class Watch:
         self._options = options
         self._logs = logs
         self._private = private
+        self._killer = killer
         self._reports: dict[int, Report] = {}
         self._dead: dict[int, int] = {}
         self._lost_since: float | None = None
@@ -73,7 +76,7 @@ class Watch:
     def run(self) -> End:
         """Wait for the end of the run."""
         while True:
-            self._collect(_LOOK)
+            self._collect(self._killer.strike(_LOOK))
             if self._failed() is not None:
                 self._collect_all(_SETTLE)
                 return self._failed() or End("failed")

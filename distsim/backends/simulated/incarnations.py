@@ -14,7 +14,7 @@ continue    Where servers hold the model, they work on with the other workers (s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -270,9 +270,3 @@ class Incarnations:
         now, size = self._simulation.engine.now, self._job.cluster.world_size
         absence = sum(now - since for since in self._absent.values()) / size
         return Losses(self._failures, self._restarts, self._checkpoints.count, self._lost_seconds + absence)
-
-    def after(self, seconds: float) -> Iterator[str]:
-        """Notes on failures that were asked for and came after the end of the run."""
-        for rank, times in sorted(self._job.failure.ranks.items()):
-            if late := [at for at in times if at > seconds]:
-                yield f"the failure of rank {rank} at {late[0]:g} s comes after the end of the run at {seconds:g} s"

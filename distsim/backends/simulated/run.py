@@ -64,7 +64,7 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
     outcome = _outcome(simulation, incarnations, unaccounted, status, message)
     outcome.losses = incarnations.result()
     if status == "done":
-        outcome.notes += incarnations.after(outcome.seconds)
+        outcome.notes += job.failure.after(outcome.seconds)
     return outcome
 
 
