@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distsim.bench.workloads import ROUNDS, WORKLOADS, compute_file, problem
+from distsim.bench.workloads import ROUNDS, compute_file, names, problem
 from distsim.interface.errors import BadInput, DistsimError, Problem
 
 DEFAULT_WORKERS = "64,256,1024"
@@ -78,7 +78,7 @@ def bench(options: Options) -> list[dict[str, Any]]:
         folder = Path(name)
         for workers in options.workers:
             write_times(folder, workers)
-            for workload in WORKLOADS:
+            for workload in names(workers):
                 print(f"{workload}, {workers} workers", file=sys.stderr)
                 rows.append(_row(options, workload, workers, folder))
     return rows
@@ -91,7 +91,7 @@ def profiles(options: Options) -> list[str]:
         folder = Path(name)
         for workers in options.workers:
             write_times(folder, workers)
-            for workload in WORKLOADS:
+            for workload in names(workers):
                 top = _ours(workload, workers, folder, profile=True)["profile"]
                 texts.append(f"{workload}, {workers} workers\n{_grouped(top)}")
     return texts
@@ -108,22 +108,23 @@ def write_times(folder: Path, workers: int) -> None:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
-    compared = bool(rows) and "ratio" in rows[0]
+    compared = any("ratio" in row for row in rows)
     head = ["workload", "workers", "simulated s", "CPU s", "start-up s", "peak MB"]
     head += ["SimGrid: simulated s", "CPU s", "ratio"] if compared else []
     lines = [head]
     for row in rows:
         line = [row["workload"], str(row["workers"]), f"{row['simulated_seconds']:.9f}", f"{row['cpu_seconds']:.2f}"]
         line += [f"{row['startup_cpu_seconds']:.2f}", f"{row['peak_mb']:.0f}"]
-        if compared:
+        if "ratio" in row:
             line += [f"{row['reference_simulated_seconds']:.9f}", f"{row['reference_cpu_seconds']:.2f}"]
             line += [f"{row['ratio']:.2f}"]
+        line += [""] * (len(head) - len(line))
         lines.append(line)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     for text, line in zip(texts, lines, strict=True):
         text[0] = line[0].ljust(widths[0])
-    return "\n".join("  ".join(text) for text in texts)
+    return "\n".join("  ".join(text).rstrip() for text in texts)
 
 
 # ---- one measurement
@@ -133,7 +134,7 @@ def _row(options: Options, workload: str, workers: int, folder: Path) -> dict[st
     ours, theirs = [], []
     for _ in range(options.repeats):
         ours.append(_ours(workload, workers, folder))
-        if options.simgrid is not None:
+        if options.simgrid is not None and workload in _REFERENCE:
             theirs.append(_reference(options.simgrid, workload, workers, folder))
     row: dict[str, Any] = {
         "workload": workload,

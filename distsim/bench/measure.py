@@ -29,6 +29,9 @@ class Noted(Strategy):
     def server_count(self, workers: int) -> int:
         return self.strategy.server_count(workers)
 
+    def alike_every(self, workers: int) -> int:
+        return self.strategy.alike_every(workers)
+
     def gradients_an_update(self, workers: int) -> int:
         return self.strategy.gradients_an_update(workers)
 

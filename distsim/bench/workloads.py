@@ -1,4 +1,4 @@
-"""Four workloads that exist as SimGrid programs, too (tests/benchmarks/simgrid): the same transfers, the same seconds.
+"""Workloads, four of which exist as SimGrid programs, too (tests/benchmarks/simgrid): the same transfers, the same seconds.
 
 Hosts have one full-duplex 10 Gbit/s link of 5 us to a switch, models and gradients 100 MB. Nothing but what is named takes
 time, so the simulated seconds of both sides must be equal.
@@ -9,22 +9,40 @@ time, so the simulated seconds of both sides must be equal.
 - ring: one `AllReduce`, a ring of chunks of floor(100 MB / N) bytes.
 - fat_tree_ring: the same on two levels, 16 hosts and 4 up-links of 10 Gbit/s a leaf (4 and 1 below 64 hosts), ranks placed
   so that every hop leaves its leaf.
+- all_reduce_25, from 512 workers on and without a SimGrid program: 100 steps of `AllReduce` in 25 buckets of 4 MB, 1 ms of
+  forward and 2 ms of backward pass each, with lognormal jitter of sigma 0.2.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distsim.interface import Block, Budget, Cluster, Cost, Job, Model, Straggler, Strategy, Switch, T, Topology, Worker
+from distsim.interface import (
+    Block,
+    Budget,
+    Cluster,
+    Cost,
+    Job,
+    Model,
+    Roofline,
+    Straggler,
+    Strategy,
+    Switch,
+    T,
+    Topology,
+    Worker,
+)
 from distsim.numerics.sizes import SizesFactory
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS, SyncPS
 from distsim.topologies import FatTree
 
-WORKLOADS = ("sync_ps", "async_ps", "ring", "fat_tree_ring")
+COMPARED = ("sync_ps", "async_ps", "ring", "fat_tree_ring")
+"""Workloads that SimGrid programs exist for."""
+_BUCKETS, _STEPS, _MANY = 25, 100, 512
 ROUNDS = 10
 """Gradients of each worker of a server."""
 _BANDWIDTH, _LATENCY = 1.25e9, 5e-6
@@ -99,8 +117,15 @@ def compute_file(folder: Path, workers: int) -> Path:
     return folder / f"compute_{workers}.f64"
 
 
+def names(workers: int) -> tuple[str, ...]:
+    """The workloads for so many workers."""
+    return (*COMPARED, "all_reduce_25") if workers >= _MANY else COMPARED
+
+
 def job(workload: str, workers: int, folder: Path) -> Job:
     """A workload; `folder` holds the compute times of the servers' workers."""
+    if workload == "all_reduce_25":
+        return _buckets(workers)
     if workload in ("sync_ps", "async_ps"):
         strategy: Strategy = SyncPS() if workload == "sync_ps" else PushFirst()
         table = array("d")
@@ -121,6 +146,23 @@ def job(workload: str, workers: int, folder: Path) -> Job:
 def _leaf(workers: int) -> tuple[int, int]:
     """Hosts and up-links of a leaf."""
     return (16, 4) if workers >= 64 else (4, 1)
+
+
+def _buckets(workers: int) -> Job:
+    bucket = Block(
+        index=0,
+        kind="block",
+        parameters=_BYTES // _BUCKETS // _ITEMSIZE,
+        activation=1,
+        saved=0,
+        flops=1e9,
+        input_flops=1e9,
+        weight_flops=1e9,
+    )
+    model = Model(tuple(replace(bucket, index=i) for i in range(_BUCKETS)), 1, 1, _ITEMSIZE)
+    cluster = Cluster(workers, 0, Roofline(1e12, 1e12, 0.0), Switch(_BANDWIDTH, _LATENCY))
+    numerics, jitter = SizesFactory(model, workers), Straggler("lognormal", sigma=0.2)
+    return Job(AllReduce(bucket_bytes=0.0), model, cluster, Budget(updates=_STEPS), numerics, jitter)
 
 
 def _job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from distsim.interface.model import Model
@@ -21,8 +22,7 @@ def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, micro
             return None
         return state.numerics.accumulated(ALL)
 
-    parts = (*_forward(blocks), *_backward(reversed(blocks)))
-    return state.start_compute("gradient", parts, batch, action, unless, pieces=microbatches)
+    return state.start_compute("gradient", _whole(blocks), batch, action, unless, pieces=microbatches)
 
 
 def _run(state: Rank[T], batches: Sequence[Batch], blocks: Sequence[int], stop: Stop) -> bool:
@@ -92,8 +92,9 @@ def start_buckets(
                 gradient.append(state.backward(b, gradient.pop(), last, "both"))
             return state.numerics.accumulated(region)
 
-        whole = (*_forward(state.placed), *_backward(reversed(state.placed)))
-        parts = (*(whole * len(before) + _forward(state.placed) if first else ()), *_backward(bucket))
+        parts = _backward(bucket)
+        if first:
+            parts = (*_whole(state.placed) * len(before), *_forward(state.placed), *parts)
         yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, last, action)
 
 
@@ -113,9 +114,16 @@ def _never() -> bool:
     return False
 
 
-def _forward(blocks: Iterable[int]) -> Parts:
+@lru_cache
+def _whole(blocks: tuple[int, ...]) -> Parts:
+    return (*_forward(blocks), *_backward(blocks[::-1]))
+
+
+@lru_cache
+def _forward(blocks: tuple[int, ...]) -> Parts:
     return (*(("forward", b) for b in blocks), ("loss", -1))
 
 
-def _backward(blocks: Iterable[int]) -> Parts:
+@lru_cache
+def _backward(blocks: tuple[int, ...]) -> Parts:
     return tuple(("backward", b) for b in blocks)

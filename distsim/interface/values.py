@@ -41,6 +41,8 @@ class Batch(NamedTuple):
 
     def split(self, pieces: int) -> list[Batch]:
         """Cut this share into `pieces` equal ones whose weighted gradients add up to this batch's."""
+        if pieces == 1:
+            return [self]
         first, parts, weight = self.part * pieces, self.parts * pieces, self.weight / pieces
         return [Batch(self.step, first + i, parts, weight) for i in range(pieces)]
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Generator
 from functools import cache
 from pathlib import PurePath
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distsim.interface.fabric import Handle
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _HERE = str(PurePath(__file__).parent)
+_BETWEEN = 4
+"""A Work's own constructor, the Rank's method, the Worker's: the strategy's line is at least so many calls away."""
 
 
 class Work(Generic[R]):
@@ -36,7 +37,9 @@ class Work(Generic[R]):
         self.handle = handle
         self._rank = rank
         self._state = "started"
-        frame = _caller()
+        frame = sys._getframe(_BETWEEN)
+        while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+            frame = frame.f_back
         self._code, self._instruction = frame.f_code, frame.f_lasti  # the line is only asked for where something is wrong
         rank.open_work[self] = None
 
@@ -91,14 +94,6 @@ class Work(Generic[R]):
 
     def __repr__(self) -> str:
         return f"{self.name} ({self.line})"
-
-
-def _caller() -> FrameType:
-    """The innermost frame outside of this package: the strategy's line."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame
 
 
 @cache

@@ -53,15 +53,12 @@ class Worker(Generic[T]):
         """This rank's position in the group; workers come first, parameter servers last."""
         self.world_size = len(self._ranks)
         """Ranks in the group."""
+        self.workers = state.workers
+        """P, the number of ranks that produce gradients, in the whole world."""
         self._channels: dict[str, Channel] = {}
         """Its collectives by kind: looking a large group up takes longer than all the rest of a call."""
 
     # ---- what it knows
-
-    @property
-    def workers(self) -> int:
-        """P, the number of ranks that produce gradients, in the whole world."""
-        return self._state.workers
 
     @property
     def blocks(self) -> Sequence[Block]:

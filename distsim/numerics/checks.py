@@ -49,6 +49,8 @@ class Ledger:
         self.itemsize = itemsize = model.itemsize
         self._model = model
         self._samples_a_step = model.batch * workers
+        self._samples: dict[int, int] = {}
+        """By number of parts."""
         self._outputs = [block.activation * itemsize for block in model.blocks]
         self._inputs = [model.input * itemsize, *self._outputs[:-1]]
         self.placed: tuple[int, ...] = ()
@@ -66,8 +68,7 @@ class Ledger:
         if not 0 <= index < count:
             raise StrategyError(f"place takes a tensor shard (which, of how many), not {shard}")
         for block in blocks:
-            self._check_placed(block)
-            self._check_runs(block)
+            self._check_ready(block)
         if self._count > 1:
             raise StrategyError(
                 f"the blocks placed here are cut into {self._count} tensor shards: place was called already"
@@ -89,9 +90,12 @@ class Ledger:
 
     def samples(self, batch: Batch) -> int:
         """Samples in `batch`. Raises `StrategyError` if a global step does not cut into so many equal parts."""
-        samples, rest = divmod(self._samples_a_step, batch.parts)
-        if rest:
-            raise StrategyError(f"the {self._samples_a_step} samples of a step do not cut into {batch.parts} equal parts")
+        samples = self._samples.get(batch.parts)
+        if samples is None:
+            whole, parts = self._samples_a_step, batch.parts
+            if whole % parts:
+                raise StrategyError(f"the {whole} samples of a step do not cut into {parts} equal parts")
+            samples = self._samples[parts] = whole // parts
         return samples
 
     def input_bytes(self, block: int, batch: Batch) -> int:
@@ -198,8 +202,7 @@ class Ledger:
 
     def forward(self, block: int, nbytes: int, batch: Batch) -> int:
         """Note a forward pass; its samples. Raises `StrategyError` on an input of another size, and on a released block."""
-        self._check_placed(block)
-        self._check_runs(block)
+        self._check_ready(block)
         samples = self.samples(batch)
         self._check_size("forward", block, batch, self._inputs[block] * samples, nbytes)
         if (block, batch) in self._saved:
@@ -220,8 +223,7 @@ class Ledger:
 
         Raises `StrategyError` if it is not its turn, on another size, and on a released block.
         """
-        self._check_placed(block)
-        self._check_runs(block)
+        self._check_ready(block)
         noted = self._saved.get((block, batch))
         if noted is None:
             raise StrategyError(f"backward of block {block}, {batch}, before its forward")
@@ -252,13 +254,15 @@ class Ledger:
 
     # ---- rules
 
+    def _check_ready(self, block: int) -> None:
+        """It can run."""
+        self._check_placed(block)
+        if block in self._released:
+            raise StrategyError(f"block {block} is released and cannot run until the next load")
+
     def _check_placed(self, block: int) -> None:
         if block not in self.blocks:
             raise StrategyError(f"block {block} is not placed on this rank, which holds {list(self.placed)}")
-
-    def _check_runs(self, block: int) -> None:
-        if block in self._released:
-            raise StrategyError(f"block {block} is released and cannot run until the next load")
 
     def _check_here(self, name: str, layout: Layout) -> None:
         for block, start, stop in layout.spans:

@@ -33,12 +33,15 @@ class Compressed(Strategy):
 
     def codec(self) -> Codec | None:
         """What `compression` stands for; None sends gradients as they are."""
-        return {
-            "none": None,
-            "top_k": TopK(self.density),
-            "fp16": Half(),
-            "powersgd": PowerSGD(self.compression_rank),
-        }[self.compression]
+        match self.compression:
+            case "none":
+                return None
+            case "top_k":
+                return TopK(self.density)
+            case "fp16":
+                return Half()
+            case "powersgd":
+                return PowerSGD(self.compression_rank)
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         if not 0.0 < self.density <= 1.0:

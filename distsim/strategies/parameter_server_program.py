@@ -152,7 +152,8 @@ class ParameterServer(Compressed):
         self, worker: Worker[T], models: Sequence[Message[T]], notice: Work[Message[T]], outbox: Outbox[T]
     ) -> None:
         """Compute a gradient on the servers' models, and send each its piece."""
-        for region, model in zip(self.regions(), models, strict=True):
+        regions = self.regions()
+        for region, model in zip(regions, models, strict=True):
             worker.load(model.payload, region)
         batch = worker.draw(worker.rank, worker.workers)
         may_be_cancelled = self.on_late() == "cancel"
@@ -160,7 +161,7 @@ class ParameterServer(Compressed):
         pieces: Sequence[T | None] = [None] * len(models)
         if gradient is not None:
             cut = worker.cut(gradient, len(models)) if len(models) > 1 else [gradient]
-            pieces = [await outbox.encode(piece, region) for piece, region in zip(cut, self.regions(), strict=True)]
+            pieces = [await outbox.encode(piece, region) for piece, region in zip(cut, regions, strict=True)]
         sends = [
             worker.send(piece, worker.workers + i, "gradient", model.version, "gradient")
             for i, (piece, model) in enumerate(zip(pieces, models, strict=True))

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from distsim.backends.simulated.algorithms import USUAL, Choice, Thresholds
+from distsim.backends.simulated.algorithms import USUAL, Choice, Plan, Thresholds
 from distsim.backends.simulated.calls import Call, Combine, Group, Ranks
 from distsim.backends.simulated.engine import Engine, Operation
 from distsim.backends.simulated.folding import APART, Fold
 from distsim.backends.simulated.hosts import Hosts
 from distsim.backends.simulated.messages import Messages
 from distsim.backends.simulated.plans import Plans
+from distsim.backends.simulated.prices import Course
 from distsim.backends.simulated.rounds import Done, Move, Replay, Rounds, Underway
 from distsim.interface import Collective, StrategyError
 
@@ -136,7 +137,7 @@ class Collectives:
 
     def _open(self, call: Call) -> None:
         """The first rank has come."""
-        call.plan, course = self._plans.find(call)
+        call.plan, course = self.find_plan(call)
         call.course = course
         if self._mode == "flows":
             self._flow(call)
@@ -153,6 +154,10 @@ class Collectives:
             call.is_watched = True
             self._under_way.append(call)
             self._messages.watch = self._sent
+
+    def find_plan(self, call: Call) -> tuple[Plan, Course | None]:
+        """The plan of a call, and its course on the links if there are any."""
+        return self._plans.find(call)
 
     # ---- at a price
 

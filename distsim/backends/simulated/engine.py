@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from heapq import heappop, heappush
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import simpy
 from simpy.core import EmptySchedule
@@ -37,11 +37,14 @@ class Clock(simpy.Environment):
         self._last = deque[Event]()  # after those
 
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
-        when = self._now + delay
-        if when > self._now or priority < NORMAL:
+        now = self._now
+        when = now + delay
+        if when > now or priority < NORMAL:
             heappush(self._queue, (when, priority, next(self._eid), event))
+        elif priority == NORMAL:
+            self._due.append(event)
         else:
-            (self._due if priority == NORMAL else self._last).append(event)
+            self._last.append(event)
 
     def peek(self) -> float:
         return self._now if self._due or self._last else super().peek()
@@ -112,8 +115,8 @@ class _Call(Event):
         self.callbacks = _CALL
 
 
-def _call(event: Event) -> None:
-    cast("_Call", event).callback()
+def _call(event: Any) -> None:
+    event.callback()
 
 
 _CALL: list[Callable[[Event], None]] = [_call]  # SimPy only reads it
@@ -172,7 +175,12 @@ class Engine:
     @property
     def window(self) -> float:
         """Seconds within which completions are one instant: more than rounding loses, or late in a run none would end."""
-        return max(_WINDOW, 4.0 * math.ulp(self.env._now))
+        return self.window_at(self.env._now)
+
+    @staticmethod
+    def window_at(now: float) -> float:
+        """The same at another time."""
+        return max(_WINDOW, 4.0 * math.ulp(now))
 
     def operation(self) -> Operation[Any]:
         """A new operation on this clock."""

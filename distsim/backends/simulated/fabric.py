@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from math import fsum
 from typing import Any, TypeVar, cast
 
@@ -38,8 +39,8 @@ class SimulatedOptions:
     node_ranks: int = field(default=0, metadata={"at_least": 0})
     """Ranks a node, for algorithm=hierarchical; 0: as the topology says."""
     fold_ranks: int = field(default=512, metadata={"at_least": 0})
-    """Simulate one of the ranks that do alike for all of them (see folding), in modeled runs of at least so many workers;
-    0: never."""
+    """Simulate one of the ranks that do alike for all of them (see folding, marching), in modeled runs of at least so many
+    workers; 0: never."""
 
 
 class Simulation:
@@ -102,12 +103,12 @@ class SimulatedFabric:
         self.stream = Stream(
             engine,
             rank,
-            lambda seconds, done: hosts.work(rank, seconds, done),
+            partial(hosts.work, rank),
             at_start if pace.has_episodes else None,
         )
 
     def now(self) -> float:
-        return self._engine.now
+        return self._engine.env._now  # as the engine does, without the call
 
     def compute(
         self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None

@@ -69,6 +69,16 @@ def find_fold(job: Job, fold_ranks: int) -> Fold:
     return Fold(workers, period) if period < workers and workers % period == 0 else APART
 
 
+def may_march(job: Job, fold_ranks: int) -> bool:
+    """Whether all ranks of a run of at least `fold_ranks` workers do alike, if not at the same times: see marching."""
+    cluster, workers = job.cluster, job.cluster.workers
+    if not 0 < fold_ranks <= workers or cluster.servers or isinstance(cluster.network, Loopback):
+        return False
+    if not job.failure.is_off or job.budget.seconds is not None or job.samples_between_snapshots:
+        return False
+    return _says_itself(job.strategy) and job.strategy.alike_every(workers) == 1 and not job.numerics(0).has_values
+
+
 def _says_itself(strategy: Strategy) -> bool:
     """What is said of a program holds of that program: who overrides `run` alone has said nothing of the new one."""
     order = type(strategy).__mro__

@@ -14,7 +14,7 @@ from simpy.core import EmptySchedule
 
 from distsim.backends.simulated.engine import ENDS
 from distsim.backends.simulated.fabric import SimulatedOptions, Simulation
-from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold, name_transfers
+from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold, may_march, name_transfers
 from distsim.backends.simulated.incarnations import Incarnations, RankLost
 from distsim.backends.simulated.programs import Programs
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank
@@ -25,6 +25,23 @@ _UNACCOUNTED = 1e-9
 """Share of the bytes sent that rounding may lose."""
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Reference counts free all that a run makes; collecting cycles costs two thirds of its time. What is left of it counts
+    as old, so that the next collection need not look at all of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()
+
+
+@_no_garbage_collection()
 def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     """Run `job` under the simulated clock. Whatever goes wrong is in the outcome's status and message."""
     options = options or SimulatedOptions()
@@ -34,6 +51,11 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
             outcome = _simulate(job, options, fold)
             if outcome.status == "done":  # else the report names ranks: of all that there are
                 return outcome
+    elif options.collectives == "auto" and may_march(job, options.fold_ranks):
+        from distsim.backends.simulated.marching import march  # it needs numpy
+
+        with suppress(*ENDS):  # what goes wrong is told of the ranks on which it does
+            return march(job, options)
     return _simulate(job, options, APART)
 
 
@@ -45,8 +67,7 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
         simulation, ranks = incarnations.begin()
         is_over = True
         try:
-            with _no_garbage_collection():
-                _run(simulation, ranks, incarnations.programs)
+            _run(simulation, ranks, incarnations.programs)
             is_over = not incarnations.regroup()
         except RankLost as lost:
             try:
@@ -137,15 +158,3 @@ def _outcome(simulation: Simulation, incarnations: Incarnations, lost: float, st
         copies=fold.copies,
         notes=notes,
     )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Reference counts free all that a run makes; collecting cycles costs two thirds of its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from distsim.backends.simulated.engine import ENDS, Engine, Operation
@@ -22,7 +23,7 @@ def _nothing() -> None:
     pass
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class _Job:
     pieces: list[float]
     factor: float
@@ -33,6 +34,9 @@ class _Job:
     stop: Callable[[], None] = _nothing
     """Takes the piece under way off the cores."""
     is_started: bool = False
+    next: int = 0
+    """Which piece comes next."""
+    result: Any = None
 
 
 class Stream:
@@ -77,43 +81,46 @@ class Stream:
         if self._at_start is not None:
             job.factor = self._at_start(job.factor)
         job.operation.begin()
-        if job.unless is not None and job.unless.over():
+        unless = job.unless
+        if unless is not None and unless.over():
             self._end(job, None)
             return
         try:
-            result = job.action(_never)
+            job.result = job.action(_never)
         except ENDS:
             self._queue.popleft()
             raise
-        if job.unless is not None and len(job.pieces) == 1:
-            self._engine.when(job.unless, lambda: self._end(job, None))
-        self._next_piece(job, 0, result)
+        if unless is not None and len(job.pieces) == 1:
+            self._engine.when(unless, lambda: self._end(job, None))
+        self._go_on(job)
 
-    def _next_piece(self, job: _Job, index: int, result: Any) -> None:
-        if index == len(job.pieces):
-            self._end(job, result)
+    def _go_on(self, job: _Job) -> None:
+        """Do its next piece."""
+        if job.next == len(job.pieces):
+            self._end(job, job.result)
         elif job.unless is not None and job.unless.over():
             self._end(job, None)
         elif not job.operation.over():
-            seconds, factor = job.pieces[index], job.factor
-            idle = max(0.0, factor - 1.0) * seconds + (0.0 if index else job.delay)
-
-            def worked() -> None:
-                if idle:
-                    self._engine.after(idle, lambda: self._next_piece(job, index + 1, result))
-                else:
-                    self._next_piece(job, index + 1, result)
-
+            seconds, factor = job.pieces[job.next], job.factor
+            idle = max(0.0, factor - 1.0) * seconds + (0.0 if job.next else job.delay)
+            job.next += 1
             if seconds:
-                job.stop = self._work(seconds * min(factor, 1.0), worked)
+                job.stop = self._work(seconds * min(factor, 1.0), partial(self._idle, job, idle))
             else:
-                worked()
+                self._idle(job, idle)
+
+    def _idle(self, job: _Job, seconds: float) -> None:
+        """A piece is done but for what a straggler waits."""
+        if seconds:
+            self._engine.after(seconds, partial(self._go_on, job))
+        else:
+            self._go_on(job)
 
     def _end(self, job: _Job, result: Any) -> None:
         if job.operation.over():
             return  # it was cancelled, or it ended before its cancellation
         job.stop()
-        job.stop = _nothing  # it refers to the job: a cycle, which would keep its tensors until the run's end
+        job.stop, job.result = _nothing, None  # the first may refer to the job: a cycle, which would keep tensors
         job.operation.finish(result)
         self._queue.popleft()
         if self._queue and not self._starting:
