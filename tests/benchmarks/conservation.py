@@ -38,30 +38,30 @@ RUNS: dict[str, dict[str, Any]] = {
         "cluster": "ethernet_10",
         "cluster.workers": 256,
         "straggler": "lognormal",
-        "budget.updates": 20,
+        "budget.updates": 8,
     },
     "all_reduce, 256 workers": {
         "strategy": "all_reduce",
         "cluster": "ethernet_10",
         "cluster.workers": 256,
         "straggler": "lognormal",
-        "budget.updates": 20,
+        "budget.updates": 12,
     },
-    "one_f_one_b, 8 stages of 64 micro-batches": {
+    "one_f_one_b, 8 stages of 32 micro-batches": {
         "strategy": "one_f_one_b",
-        "strategy.microbatches": 64,
-        "workload.batch": 64,
+        "strategy.microbatches": 32,
+        "workload.batch": 32,
         "cluster": "ethernet_10",
         "cluster.workers": 8,
         "straggler": "lognormal",
-        "budget.updates": 50,
+        "budget.updates": 15,
     },
     "async_ps, 32 workers": {
         "strategy": "async_ps",
         "cluster": "ethernet_10",
         "cluster.workers": 32,
         "straggler": "exponential",
-        "budget.updates": 3000,
+        "budget.updates": 1200,
     },
 }
 ACCOUNTING: dict[tuple[ModuleType, str], tuple[str, ...]] = {

@@ -38,6 +38,7 @@ UPDATES = "budget.updates=5"
 _BERNOULLI = "straggler=bernoulli straggler.probability=0.4 straggler.multiple=2.5"
 """Whose draws are only compared with a number."""
 _SLOW = "straggler=one_slow"
+_LOSS = "failure.ranks={1: [0.01]} failure.restart=0.02"
 _LEAVES = "cluster=fat_tree cluster.leaf_size=4"
 _REDUCED = "strategy=local_sgd strategy.every=1"
 
@@ -98,19 +99,30 @@ RUNS = [
         f"{_REDUCED} backend.collectives={mode} backend.algorithm={algorithm} cluster=switch {_BERNOULLI}"
         for mode, algorithm in [("flows", "halving_doubling"), ("price", "tree"), ("price", "ring"), ("flows", "ring")]
     ),
+    f"{_REDUCED} backend.algorithm=circulant cluster=switch cluster.workers=6 {_BERNOULLI}",
     f"strategy=backup_workers backend.preemption=block cluster=switch {_BERNOULLI}",
+    # one rank for all that do alike; losses of ranks
+    "strategy=all_reduce cluster=switch cluster.workers=16 backend.fold_ranks=8",
+    "strategy=gossip strategy.topology=ring cluster=torus cluster.workers=16 backend.fold_ranks=8",
+    f"strategy=sync_ps cluster=switch failure=one_loss {_LOSS} failure.checkpoint.updates=2 {_SLOW}",
+    f"strategy=all_reduce cluster=switch failure=one_loss {_LOSS} {_SLOW}",
+    f"strategy=async_ps cluster=switch budget.updates=15 failure=one_loss {_LOSS} {_SLOW}",
     # draws that need the C library
     "strategy=all_reduce cluster=switch straggler=lognormal",
     "strategy=async_ps cluster=switch budget.updates=15 straggler=exponential",
     "strategy=one_f_one_b cluster=switch straggler=shifted_exponential seed=3",
     "strategy=local_sgd strategy.every=2 cluster=switch straggler=pareto repeat=1",
+    "strategy=sync_ps cluster=switch straggler=persistent",
+    "strategy=all_reduce cluster=switch straggler=rare_long_steps",
+    "strategy=gpipe cluster=switch straggler=sequence_lengths",
+    "strategy=all_reduce cluster=switch straggler=hot_expert",
 ]
 _OF_THE_LIBRARY = ("lognormal", "exponential", "shifted_exponential", "pareto")
 
 
 def needs_library(words: str) -> bool:
-    """Whether a run's stragglers take logarithms."""
-    return any(f"straggler={jitter}" in words.split() for jitter in _OF_THE_LIBRARY)
+    """Whether a run's stragglers may take logarithms."""
+    return "straggler=" in words and not (_BERNOULLI in words or _SLOW in words)
 
 
 def fingerprints(runs: Sequence[str] = RUNS) -> dict[str, str]:
