@@ -98,6 +98,14 @@ def test_servers_share_the_work_of_updates(servers: int) -> None:
     assert times(servers, 0.3) == pytest.approx(times(1, 0.3 / servers), rel=1e-12)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_averaging_takes_time(beside: bool) -> None:
+    # A second for 1,000 bytes read: three gradients of 1,000 or, at each of two servers, of 500; of one nothing is read.
+    device = Times(forward=1.0, byte=1e-3)
+    for strategy, step in ((SyncPS(), 1.0 + 3.0), (SyncPS(servers=2), 1.0 + 1.5), (KSync(2), 1.0 + 2.0), (KSync(1), 1.0)):
+        assert done(job(replace(strategy, beside=beside), 3, 4, device)).seconds == pytest.approx(4 * step, rel=1e-12)
+
+
 # ---- they end, conserve, and agree
 
 

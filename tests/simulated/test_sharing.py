@@ -289,6 +289,22 @@ def test_a_bound_from_before_is_looked_at_again_and_nothing_else(filled):
     assert not filled
 
 
+def test_a_link_that_is_nearly_full_is_only_looked_at(filled):
+    # 20 and 1 on a link of 24: one is faster than an equal share of it, and it is not full.
+    shared = Shared([20.0, 24.0, 1.0])
+    shared.join([0, 1])
+    assert shared.rates() == [20.0]
+    shared.join([1, 2])
+    assert shared.rates() == pytest.approx([20.0, 1.0])
+    shared.join([0], 1.0)
+    assert shared.rates() == pytest.approx([19.0, 1.0, 1.0])
+    shared.join([0])
+    assert shared.rates() == pytest.approx([9.5, 1.0, 1.0, 9.5])
+    shared.leave(3)
+    assert shared.rates() == pytest.approx([19.0, 1.0, 1.0])
+    assert not filled
+
+
 def test_a_group_may_be_as_fast_as_its_link_gets(filled):
     # The flow over both links has 2 of the first, and leaves 2 of the second: equal is not faster.
     shared = Shared([4.0, 4.0])
