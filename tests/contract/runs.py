@@ -13,6 +13,7 @@ from distsim.interface import (
     Curve,
     Episodes,
     Experts,
+    Failure,
     Job,
     Lengths,
     Loopback,
@@ -125,7 +126,14 @@ STRAGGLERS = {
 }
 
 
-def run(strategy: str, network: str, straggler: str, has_values: bool, options: SimulatedOptions | None = None) -> Outcome:
+def run(
+    strategy: str,
+    network: str,
+    straggler: str,
+    has_values: bool,
+    options: SimulatedOptions | None = None,
+    failure: Failure | None = None,
+) -> Outcome:
     """One run of 5 updates of the model, or of 5 a worker if it is asynchronous."""
     chosen, workers = STRATEGIES[strategy], OTHER_WORKERS.get(strategy, WORKERS)
     assert not list(chosen.problems(workers, WORKLOAD.model()))
@@ -142,6 +150,7 @@ def run(strategy: str, network: str, straggler: str, has_values: bool, options: 
         budget=Budget(samples=5 * workers * WORKLOAD.batch),
         numerics=numerics(has_values, WORKLOAD, workers, SGD(0.05, momentum=0.5), seed=7),
         straggler=STRAGGLERS[straggler],
+        failure=failure or Failure(),
         seed=7,
         samples_between_snapshots=2 * workers * WORKLOAD.batch,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from distsim.backends.simulated import simulate
-from distsim.interface import Checkpoint, Failure, Job, Straggler, Strategy, T, Worker
+from distsim.interface import Budget, Checkpoint, Failure, Job, Straggler, Strategy, T, Worker
 from distsim.interface.failure import daly, expected_seconds, young
 from distsim.results.conservation import check_conservation
 from distsim.results.records import trace_hash
@@ -108,6 +108,13 @@ def test_without_a_checkpoint_a_run_begins_anew() -> None:
     failure = Failure(ranks={0: (8.0,)}, restart=1.0)
     outcome = done(replace(job(AllReduce(), 2, 3, Times(1.0, 2.0)), failure=failure))
     assert (outcome.seconds, outcome.losses) == (18.0, (1, 1, 0, 9.0))
+
+
+def test_a_budget_of_seconds_counts_those_of_a_restart() -> None:
+    """Rank 1 is lost at 7 s; from 12 s on updates of 3 s begin before 20 s: three of them."""
+    a_run = replace(job(AllReduce(), 2, 1, Times(1.0, 2.0)), budget=Budget(seconds=20.0))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (7.0,)}, restart=5.0)))
+    assert [update.time for update in outcome.traces[0].updates] == [15.0, 18.0, 21.0]
 
 
 def test_a_loss_that_aborts() -> None:

@@ -59,6 +59,7 @@ class Incarnations:
     def __init__(self, job: Job, options: SimulatedOptions, fold: Fold) -> None:
         self._job = job
         self._fold = fold
+        # a price is made of the rates that links have at first
         self._options = replace(options, collectives="flows") if job.failure.links else options
         self._response = job.on_loss
         self._regroups = job.on_loss == "continue" and job.strategy.hears_on is None
