@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 PIP_FLAGS ?=
 
-.PHONY: report test test-slow lint setup clean
+.PHONY: report test test-slow lint mutation setup clean
 
 report: setup  ## Calibrate, run experiments/01_which_road, write reports/01_which_road/index.html
 	$(RUN)/python experiments/01_which_road/run.py
@@ -16,6 +16,9 @@ test: lint  ## Everything that runs in minutes
 
 test-slow: setup  ## What takes longer, or a device that most machines lack
 	$(RUN)/pytest -q -m "slow or gpu"
+
+mutation: setup  ## Small mistakes made on purpose: how many of a sample do quick tests notice? Some 30 minutes
+	$(RUN)/python tests/mutation/mutate.py
 
 lint: setup
 	$(RUN)/ruff check .

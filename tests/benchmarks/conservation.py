@@ -4,7 +4,8 @@ Whole runs, from a prepared configuration to the stored folder, in one process a
 for what differs between equal things; with the check of the records left out; and with all of it left out, the simulator's
 own accounting of bytes (each statement that keeps or reads it) and the debts of gradients too. What counts is CPU time. A
 share is that part of a run's cost which is gone without it; given are medians over rounds, with the distribution-free 95 %
-interval. The check itself is also timed inside the runs, which is sharper.
+interval, and the share by the fastest runs of each kind, which other programs on the machine disturb least. The check
+itself is also timed inside the runs, which is sharper.
 """
 
 from __future__ import annotations
@@ -158,21 +159,26 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", help=f"of {', '.join(RUNS)}; none: all")
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
+    if unknown := set(given.runs) - set(RUNS):
+        parser.error(f"no run {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, settings in RUNS.items():
+        for name in given.runs or RUNS:
+            settings = RUNS[name]
             seconds, shares = measure(settings, given.rounds, Path(folder) / "runs")
             base = seconds["as it is"]
             print(f"{name}: {median(base):.2f} s of CPU a run")
             _say("the check of the records, timed inside", shares)
             for other, text in zip(ARMS[1:], ("nothing (A/A)", "the check of the records", "all of it"), strict=True):
-                _say(text, [1.0 - b / a for a, b in zip(base, seconds[other], strict=True)])
+                best = 100.0 * (1.0 - min(seconds[other]) / min(base))
+                _say(text, [1.0 - b / a for a, b in zip(base, seconds[other], strict=True)], f"; the fastest: {best:.1f} %")
 
 
-def _say(what: str, shares: Sequence[float]) -> None:
+def _say(what: str, shares: Sequence[float], more: str = "") -> None:
     middle, low, high = (100.0 * share for share in interval(shares))
-    print(f"    {what}: {middle:.1f} % ({low:.1f} to {high:.1f})", flush=True)
+    print(f"    {what}: {middle:.1f} % ({low:.1f} to {high:.1f}){more}", flush=True)
 
 
 if __name__ == "__main__":
