@@ -107,6 +107,15 @@ def test_groups_apart_do_not_disturb_each_other():
         assert found.inexact == 0
 
 
+def test_groups_that_share_a_rank_but_no_link_do_not_disturb_each_other():
+    # On a ring of hosts, rank 0 reduces with its neighbour on either side.
+    calls = [Call(group, of("all_reduce"), 1e6, (0.0,) * 2) for group in ((0, 1), (3, 0))]
+    for mode in ("flows", "auto", "price"):
+        found = carry(Torus((4,), 1e6, 1e-3), calls, mode)
+        assert in_order(found.ends) == pytest.approx([2 * (0.5 + 0.001)] * 4, rel=1e-12)
+        assert found.inexact == 0
+
+
 def test_a_priced_collective_goes_on_as_flows_from_where_it_stands():
     # Two ranks, 8 MB: rounds of 4 s and 2 ms. At 3.002 s a message of 2 MB takes half of 0's way out for the last second's
     # megabyte (until 5.002, 1 MB of the message is left), and then half of the second round's first seconds, from 5.004 on.
