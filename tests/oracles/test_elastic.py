@@ -9,6 +9,7 @@ from math import inf
 import pytest
 import torch
 
+from distsim.backends.simulated import simulate
 from distsim.interface import SGD, Budget, Checkpoint, Failure, Straggler, Strategy, Switch
 from distsim.results.conservation import check_conservation
 from distsim.results.records import trace_hash
@@ -84,18 +85,19 @@ def test_two_at_once() -> None:
 
 
 def test_the_weights_are_those_of_groups_of_that_size() -> None:
-    """Momentum goes on over all of it. Steps 0-2 with three workers, 3-5 with two, 6-7 with three again."""
+    """Momentum goes on over all of it: steps with three workers, then with two, then with three again."""
     optimizer = SGD(0.05, momentum=0.9)
     a_run = replicas.job(AllReduce(bucket_bytes=3000.0), 3, 8, optimizer)
     undisturbed = done(a_run)
     times = [update.time for update in undisturbed.traces[0].updates]
     at = (times[2] + times[3]) / 2
-    for restart in (1.0, 0.5, 0.2, 0.1, 0.05):  # until it is back after three updates
+    for restart in (0.1, 0.05):  # it is back after some updates
         failure = Failure(ranks={1: (at,)}, restart=restart * undisturbed.seconds, on_loss="continue")
         outcome = done(replace(a_run, failure=failure))
         samples = [0, *(update.samples for update in outcome.traces[0].updates)]
         workers = [(b - a) // replicas.BATCH for a, b in pairwise(samples)]
         assert workers[:4] == [3, 3, 3, 2]
+        assert workers[-1] == 3
         expected = trained(workers, optimizer)
         start = replicas.Replica(0, 1, SGD()).blocks()
         for rank in (0, 2):
@@ -232,3 +234,11 @@ def test_whoever_is_lost_when_all_updates_are_made_and_nothing_is_counted_twice(
             outcome = done(replace(a_run, failure=replace(FAILURES[failure], on_loss="continue")))
             assert [update.number for update in outcome.traces[4].updates] == list(range(1, 21))
             check_conservation(outcome.traces)
+
+
+@pytest.mark.parametrize("strategy", [AsyncPS(), AllReduce()])
+def test_a_run_that_cannot_get_on_ends(strategy: Strategy) -> None:
+    failure = Failure(mtbf=0.3, restart=0.01, on_loss="continue")
+    outcome = simulate(replace(job(strategy, 2, 3, Times(forward=100.0)), failure=failure))
+    assert outcome.status == "failed"
+    assert "loss in a row" in outcome.message

@@ -68,7 +68,7 @@ class Incarnations:
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
         self._next = next(self._losses, None)
         self._now = 0.0
-        self._number = self._failures = self._restarts = self._in_vain = 0
+        self._number = self._failures = self._restarts = self._in_vain = self._made = 0
         self._lost_seconds = 0.0
         self._state = State()
         self._ranks: dict[int, Rank[Any]] = {}
@@ -187,7 +187,11 @@ class Incarnations:
 
     def _work_on_without(self, loss: Loss, membership: Membership) -> None:
         """Servers do."""
-        self._failures += 1
+        try:
+            self._count_loss(loss)
+        except DistsimError as error:
+            self._simulation.engine.failure = loss.rank, error
+            raise
         self._next = next(self._losses, None)
         self.here = tuple(rank for rank in self.here if rank != loss.rank)
         self._absent[loss.rank] = loss.at
@@ -195,6 +199,18 @@ class Incarnations:
         self.programs.drop(loss.rank)
         self._simulation.engine.at(loss.at + self._job.failure.restart, partial(self._come_back, loss.rank, membership))
         self._await_loss()
+
+    def _count_loss(self, loss: Loss) -> None:
+        """A loss that others work on after. Raises `DistsimError` if none gets anywhere for too long."""
+        made = max(rank.progress.updates for rank in self._ranks.values())
+        self._failures += 1
+        self._in_vain = 0 if made > self._made else self._in_vain + 1
+        self._made = max(made, self._made)
+        if self._in_vain > _IN_VAIN:
+            raise DistsimError(
+                f"rank {loss.rank} was lost at {loss.at:g} s, the {self._in_vain}th loss in a row without an update after "
+                f"number {made}: the run will hardly end; lose less"
+            )
 
     def _come_back(self, rank: int, membership: Membership) -> None:
         if membership.join(rank, partial(self.programs.begin, is_late=True)):
@@ -239,7 +255,7 @@ class Incarnations:
 
     def _go_on_without(self, loss: Loss) -> None:
         """The others begin again at once, before the last update that all of them have come to."""
-        self._failures += 1
+        self._count_loss(loss)
         self._next = next(self._losses, None)
         share = len(self.here) / self._job.cluster.world_size
         self.here = tuple(rank for rank in self.here if rank != loss.rank)
