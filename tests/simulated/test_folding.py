@@ -175,7 +175,8 @@ def test_a_ring_of_100_000_ranks_takes_its_closed_form() -> None:
     block = Block(0, "block", nbytes // 4, 1, 0, 0.0, 0.0, 0.0)
     model = Model((block,), 1, 1, 4)
     cluster = Cluster(n, 0, Roofline(1e30, 1e30), Switch(1.25e9, 5e-6))
-    outcome = simulate(Job(AllReduce(), model, cluster, Budget(updates=1), SizesFactory(model, n)))
+    given = Job(AllReduce(), model, cluster, Budget(updates=1), SizesFactory(model, n))
+    outcome = simulate(given, SimulatedOptions(algorithm="ring"))
     assert outcome.status == "done"
     assert outcome.copies == n
     assert outcome.seconds == pytest.approx(2 * (n - 1) * (10e-6 + nbytes / (n * 1.25e9)), rel=1e-12)
