@@ -5,6 +5,7 @@
     distsim report runs --output report.html
     distsim list strategies | workloads | backends | clusters | stragglers | failures | optimizers
     distsim explain k_sync strategy.k=3 --html k_sync.html
+    distsim check k_sync strategy.k=3
     distsim calibrate --quick
     distsim bench fabric --json fabric.json
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain")):
+    if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain", "check")):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     from distsim.interface.errors import BadInput, DistsimError
@@ -73,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         "settings", nargs="*", metavar="KEY=VALUE", help="strategy.k=3 straggler=one_slow cluster.workers=3 ..."
     )
     explain.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
+    check = commands.add_parser("check", help="hold a strategy to what every built-in one passes")
+    check.add_argument("strategy", metavar="STRATEGY")
+    check.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy.k=3 cluster.workers=4 budget.updates=20")
+    check.add_argument("--equals-one-process", action="store_true", help="its weights must be those of one process")
+    check.add_argument("--real", action="store_true", help="on two real ranks, too")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
@@ -182,6 +188,38 @@ def _explain(options: argparse.Namespace) -> int:
     return 0 if made.is_done else 1
 
 
+def _check(options: argparse.Namespace) -> int:
+    from distsim import composition
+    from distsim.configuration import quantities
+    from distsim.configuration.reader import FAILED, Reader
+    from distsim.configuration.sections import known_keys
+    from distsim.interface.errors import BadInput, Problem
+
+    given, problems = composition.parse([*options.settings, *options.rest])
+    counts = {"cluster.workers": 0, "budget.updates": 8}
+    allowed = f"only strategy.*, {', '.join(counts)} can be set: the runs are small ones of its own"
+    bad = [Problem(key, value, allowed) for key, value in given if key not in counts and not key.startswith("strategy.")]
+    wanted = [("strategy", options.strategy), *((key, value) for key, value in given if key.startswith("strategy."))]
+    values, unknown = composition.compose(wanted)
+    reader = Reader(values, known_keys)
+    counts |= {key: reader.value(key, quantities.integer(1, 1000), value) for key, value in given if key in counts}
+    strategy = None if unknown else reader.component("strategy")
+    problems += [*bad, *unknown, *reader.problems]
+    if problems or FAILED in counts.values():
+        raise BadInput(problems)
+    from distsim.testing import check_strategy
+
+    passed = check_strategy(
+        strategy,
+        counts["cluster.workers"] or None,
+        updates=counts["budget.updates"],
+        equals_one_process=options.equals_one_process,
+        real=options.real,
+    )
+    print(f"{options.strategy} passes: {', '.join(passed)}")
+    return 0
+
+
 def _unwritable(key: str, path: Path) -> list[Problem]:
     from distsim.interface.errors import Problem
 
@@ -219,7 +257,15 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"run": _run, "report": _report, "list": _list, "explain": _explain, "calibrate": _calibrate, "bench": _bench}
+_COMMANDS = {
+    "run": _run,
+    "report": _report,
+    "list": _list,
+    "explain": _explain,
+    "check": _check,
+    "calibrate": _calibrate,
+    "bench": _bench,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,6 +22,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "composition": {"interface", "registry", "configuration"},
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
     "report": {"interface", "results", "registry", "explain"},
+    "testing": {"interface", "registry", "catalogue", "numerics", "workloads", "backends", "results"},
     "bench": {"interface", "topologies", "strategies", "numerics", "backends"},
 }
 BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}

@@ -20,7 +20,9 @@ from distsim.backends.simulated.programs import Programs
 from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank
 from distsim.interface.deadlock import find_cycle
 
-_MACHINERY = tuple(str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics"))
+_MACHINERY = tuple(
+    str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics", "testing")
+)
 _UNACCOUNTED = 1e-9
 """Share of the bytes sent that rounding may lose."""
 
