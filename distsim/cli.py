@@ -205,7 +205,7 @@ def _check(options: argparse.Namespace) -> int:
     counts |= {key: reader.value(key, quantities.integer(1, 1000), value) for key, value in given if key in counts}
     strategy = None if unknown else reader.component("strategy")
     problems += [*bad, *unknown, *reader.problems]
-    if problems or FAILED in counts.values():
+    if problems or strategy is None or FAILED in counts.values():
         raise BadInput(problems)
     from distsim.testing import check_strategy
 

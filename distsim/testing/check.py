@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 
 from distsim import registry
@@ -39,7 +39,7 @@ def check_strategy(
     Raises `CheckFailed`, an AssertionError, with all findings, and `BadInput` if there is no such strategy.
     """
     made = _made(strategy)
-    case = Case(made, workers or _workers(made), updates)
+    case = Case(made, _workers(made, (workers,) if workers else WORKERS), updates)
     passed: list[str] = []
     for stage in (*STAGES, *((check,) for check in _asked_for(equals_one_process, real))):
         findings = [finding for check in stage for finding in check(case)]
@@ -77,10 +77,10 @@ def _made(strategy: Strategy | type[Strategy] | str) -> Strategy:
     return made
 
 
-def _workers(strategy: Strategy) -> int:
-    """A number of workers that the strategy runs on; any if it cannot say, which a check then finds."""
+def _workers(strategy: Strategy, tried: Sequence[int]) -> int:
+    """The first number of workers that the strategy runs on; any if it cannot say, which a check then finds."""
     said: list[Problem] = []
-    for workers in WORKERS:
+    for workers in tried:
         try:
             found = list(strategy.problems(workers, WORKLOAD.model()))
         except Exception:  # the check of problems() says which
@@ -88,6 +88,6 @@ def _workers(strategy: Strategy) -> int:
         if not found:
             return workers
         said = said or found
-    what = f"it runs on none of {', '.join(map(str, WORKERS))} workers: {' | '.join(map(str, said))}"
+    what = f"it does not run on {', '.join(map(str, tried))} workers: {' | '.join(map(str, said))}"
     remedy = f"say workers=..., or settings that suit {len(WORKLOAD.model().blocks)} blocks and a batch of {WORKLOAD.batch}"
     raise CheckFailed(strategy, [Finding("problems", type(strategy).__name__, what, remedy)])

@@ -203,7 +203,7 @@ def distance(found: dict[int, Any], expected: dict[int, Any]) -> tuple[float, in
 
 def difference(a: Outcome, b: Outcome, names: tuple[str, str]) -> str:
     """The first record in which two runs differ, with both values; empty if there is none. Values of losses apart."""
-    pairs = []
+    pairs: list[tuple[tuple[str, list[Any]], tuple[str, list[Any]]]] = []
     for one, other in zip(a.traces, b.traces, strict=True):
         pairs += zip(_records(one), _records(other), strict=True)
     pairs.append((("the outcome's part", [a.seconds, a.notes]), ("", [b.seconds, b.notes])))

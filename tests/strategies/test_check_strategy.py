@@ -9,6 +9,7 @@ from contract.runs import STRATEGIES
 
 from distsim import registry
 from distsim.interface import BadInput, Strategy
+from distsim.strategies.parameter_server import KSync
 from distsim.testing import CheckFailed, check_strategy
 
 from . import broken
@@ -69,7 +70,7 @@ FINDINGS = {
     "Divides": r"problems, 1 worker, a model of 6 blocks: problems\(\) raised ZeroDivisionError: .*; let it yield",
     "Complains": r"problems, 9 workers, a model of 6 blocks: problems\(\) gave 'too many'; yield Problem\(key, value, ",
     "NamesAttribute": r"problems, 9 workers, .*: problems\(\) named the key 'workers'; name a key that a user can set",
-    "RefusesAll": "problems, RefusesAll: it runs on none of 3, 4, 2, 6, 8, 1 workers: cluster.workers=3: at least 100; say",
+    "RefusesAll": "problems, RefusesAll: it does not run on 3, 4, 2, 6, 8, 1 workers: cluster.workers=3: at least 100; say",
     "NoGradients": r"problems, 1 worker, .*: gradients_an_update\(\) gave 0; give a whole number of 1 or more, or",
     "OddDeadlock": "ends, 3 uneven workers, switch: the run deadlocked: deadlock: .*; cycle: 0 -> 2 -> 0; run it there",
     "Endless": r"ends, .*: the run failed: after [\d,]+ operations on values it still goes on: let `for step in",
@@ -78,13 +79,13 @@ FINDINGS = {
     "CountsItself": r"budget, 8 updates: made 0 updates of the 8 that they allow; iterate worker.steps\(\)",
     "Remembers": "repeats, 3 uneven workers, switch, twice: .*; draw from worker.random, and keep what",
     "WritesRecords": "conservation, .*: rank 0 sent 8 gradients; 0 were applied or discarded .*; apply .* or discard",
-    "AsksForTensors": "modes, 3 uneven workers, switch: rank 0, transfer 1: modeled Transfer.*, cosimulated Transfer.*'barrier.*; branch",
+    "AsksForTensors": "modes, 3 uneven workers, switch: rank 0, computing 2: modeled Compute.*, cosimulated Compute",
     "SendsNumbers": "modes, .*, cosimulated: the run failed: load of blocks .*; what is sent, added or loaded must be",
     "FirstWorksMore": "alike, 16 workers, alike every 1: rank 1 has other times if rank 0 stands for it; let alike_every",
     "Silent": r"published, .*: the model was not published after update 8; call worker.publish\(\) last in an update",
     "HalfPublished": "published, .*: some blocks of the model were not published after update 8; call",
     "Sums": "one_process, .*, 8 updates: the weights of block . are .* of their way from those of one process, more",
-    "SharesMemory": "real, 2 real workers: the run failed: rank . failed .*: the others are not here; a real run keeps the rules of",
+    "SharesMemory": "real, 2 real workers: the run failed: rank . failed .*: the others are not here; a real run",
     "KnowsItsProcess": "real, 2 real workers: the weights of block . are 2 of their way from those of cosimulation",
 }
 """By class, what is found first."""
@@ -118,9 +119,11 @@ def test_a_class_that_is_defined_in_a_function_cannot_travel() -> None:
         check_strategy(Here)
 
 
-def test_what_is_no_strategy() -> None:
+def test_what_cannot_be_run() -> None:
     with pytest.raises(CheckFailed, match=r"form, int: it is no Strategy; derive it from distsim.interface.Strategy"):
         check_strategy(3)  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match=r"it does not run on 2 workers: strategy.k=3: must be 1 to 2"):
+        check_strategy(KSync(3), workers=2)
     with pytest.raises(BadInput, match=r"strategy='nowhere': one of all_reduce, .*; install the package that declares it"):
         check_strategy("nowhere")
 
