@@ -33,8 +33,8 @@ class _Refused(Exception):
 def describe(blocks: Sequence[nn.Module], inputs: Tensor, batch: int, source: str = "") -> Model:
     """The description of `blocks`, which `source` names, on samples like `inputs`.
 
-    Raises `BadInput` for a block that cannot be run as one: several outputs, an output without one row a sample, state that
-    changes as it runs, mixed dtypes.
+    Raises `BadInput`, naming the block, for one that cannot be run as such: several outputs, an output without one row a
+    sample, state that changes as it runs, noise, no gradient, another device, mixed dtypes.
     """
     try:
         return _model(blocks, inputs, batch)
@@ -57,35 +57,72 @@ def _model(blocks: Sequence[nn.Module], inputs: Tensor, batch: int) -> Model:
     return Model(tuple(described), batch, scalars, itemsize)
 
 
+def named(index: int, block: nn.Module) -> str:
+    """A block as its author may find it: its number and its class, or those that it was put together from."""
+    parts = [type(child).__name__ for child in block] if type(block) is nn.Sequential else []
+    return f"block {index} ({' + '.join(parts) or type(block).__name__})"
+
+
 def _dtype(blocks: Sequence[nn.Module]) -> torch.dtype:
     """The one dtype of all parameters."""
-    dtypes = {parameter.dtype for block in blocks for parameter in block.parameters()}
-    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-        raise _Refused(f"all parameters must be float32 or all float64, not {sorted(map(str, dtypes))}")
-    return dtypes.pop()
+    dtypes = {p.dtype: named(i, block) for i, block in reversed([*enumerate(blocks)]) for p in block.parameters()}
+    if not dtypes:
+        raise _Refused(
+            f"no block has parameters to train, of {len(blocks)}", "assign them to self as modules or nn.Parameter"
+        )
+    if len(dtypes) != 1 or not dtypes.keys() <= {torch.float32, torch.float64}:
+        told = ", ".join(f"{dtype} in {where}" for dtype, where in sorted(dtypes.items(), key=str))
+        raise _Refused(
+            f"all parameters must be float32 or all float64, not {sorted(map(str, dtypes))}: {told}",
+            "convert them in build()",
+        )
+    return next(iter(dtypes))
 
 
 def _run(index: int, block: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """The output of `block`, checked."""
-    before, buffers = x.clone(), [buffer.clone() for buffer in block.buffers()]
+    name = named(index, block)
+    if moved := [key for key, p in block.named_parameters() if p.device != x.device]:
+        raise _Refused(
+            f"{name} must be on the {x.device} when build() returns it, {moved[0]} is not", "distsim moves it to its device"
+        )
+    before, buffers = x.clone(), {key: buffer.clone() for key, buffer in block.named_buffers()}
     try:
         with torch.no_grad():
             y, again = block(x), block(x)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise _Refused(f"block {index} cannot run on an input of shape {tuple(x.shape)}: {error}") from error
+    except Exception as error:  # whatever it raises
+        raise _Refused(f"{name} cannot run on an input of shape {tuple(x.shape)}: {error}") from error
     if not isinstance(y, Tensor):
-        raise _Refused(f"block {index} must return one tensor, not {type(y).__name__}")
-    if y.dtype != dtype or y.dim() < 1 or len(y) != len(x):
-        raise _Refused(f"block {index} must return {dtype} with one row a sample, not {y.dtype} of shape {tuple(y.shape)}")
-    if not torch.equal(x, before):
-        raise _Refused(f"block {index} must not change its input", "use inplace=False")
-    if any(not torch.equal(a, b) for a, b in zip(block.buffers(), buffers, strict=True)):
-        raise _Refused(f"block {index} must not change its buffers", "use LayerNorm or GroupNorm in place of batch norm")
-    if not torch.equal(y, again):
         raise _Refused(
-            f"block {index} must give equal outputs for equal inputs", "remove dropout: its noise is not yet replayed"
+            f"{name} must return one tensor, not {type(y).__name__}", "wrap it in a module whose forward picks one of them"
+        )
+    if y.device != x.device:
+        raise _Refused(f"{name} must not move to another device, its output is on {y.device}", "leave out .to(device)")
+    if y.dim() < 1 or len(y) != len(x):
+        raise _Refused(
+            f"{name} must return one row a sample, of {len(x)} samples it returned shape {tuple(y.shape)}",
+            "the first dimension counts the samples, in and out",
+        )
+    if y.dtype != dtype:
+        raise _Refused(f"{name} must return {dtype} as its parameters are, not {y.dtype}")
+    if not torch.equal(x, before):
+        raise _Refused(f"{name} must not change its input", "use inplace=False")
+    if changed := [key for key, buffer in block.named_buffers() if not torch.equal(buffer, buffers[key])]:
+        raise _Refused(
+            f"{name} must not change its buffers, it changes {changed[0]}",
+            "use LayerNorm or GroupNorm in place of batch norm",
+        )
+    if not torch.equal(y, again):
+        noisy = [f"{key or 'itself'}: {type(part).__name__}" for key, part in block.named_modules() if _is_noisy(part)]
+        where = f" ({', '.join(noisy)})" if noisy else ""
+        raise _Refused(
+            f"{name} must give equal outputs for equal inputs{where}", "remove dropout: its noise is not yet replayed"
         )
     return y
+
+
+def _is_noisy(part: nn.Module) -> bool:
+    return "Dropout" in type(part).__name__ and bool(getattr(part, "p", 1.0))
 
 
 class _Count(NamedTuple):
@@ -146,7 +183,7 @@ def _forms(index: int, block: nn.Module, x: Tensor, whole: _Count, itemsize: int
     shards = [_count(index, block.shard(i, count), x) for i in range(count)]  # type: ignore[operator]
     total = sum((shard.y for shard in shards[1:]), shards[0].y)
     if not torch.allclose(total, whole.y, rtol=1e-3, atol=1e-3 * float(whole.y.abs().max())):
-        raise _Refused(f"the outputs of the {count} shards of block {index} must add up to the block's")
+        raise _Refused(f"the outputs of the {count} shards of {named(index, block)} must add up to the block's")
     both = max(0, sum(shard.saved for shard in shards) - whole.saved) // (count - 1)
     return ways, replicated(block), -(-both // (itemsize * len(x)))
 
@@ -156,6 +193,10 @@ def _count(index: int, block: nn.Module, x: Tensor) -> _Count:
     x = x.detach().clone().requires_grad_(index > 0)
     with FlopCounterMode(display=False) as forward, kept(block.parameters()) as saved:
         y = block(x)
+    if not y.requires_grad and (index or len(ordered(block))):
+        raise _Refused(
+            f"{named(index, block)} must pass gradients on, its output has none", "leave out detach() and no_grad()"
+        )
     by_input = _backward_flops(y, [x] if index else [])
     both = _backward_flops(y, [*([x] if index else []), *ordered(block).values()])
     return _Count(y.detach(), saved.nbytes, int(forward.get_total_flops()), by_input, both)

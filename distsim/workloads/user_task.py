@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distsim.foreign import source_of
 from distsim.interface.errors import BadInput, Problem
+from distsim.workloads.describe import named
 from distsim.workloads.task import Data, Task
 from distsim.workloads.user_module import UserModule
 
@@ -90,7 +91,7 @@ def _refuse_ties(workload: UserModule, blocks: Sequence[nn.Module]) -> None:
     for index, block in enumerate(blocks):
         mine: dict[int, str] = {}
         for name, parameter in block.named_parameters():
-            place = f"{name} of block {index}"
+            place = f"{name} of {named(index, block)}"
             memory = parameter.untyped_storage().data_ptr()
             if memory in owner:
                 raise _bad(

@@ -129,5 +129,5 @@ def test_a_users_own_form_is_described_and_checked():
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     (block,) = describe([Halves()], x, 2).blocks
     assert (block.ways, block.replicated, block.parameters, block.shapes) == (2, 0, 16, ((4, 4),))
-    with pytest.raises(BadInput, match="the outputs of the 2 shards of block 0 must add up to the block's"):
+    with pytest.raises(BadInput, match=r"the outputs of the 2 shards of block 0 .Halves. must add up to the block's"):
         describe([Halves(0.5)], x, 2, "a:b")

@@ -157,14 +157,23 @@ def test_evaluation_and_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tied", "ties weight of block 0 and weight of block 2, blocks must not share parameters; put both uses into one"),
-        ("same_module_twice", "ties weight of block 0 and weight of block 2"),
-        ("batch_norm", "users_own.models:batch_norm.*block 1 must not change its buffers; use LayerNorm"),
-        ("dropout", "block 0 must give equal outputs for equal inputs; remove dropout"),
-        ("in_place", "block 1 must not change its input; use inplace=False"),
-        ("two_outputs", "block 0 must return one tensor, not tuple"),
-        ("wrong_shape", "block 1 cannot run on an input of shape .4, 6.: mat1 and mat2"),
-        ("mixed", "all parameters must be float32 or all float64, not .'torch.float32', 'torch.float64'."),
+        (
+            "tied",
+            "ties weight of block 0 .Linear. and weight of block 2 .Linear., blocks must not share parameters; put both",
+        ),
+        ("same_module_twice", "ties weight of block 0 .Linear. and weight of block 2 .Linear."),
+        (
+            "batch_norm",
+            "users_own.models:batch_norm.*block 1 .BatchNorm1d. must not change its buffers, it changes running_mean; use",
+        ),
+        ("dropout", "block 0 .Linear . Dropout. must give equal outputs for equal inputs .1: Dropout.; remove dropout"),
+        ("in_place", "block 1 .ReLU. must not change its input; use inplace=False"),
+        ("two_outputs", "block 0 .LSTM. must return one tensor, not tuple; wrap it in a module"),
+        ("wrong_shape", "block 1 .Linear. cannot run on an input of shape .4, 6.: mat1 and mat2"),
+        (
+            "mixed",
+            "not .'torch.float32', 'torch.float64'.: torch.float32 in block 0 .Linear., torch.float64 in",
+        ),
         ("two_things", "must return .blocks, data, loss."),
         ("three_tensors", "data must be .inputs, targets. or"),
         ("missing", "cannot be imported: .* has no attribute 'missing'"),
