@@ -1,4 +1,4 @@
-"""Every command and program that the README shows runs as shown (its two make targets aside)."""
+"""Every command and program that the README shows runs as shown (its two make targets aside), beside its files."""
 
 import os
 import re
@@ -12,12 +12,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+FILES = dict(re.findall(r"this is `(\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL))
+PROGRAMS = [program for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if program not in FILES.values()]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("readme")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
 
 
 def finishes(command, folder):
@@ -53,3 +57,4 @@ def test_the_picture_is_what_its_command_draws(folder):
 def test_there_is_something_to_run():
     assert len(COMMANDS) >= 8
     assert len(PROGRAMS) == 2
+    assert list(FILES) == ["my_model.py"]

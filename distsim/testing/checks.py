@@ -115,7 +115,7 @@ def _answers(strategy: Strategy, workers: int, model: Model) -> Iterator[tuple[s
             found = getattr(strategy, name)(*arguments)
             return list(found) if name in ("problems", "warnings") else found
         except Exception as error:
-            wrong.append((f"{name}()", f"raised {type(error).__name__}: {error}", "let it yield a Problem instead"))
+            wrong.append((f"{name}()", f"raised {type(error).__name__}: {error}", "let problems() yield a Problem instead"))
             return None
 
     found = ask("problems", workers, model)
@@ -140,7 +140,7 @@ def _answers(strategy: Strategy, workers: int, model: Model) -> Iterator[tuple[s
         said = ask("warnings", workers, model)
         if said is not None and not all(isinstance(line, str) for line in said):
             wrong.append(("warnings()", f"gave {said!r}", "yield a text a line"))
-        ways = ask("on_loss")
+        ways = ask("on_loss", workers)
         if ways is not None and (not ways or not set(ways) <= set(get_args(OnLoss))):
             wrong.append(("on_loss()", f"gave {ways!r}", f"give a tuple of {', '.join(get_args(OnLoss))}, the usual first"))
     yield from wrong

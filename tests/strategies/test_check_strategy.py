@@ -67,7 +67,7 @@ FINDINGS = {
     "Undocumented": "docstring, Undocumented: it has no docstring; begin it with one sentence that says the rule",
     "NoFullStop": "docstring, NoFullStop: its docstring begins with 'nothing much'; .* with a full stop",
     "HoldsFunction": "portable, HoldsFunction: it cannot be pickled .*; define it at the top level of a module",
-    "Divides": r"problems, 1 worker, a model of 6 blocks: problems\(\) raised ZeroDivisionError: .*; let it yield",
+    "Divides": r"problems, 1 worker, a model of 6 blocks: problems\(\) raised ZeroDivisionError: .*; let",
     "Complains": r"problems, 9 workers, a model of 6 blocks: problems\(\) gave 'too many'; yield Problem\(key, value, ",
     "NamesAttribute": r"problems, 9 workers, .*: problems\(\) named the key 'workers'; name a key that a user can set",
     "RefusesAll": "problems, RefusesAll: it does not run on 3, 4, 2, 6, 8, 1 workers: cluster.workers=3: at least 100; say",
