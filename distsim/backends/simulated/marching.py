@@ -59,9 +59,17 @@ class Moments:
         self._times: list[Times] = [np.zeros(ranks)]
         self.now = 0
         """The number of the present."""
+        self._rank = -1
+        self._of_rank: list[float] = []
 
     def __getitem__(self, number: float) -> Times:
         return self._times[int(number)]
+
+    def of(self, rank: int) -> list[float]:
+        """A rank's times by number, once there are no more to come; kept of the rank that was asked for last."""
+        if rank != self._rank:
+            self._rank, self._of_rank = rank, [times.item(rank) for times in self._times]
+        return self._of_rank
 
     def note(self, times: Times) -> int:
         """The number of a moment: higher than all that have been given."""
@@ -257,18 +265,22 @@ class OneRank:
 
     def time(self, moment: float) -> float:
         """A time of this rank."""
-        return self.fabric.moments[moment].item(self.rank)
+        return self.fabric.moments.of(self.rank)[int(moment)]
 
     def _part(self, step: int, part: int) -> int:
         return part + self._moved * self.fabric.shifts[step, part]
 
     def compute(self, row: Compute) -> Compute:
-        return Compute(row.name, self.time(row.begun), self.time(row.ended), row.step, self._part(row.step, row.part))
+        name, begun, ended, step, part = row
+        times = self.fabric.moments.of(self.rank)
+        return Compute(name, times[int(begun)], times[int(ended)], step, self._part(step, part))
 
     def transfer(self, row: Transfer) -> Transfer:
-        ended = self.time(row.ended)
-        awaited = min(self.time(row.awaited), ended)  # of some ranks it was over before
-        return row._replace(posted=self.time(row.posted), awaited=awaited, ended=ended)
+        kind, channel, sequence, nbytes, posted, awaited, ended = row
+        times = self.fabric.moments.of(self.rank)
+        over = times[int(ended)]
+        waited = min(times[int(awaited)], over)  # of some ranks it was over before
+        return Transfer(kind, channel, sequence, nbytes, times[int(posted)], waited, over)
 
     def update(self, row: Update) -> Update:
         return row._replace(time=self.time(row.time))
