@@ -47,8 +47,10 @@ class Strategy:
     def alike_every(self, workers: int) -> int:
         """The n for which worker r + n does what worker r does, all workers it names moved on by n (mod P).
 
-        P, unless said otherwise: no two are alike. A large modeled run simulates one of those that are (`fold_ranks`).
-        What a class says holds of the `run` that it has or inherits; one that overrides `run` says it again.
+        It names them in the same order, too: rank + 1 before rank - 1, for all or for none. Groups alone are named by all
+        their members in one order. P, unless said otherwise: no two are alike. A large modeled run simulates one of those
+        that are (`fold_ranks`). What a class says holds of the program that it has or inherits; one that overrides `run`
+        or a method that `run` may call says it again.
         """
         return workers
 

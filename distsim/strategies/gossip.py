@@ -26,12 +26,13 @@ class Gossip(Strategy):
         return 1
 
     async def run(self, worker: Worker[T]) -> None:
-        peers = neighbours(self.topology, worker.rank, worker.world_size)
+        n = worker.world_size
+        peers = sorted(neighbours(self.topology, worker.rank, n), key=lambda peer: (peer - worker.rank) % n)
         for step in worker.steps():
             own = worker.read()
             receives = [worker.receive(peer, "model") for peer in peers]
             sends = [worker.send(own, peer, "model") for peer in peers]
-            gradient = await worker.gradient(Batch(step, worker.rank, worker.world_size))
+            gradient = await worker.gradient(Batch(step, worker.rank, n))
             models = [(await receive).payload for receive in receives]
             worker.load(await worker.compute("mix", _mean, own, *models))
             await worker.apply(gradient)

@@ -14,6 +14,7 @@ from distsim.backends.simulated.algorithms import make_plan
 from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold, members
 from distsim.backends.simulated.quotient import quotient
 from distsim.backends.simulated.routes import Routes
+from distsim.interface import ALL as EVERYTHING
 from distsim.interface import (
     Batch,
     Block,
@@ -25,6 +26,7 @@ from distsim.interface import (
     Model,
     Outage,
     Outcome,
+    Region,
     Roofline,
     Straggler,
     Strategy,
@@ -252,6 +254,63 @@ class FirstIsSlow(AllReduce):
 
 def test_a_program_that_overrides_another_has_to_say_itself_that_ranks_are_alike() -> None:
     assert find_fold(job(FirstIsSlow(), "switch", 16), 1) is APART
+
+
+@dataclass(frozen=True)
+class FirstIsSlower(DiLoCo):
+    """Overrides a part of the program."""
+
+    async def advance(self, worker: Worker[T], agreed: T, moved: T, region: Region = EVERYTHING) -> T:
+        if worker.rank == 0:
+            moved = await worker.compute("more", lambda x: x, moved)
+        return await super().advance(worker, agreed, moved, region)
+
+
+def test_so_has_one_that_overrides_what_it_calls() -> None:
+    assert find_fold(job(DiLoCo(every=2), "switch", 16), 1) == Fold(16, 1)
+    assert find_fold(job(FirstIsSlower(every=2), "switch", 16), 1) is APART
+
+
+@dataclass(frozen=True)
+class WhoIsFirst(Strategy):
+    """All do the same, and what that is depends on which of two comes first: at one instant, on the order of ranks."""
+
+    how: str
+
+    def alike_every(self, workers: int) -> int:
+        return 1
+
+    async def run(self, worker: Worker[T]) -> None:
+        rank, n = worker.rank, worker.world_size
+        if self.how == "turns":
+            for _ in worker.turns():
+                await worker.compute("work", lambda x: x, worker.read())
+            return
+        sends = [worker.send(worker.read(Region((block,))), (rank + k) % n) for block, k in ((0, 1), (1, -1))]
+        if self.how == "any":
+            for _ in sends:
+                await worker.compute("work", lambda x: x, (await worker.receive_any()).payload)
+        elif self.how == "tasks":
+            for task in [worker.task(self.take(worker, (rank + k) % n)) for k in (-1, 1)]:
+                await task
+        else:
+            notice, other = worker.receive((rank - 1) % n), worker.receive((rank + 1) % n)
+            await worker.gradient(Batch(0, rank, n), unless=notice)
+            await notice
+            await other
+        for sent in sends:
+            await sent
+
+    async def take(self, worker: Worker[T], source: int) -> None:
+        await worker.compute("work", lambda x: x, (await worker.receive(source)).payload)
+
+
+@pytest.mark.parametrize("how", ["any", "tasks", "turns", "unless"])
+def test_who_asks_which_of_two_is_first_is_set_apart(how: str) -> None:
+    given = job(WhoIsFirst(how), "switch", 8, updates=4)
+    folded, whole = simulate(given, NONE), simulate(given, ALL)
+    assert folded.copies == 1
+    check_same(folded, whole)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Call:
         self.is_priced = False
         self.is_disturbed = False
         self.is_watched = False  # for what else may use its links
+        self.is_in_doubt = False  # something else may use its links now
         self.rivals: list[Call] = []  # that are watched, and may use some of them
 
     def is_busy(self, rank: int) -> bool:

@@ -285,26 +285,50 @@ class Collectives:
 
     def _meet(self, call: Call, rank: int) -> None:
         """A rank has come to `call`: what uses its links now?"""
-        for rival in list(call.rivals):
+        for rival in call.rivals:
             _, takes_turns = self._relation(call, rival)
             if rival.is_busy(rank) if takes_turns else call.meets(rival):
-                self._disturb(call)
-                self._disturb(rival)
+                self._look_again(call)
+                return
+        if self._is_crossed(call):
+            self._look_again(call)
+
+    def _is_crossed(self, call: Call) -> bool:
+        """A message is on a link that the call uses."""
         routes = self._hosts.routes
         assert routes is not None
-        for source, to in self._messages.on_the_way.values():
-            if any(map(call.is_using, routes.route(source, to).links)):
-                self._disturb(call)
-                return
+        return any(
+            any(map(call.is_using, routes.route(source, to).links)) for source, to in self._messages.on_the_way.values()
+        )
 
     def _sent(self, source: int, to: int) -> None:
         """A message begins to travel."""
         routes = self._hosts.routes
         assert routes is not None
         links = routes.route(source, to).links
-        for call in list(self._under_way):
+        for call in self._under_way:
             if any(map(call.is_using, links)):
+                self._look_again(call)
+
+    def _look_again(self, call: Call) -> None:
+        """At the end of the instant, for what ends at it meets nothing that begins at it, whichever comes first."""
+        if not call.is_in_doubt:
+            call.is_in_doubt = True
+            self._engine.at_end_of_instant(partial(self._look, call))
+
+    def _look(self, call: Call) -> None:
+        """What uses the call's links, at the end of an instant?"""
+        call.is_in_doubt = False
+        if call.over == len(call.is_over):
+            return
+        ranks = call.group.simulated
+        for rival in list(call.rivals):
+            _, takes_turns = self._relation(call, rival)
+            if any(call.is_busy(r) and rival.is_busy(r) for r in ranks) if takes_turns else call.meets(rival):
                 self._disturb(call)
+                self._disturb(rival)
+        if self._is_crossed(call):
+            self._disturb(call)
 
     def _disturb(self, call: Call) -> None:
         """Something else uses a link that this call uses."""

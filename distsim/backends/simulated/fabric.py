@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from distsim.backends.simulated.algorithms import Choice, Thresholds
 from distsim.backends.simulated.collectives import Collectives, Mode
 from distsim.backends.simulated.engine import Engine, Operation
-from distsim.backends.simulated.folding import APART, Fold
+from distsim.backends.simulated.folding import APART, Fold, SetApart
 from distsim.backends.simulated.hosts import Hosts, build_hosts
 from distsim.backends.simulated.messages import Messages
 from distsim.backends.simulated.streams import Preemption, Stream
@@ -113,6 +113,8 @@ class SimulatedFabric:
     def compute(
         self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
     ) -> Operation[R | None]:
+        if unless is not None:
+            self._first_of_two()
         simulation = self.simulation
         factor, delay = self._pace.take(None if batch is None else batch.step)
         if not self._pace.has_episodes:
@@ -131,6 +133,8 @@ class SimulatedFabric:
         return self.simulation.messages.send(source, to, tag, envelope, nbytes, self.numerics.copy)
 
     def receive(self, source: int | None, tag: str) -> Operation[Message[Any]]:
+        if source is None:
+            self._first_of_two()
         return self.simulation.messages.receive(self.rank, source, tag)
 
     def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Operation[Any]:
@@ -138,11 +142,20 @@ class SimulatedFabric:
         return self.simulation.collectives.join(self.rank, group, collective, payload, nbytes, self.numerics.combine)
 
     def task(self, coroutine: Coroutine[Any, Any, R]) -> Operation[R]:
+        if self.simulation.fold is not APART:
+            coroutine.close()
+        self._first_of_two()
         return self.simulation.engine.process(self.rank, coroutine)
 
     def decide(self, key: str, proposal: bool) -> bool:
         return self.simulation.decided.setdefault(key, proposal)
 
     def count(self, key: str) -> int:
+        self._first_of_two()
         self.simulation.counted[key] += 1
         return self.simulation.counted[key] - 1
+
+    def _first_of_two(self) -> None:
+        """What follows depends on which of two comes first: at one instant, on an order of ranks. They are apart."""
+        if self.simulation.fold is not APART:
+            raise SetApart("who is first")

@@ -4,7 +4,7 @@ and the rest goes on (Bertsekas and Gallager, "Data Networks", 1992, section 6.5
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from distsim.backends.simulated.flows import Flow, Group, Link
@@ -14,7 +14,10 @@ Filled = tuple[Link | None, float, list[Flow]]
 
 
 def fill(flows: Sequence[Flow], left: dict[Link, float]) -> list[Filled]:
-    """The bottlenecks of `flows`, the slowest first, on links that have so much capacity left for them."""
+    """The bottlenecks of `flows`, the slowest first, on links that have so much capacity left for them.
+
+    Whose bottleneck is which does not depend on the order of flows and links that are alike (see folding).
+    """
     on: dict[Link, list[Flow]] = {link: [] for link in left}
     queue: list[tuple[float, bool, int, int, Link | Flow]] = []
     for number, flow in enumerate(flows):
@@ -29,28 +32,42 @@ def fill(flows: Sequence[Flow], left: dict[Link, float]) -> list[Filled]:
     filled: list[Filled] = []
     fixed: set[Flow] = set()  # only membership is asked
     while queue:
-        share, is_new, order, number, full = heappop(queue)
-        if isinstance(full, Flow):
-            members, bottleneck = [full], None
-        else:
-            n = count[full]
-            if not n:
-                continue
-            if left[full] / n > share:  # flows have been fixed since it was queued
-                heappush(queue, (left[full] / n, is_new, order, number, full))
-                continue
-            members, bottleneck = on[full], full
-        here = []
-        for flow in members:
+        share = queue[0][0]
+        full: dict[Link, None] = {}
+        slow: list[Flow] = []  # as fast as they may be
+        while True:
+            _, is_new, order, number, one = heappop(queue)
+            if isinstance(one, Flow):
+                slow.append(one)
+            elif n := count[one]:
+                if left[one] / n > share:  # flows have been fixed since it was queued
+                    heappush(queue, (left[one] / n, is_new, order, number, one))
+                else:
+                    full[one] = None
+            if not queue or queue[0][0] != share:
+                break
+        here: dict[Link | None, list[Flow]] = {}
+        for bottleneck in full:
+            for flow in on[bottleneck]:
+                if flow not in fixed:
+                    fixed.add(flow)
+                    here.setdefault(_likeliest(flow, full, on), []).append(flow)
+        for flow in slow:
             if flow not in fixed:
                 fixed.add(flow)
-                here.append(flow)
+                here.setdefault(None, []).append(flow)
+        for at, members in here.items():
+            filled.append((at, share, members))
+            for flow in members:
                 for link in flow.links:
                     left[link] -= share
                     count[link] -= 1
-        if here:
-            filled.append((bottleneck, share, here))
     return filled
+
+
+def _likeliest(flow: Flow, full: dict[Link, None], on: Mapping[Link, Sequence[Flow]]) -> Link:
+    """Of the links of a flow that are full at once its bottleneck: one that is so already, one of many flows, the first."""
+    return min((link for link in flow.links if link in full), key=lambda link: (link.own is None, -len(on[link])))
 
 
 def remainders(flows: Sequence[Flow], free: dict[Group, None]) -> dict[Link, float]:
@@ -59,9 +76,6 @@ def remainders(flows: Sequence[Flow], free: dict[Group, None]) -> dict[Link, flo
     for flow in flows:
         for link in flow.links:
             if link not in left:
-                rest = link.capacity
-                for group, n in link.groups.items():
-                    if group not in free:
-                        rest -= n * group.rate
-                left[link] = rest
+                taken = [-n * group.rate for group, n in link.groups.items() if group not in free]
+                left[link] = math.fsum([link.capacity, *taken])
     return left

@@ -17,12 +17,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import isroutine
 from math import lcm
 
 from distsim.interface import Job, Loopback, Strategy, Topology, Trace
 
 
-class SetApart(Exception):
+class SetApart(BaseException):  # a stop, and nothing that a strategy may catch
     """Ranks that were taken to be alike are not."""
 
 
@@ -66,7 +67,7 @@ def find_fold(job: Job, fold_ranks: int) -> Fold:
     if pattern is None:
         return APART
     period = lcm(job.strategy.alike_every(workers), pattern.hosts)
-    return Fold(workers, period) if period < workers and workers % period == 0 else APART
+    return Fold(workers, period) if 0 < period < workers and workers % period == 0 else APART
 
 
 def may_march(job: Job, fold_ranks: int) -> bool:
@@ -80,10 +81,18 @@ def may_march(job: Job, fold_ranks: int) -> bool:
 
 
 def _says_itself(strategy: Strategy) -> bool:
-    """What is said of a program holds of that program: who overrides `run` alone has said nothing of the new one."""
-    order = type(strategy).__mro__
-    says, runs = (next(i for i, cls in enumerate(order) if name in vars(cls)) for name in ("alike_every", "run"))
-    return says <= runs
+    """What is said of a program holds of that program: who overrides `run`, or what it may call, has to say it again."""
+    for cls in type(strategy).__mro__:
+        if "alike_every" in vars(cls):
+            return True
+        if any(isroutine(value) and _is_program(name) for name, value in vars(cls).items()):
+            return False
+    return False
+
+
+def _is_program(method: str) -> bool:
+    """Other methods of Strategy say something about a strategy, and do nothing in a run."""
+    return method == "run" or not (method.startswith("__") or hasattr(Strategy, method))
 
 
 class FoldedLinks:
@@ -185,4 +194,6 @@ def _name(channel: str, fold: Fold) -> str:
     group = [int(rank) for rank in ranks.split(",")]
     simulated = [rank for rank in group if rank < fold.period]
     more = f" of {len(group)} ranks" if len(simulated) < len(group) else ""
+    if more and group != sorted(group):  # another order is another group
+        more += f" in the order {ranks}"
     return f"{kind} {','.join(map(str, simulated))}{more}"

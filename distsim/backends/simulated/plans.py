@@ -57,7 +57,9 @@ class Plans:
         routes, ranks = self._routes, group.members.ranks
         if routes is None:
             return 0.0, 1.0
-        pairs = zip(ranks, (*ranks[1:], ranks[0]), strict=True)
-        ways = [routes.route(rank, after) for rank, after in pairs if rank == self._fold.standing_for(rank)]
+        pairs = list(zip(ranks, (*ranks[1:], ranks[0]), strict=True))
+        if group.members.turns:  # the others' neighbours are images of these
+            pairs = [(rank, after) for rank, after in pairs if rank == self._fold.standing_for(rank)]
+        ways = [routes.route(rank, after) for rank, after in pairs]
         bandwidth = min(min(way.limit, *map(routes.capacity, way.links), inf) for way in ways)
         return max(way.latency for way in ways), bandwidth

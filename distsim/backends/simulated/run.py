@@ -56,7 +56,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     elif options.collectives == "auto" and may_march(job, options.fold_ranks):
         from distsim.backends.simulated.marching import march  # it needs numpy
 
-        with suppress(*ENDS):  # what goes wrong is told of the ranks on which it does
+        with suppress(SetApart, *ENDS):  # what goes wrong is told of the ranks on which it does
             return march(job, options)
     return _simulate(job, options, APART)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from math import fsum
 
 from distsim.backends.simulated.filling import Filled, fill, remainders
 from distsim.backends.simulated.flows import EQUAL, Flow, Group, Link
@@ -111,19 +112,25 @@ class Sharing:
     # ---- step 1
 
     def _place(self, now: float, came: list[Flow], changed: Groups) -> list[Flow]:
-        """Put flows into groups; the result are those that find a link full of flows that have another bottleneck."""
+        """Put flows into groups; the result are those that find a link full of flows that have another bottleneck.
+
+        They come in no order: where they belong is looked for before any of them is there.
+        """
         homeless = []
+        placed: list[tuple[Flow, Link | None, float]] = []
         for flow in came:
             least, at = flow.limit, None
             for link in flow.links:
                 share = link.capacity / link.count
                 if share < least or (share == least and at is not None and link.fills > at.fills):
                     least, at = share, link
+            if at is not None and at.own is None and at.groups:
+                homeless.append(flow)
+            else:
+                placed.append((flow, at, least))
+        for flow, at, least in placed:
             group = at.own if at is not None else self._limited.get(least)
             if group is None:
-                if at is not None and at.groups:
-                    homeless.append(flow)
-                    continue
                 group = self._new(at, least, now)
             else:
                 group.advance(now)
@@ -300,13 +307,13 @@ def _set(group: Group, now: float) -> bool:
     if len(groups) == 1:
         group.rate = link.capacity / groups[group]
         return True
-    left, fastest = link.capacity, 0.0
+    others, fastest = [link.capacity], 0.0
     for other, n in groups.items():
         if other is not group:
-            left -= n * other.rate
+            others.append(-n * other.rate)
             if other.rate > fastest:
                 fastest = other.rate
-    rate = left / groups[group]
+    rate = fsum(others) / groups[group]
     if rate * EQUAL < fastest:
         return False
     group.rate = rate
