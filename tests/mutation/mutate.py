@@ -61,6 +61,7 @@ GROUPS = {
             "tests/simulated/test_collectives.py",
             "tests/simulated/test_prices.py",
             "tests/oracles/test_collectives.py",
+            "tests/simulated/test_deadlock.py",
             "tests/contract/test_collectives.py::test_results_of_all_kinds[modeled]",
             "tests/contract/test_collectives.py::test_results_of_all_kinds[cosimulated]",
         ),
@@ -90,6 +91,7 @@ GROUPS = {
             "tests/oracles/test_server_weights.py::test_a_weight_is_a_factor_on_the_rate",
             "tests/oracles/test_server_weights.py::test_delay_compensation_of_steady_workers",
             f"{SERVERS}::test_several_servers_end_and_conserve[strategy1-network0]",
+            f"{SERVERS}::test_a_server_goes_on_when_another_has_made_all_its_updates",
         ),
     ),
 }

@@ -26,6 +26,7 @@ from distsim.strategies.parameter_server import (
     SyncPS,
 )
 from distsim.strategies.parameter_server_program import Desk, ParameterServer
+from distsim.topologies import Scaled
 from distsim.workloads.digits_mlp import DigitsMLP
 
 from .jobs import IDEAL, Times, chain, done, job
@@ -127,6 +128,16 @@ def test_several_servers_end_and_conserve(strategy: ParameterServer, network: Sw
             for trace, arrivals in zip(run.traces[workers:], found, strict=True):
                 assert len(trace.updates) == updates
                 assert sum(a.applied for a in arrivals) == updates * made.collect(workers)
+
+
+@pytest.mark.parametrize("strategy", [AsyncPS(servers=2), SSP(10, servers=2), KBatchAsync(2, servers=2)])
+def test_a_server_goes_on_when_another_has_made_all_its_updates(strategy: ParameterServer) -> None:
+    for share in (0.5, 0.1, 0.01):  # the link of the second server is so much slower
+        network = Scaled(Switch(1e4, 0.01), (("host5", share),))
+        run = done(job(strategy, 4, 12, Times(forward=1.0), network, straggler=EXPONENTIAL))  # type: ignore[arg-type]
+        assert [len(trace.updates) for trace in run.traces[4:]] == [12, 12]
+        assert run.traces[5].updates[-1].time > run.traces[4].updates[-1].time
+        check_conservation(run.traces)
 
 
 ORDERS = ((2, 3, 4, 0, 1, 2), (0, 1, 4, 2, 3, 0), (1, 2, 3, 4, 0, 1))
