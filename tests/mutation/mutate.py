@@ -92,6 +92,7 @@ GROUPS = {
             "tests/oracles/test_server_weights.py::test_delay_compensation_of_steady_workers",
             f"{SERVERS}::test_several_servers_end_and_conserve[strategy1-network0]",
             f"{SERVERS}::test_a_server_goes_on_when_another_has_made_all_its_updates",
+            f"{SERVERS}::test_staleness_of_steady_workers_in_a_row",
         ),
     ),
 }

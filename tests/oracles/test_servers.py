@@ -209,6 +209,12 @@ def test_sharded_updates_are_those_of_one_server() -> None:
 # ---- what a run says
 
 
+def test_staleness_of_steady_workers_in_a_row() -> None:
+    made = job(AsyncPS(), 3, 9, Times(forward=1.0))
+    staleness = summarize(made, done(made), [])["staleness"]
+    assert staleness == {"mean": (0 + 1 + 7 * 2) / 9, "max": 2, "histogram": {"0": 1, "1": 1, "2": 7}}
+
+
 @pytest.mark.parametrize("servers", [1, 3])
 def test_updates_are_counted_once(servers: int) -> None:
     for strategy in (AsyncPS(servers=servers), KBatchAsync(2, servers=servers), KSync(2, servers=servers)):
