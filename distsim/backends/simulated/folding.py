@@ -1,7 +1,8 @@
 """Folding: of ranks that do alike, one is simulated and stands for all.
 
 A strategy says which workers do alike (`Strategy.alike_every`): worker r + p does what worker r does, with all ranks it
-names moved on by p. If the network looks the same from both, so do their times, and workers 0 to p - 1 are enough:
+names moved on by p. If the network looks the same from both, their times are the same, and workers 0 to p - 1 are enough
+(to the last digit; between flows that share a link with those of others, rates may be rounded otherwise, by some 1e-16):
 
 - A message of rank r to rank q arrives at the rank that stands for q, as if from the rank that lies before it as r lies
   before q. It travels over the links of that rank's neighbourhood, which stand for their images, too.
