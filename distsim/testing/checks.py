@@ -60,12 +60,8 @@ def form(case: Case) -> Iterator[Finding]:
         names = [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]
         given = {name: getattr(case.strategy, name) for name in names}
         if cls(**given) != case.strategy:
-            yield Finding(
-                "form",
-                cls.__name__,
-                "a copy made of its fields is not equal to it",
-                "keep what changes in variables of run()",
-            )
+            what = "a copy made of its fields is not equal to it"
+            yield Finding("form", cls.__name__, what, "keep what changes in variables of run()")
 
 
 def docstring(case: Case) -> Iterator[Finding]:
@@ -80,18 +76,15 @@ def docstring(case: Case) -> Iterator[Finding]:
 
 def portable(case: Case) -> Iterator[Finding]:
     """It can be pickled and comes back equal: the ranks of a real run are other processes."""
+    name = type(case.strategy).__name__
     try:
         back = pickle.loads(pickle.dumps(case.strategy))
     except Exception as error:  # whatever its fields raise
-        yield Finding(
-            "portable",
-            _name(case),
-            f"it cannot be pickled ({error})",
-            "define it at the top level of a module, with plain fields",
-        )
+        remedy = "define it at the top level of a module, with plain fields"
+        yield Finding("portable", name, f"it cannot be pickled ({error})", remedy)
         return
     if back != case.strategy:
-        yield Finding("portable", _name(case), "it comes back from a pickle as another one", "give it fields that compare")
+        yield Finding("portable", name, "it comes back from a pickle as another one", "give it fields that compare")
 
 
 def problems(case: Case) -> Iterator[Finding]:
@@ -124,9 +117,8 @@ def _answers(strategy: Strategy, workers: int, model: Model) -> Iterator[tuple[s
             if not isinstance(problem, Problem):
                 wrong.append(("problems()", f"gave {problem!r}", "yield Problem(key, value, allowed, suggestion)"))
             elif problem.key.partition(".")[0] not in KEYS:
-                wrong.append(
-                    ("problems()", f"named the key {problem.key!r}", "name a key that a user can set, like strategy.k")
-                )
+                remedy = "name a key that a user can set, like strategy.k"
+                wrong.append(("problems()", f"named the key {problem.key!r}", remedy))
     if found == []:
         for name, least, most in (
             ("server_count", 0, None),
@@ -187,10 +179,12 @@ def budget(case: Case) -> Iterator[Finding]:
 
 def repeats(case: Case) -> Iterator[Finding]:
     """The same run gives the same records: what is random is drawn from the worker, and nothing is kept between runs."""
-    for network, first in case.modeled.items():
-        if found := runs.difference(first, case.run(False, network, UNEVEN), ("first", "then")):
+    for network, first in (*case.modeled.items(), ("switch", case.cosimulated["switch"])):
+        mode = "cosimulated" if first is case.cosimulated["switch"] else "modeled"
+        again = case.run(mode == "cosimulated", network, UNEVEN)
+        if found := runs.difference(first, again, ("first", "then"), has_losses=True):
             remedy = "draw from worker.random, and keep what changes in variables of run()"
-            yield Finding("repeats", f"{_place(case, network)}, twice", found, remedy)
+            yield Finding("repeats", f"{_place(case, network)}, {mode} twice", found, remedy)
 
 
 def conservation(case: Case) -> Iterator[Finding]:
@@ -224,13 +218,17 @@ def alike(case: Case) -> Iterator[Finding]:
         more = replace(case, workers=workers)
         job = more.job(False)
         whole, folded = more.simulate(job, 0), more.simulate(job, 1)
+        if whole.status != "done":
+            yield Finding(
+                "alike", f"{workers} workers", f"the run {_ended(whole)}", "let problems() refuse so many workers"
+            )
+            return
         for trace in whole.traces:
             if runs.times(folded.traces[trace.rank % len(folded.traces)]) != runs.times(trace):
                 where = f"{workers} workers, alike every {case.strategy.alike_every(workers)}"
                 what = f"rank {trace.rank} has other times if rank {trace.rank % len(folded.traces)} stands for it"
-                yield Finding(
-                    "alike", where, what, "let alike_every() say which workers run the same program, or leave it out"
-                )
+                remedy = "let alike_every() say which workers run the same program, or leave it out"
+                yield Finding("alike", where, what, remedy)
                 return
         return
 
@@ -273,12 +271,11 @@ def real(case: Case) -> Iterator[Finding]:
         if outcome.status == "done":
             check_conservation(outcome.traces)
     except (BadInput, NotConserved) as error:
-        yield Finding(
-            "real", where, " | ".join(str(error).splitlines()), "see distsim.interface for the rules of all modes"
-        )
+        remedy = "distsim/interface/worker.py has the rules of all modes"
+        yield Finding("real", where, " | ".join(str(error).splitlines()), remedy)
         return
     if outcome.status != "done":
-        remedy = "a real run keeps the rules of distsim/interface/worker.py as the modeled one does"
+        remedy = "what a rank needs of another has to be sent; distsim/interface/worker.py has the rules of all modes"
         yield Finding("real", where, f"the run {_ended(outcome)}", remedy)
     elif even and is_fixed and (found := _apart(outcome, even, "cosimulation")):
         yield Finding("real", where, found, "use nothing but the worker: no files, no globals, no clock of your own")
@@ -308,10 +305,6 @@ def _count(workers: int) -> str:
 
 def _place(case: Case, network: str) -> str:
     return f"{case.workers} uneven workers, {network}"
-
-
-def _name(case: Case) -> str:
-    return type(case.strategy).__name__
 
 
 STAGES: tuple[tuple[Check, ...], ...] = (

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 from distsim.backends.simulated import SimulatedOptions, simulate
@@ -192,8 +192,9 @@ def distance(found: dict[int, Any], expected: dict[int, Any]) -> tuple[float, in
     for block, value in sorted(expected.items()):
         moved = float((value - start[begun : begun + len(value)]).abs().max())
         apart = float((found[block] - value).abs().max())
-        if apart:
-            largest = max(largest, (apart / moved if moved else inf, block))
+        if apart != 0.0:
+            share = apart / moved if moved else inf
+            largest = max(largest, (share if isfinite(share) else inf, block))
         begun += len(value)
     return largest
 
@@ -201,21 +202,21 @@ def distance(found: dict[int, Any], expected: dict[int, Any]) -> tuple[float, in
 # ---- records
 
 
-def difference(a: Outcome, b: Outcome, names: tuple[str, str]) -> str:
-    """The first record in which two runs differ, with both values; empty if there is none. Values of losses apart."""
+def difference(a: Outcome, b: Outcome, names: tuple[str, str], has_losses: bool = False) -> str:
+    """The first record in which two runs differ, with both values; empty if there is none. Losses may count."""
     pairs: list[tuple[tuple[str, list[Any]], tuple[str, list[Any]]]] = []
     for one, other in zip(a.traces, b.traces, strict=True):
-        pairs += zip(_records(one), _records(other), strict=True)
+        pairs += zip(_records(one, has_losses), _records(other, has_losses), strict=True)
     pairs.append((("the outcome's part", [a.seconds, a.notes]), ("", [b.seconds, b.notes])))
     return next(filter(None, (_first(where, mine, its, names) for (where, mine), (_, its) in pairs)), "")
 
 
-def _records(trace: Trace) -> Iterator[tuple[str, list[Any]]]:
+def _records(trace: Trace, has_losses: bool) -> Iterator[tuple[str, list[Any]]]:
     where = f"rank {trace.rank}, "
     yield where + "computing", trace.compute
     yield where + "transfer", trace.transfers
     yield where + "update", trace.updates
-    yield where + "loss", [loss._replace(value=0.0) for loss in trace.losses]
+    yield where + "loss", trace.losses if has_losses else [loss._replace(value=0.0) for loss in trace.losses]
     yield where + "gradient taken", trace.arrivals
     yield where + "end, gradients sent and memory", [trace.ended, trace.gradients, trace.peak, trace.peak_activations]
 

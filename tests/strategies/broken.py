@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -183,6 +184,14 @@ class Remembers(Good):
 
 
 @dataclass(frozen=True)
+class DrawsItself(Good):
+    """Scales gradients by numbers of its own drawing."""
+
+    async def gradient(self, worker: Worker[T], step: int) -> T:
+        return (await super().gradient(worker, step)) * random.random()
+
+
+@dataclass(frozen=True)
 class LosesGradients(Good):
     """The last worker sends its gradient to the first, which counts it and does nothing with it."""
 
@@ -266,6 +275,16 @@ class Sums(Good):
 
     async def update(self, worker: Worker[T], step: int) -> None:
         await worker.apply(await worker.all_reduce(await self.gradient(worker, step), "sum"))
+
+
+@dataclass(frozen=True)
+class LeavesNothing(Good):
+    """Overwrites the model with what is no number, last of all."""
+
+    async def update(self, worker: Worker[T], step: int) -> None:
+        await super().update(worker, step)
+        if step == 7:
+            worker.load(worker.read() * float("nan"))
 
 
 @dataclass(frozen=True)

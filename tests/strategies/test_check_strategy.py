@@ -77,7 +77,8 @@ FINDINGS = {
     "LooksAtValues": r"ends, .* no value: branch on counts, versions and arrivals instead \(rank 1, broken.py:\d+\)",
     "LosesGradients": "ends, .*: rank 0 neither applied nor discarded the gradients of version 0 from rank 2",
     "CountsItself": r"budget, 8 updates: made 0 updates of the 8 that they allow; iterate worker.steps\(\)",
-    "Remembers": "repeats, 3 uneven workers, switch, twice: .*; draw from worker.random, and keep what",
+    "Remembers": "repeats, 3 uneven workers, switch, modeled twice: .*; draw from worker.random, and keep",
+    "DrawsItself": "repeats, 3 uneven workers, switch, cosimulated twice: rank 0, loss .: first Loss.*, then Loss.*; draw",
     "WritesRecords": "conservation, .*: rank 0 sent 8 gradients; 0 were applied or discarded .*; apply .* or discard",
     "AsksForTensors": "modes, 3 uneven workers, switch: rank 0, computing 2: modeled Compute.*, cosimulated Compute",
     "SendsNumbers": "modes, .*, cosimulated: the run failed: load of blocks .*; what is sent, added or loaded must be",
@@ -85,7 +86,8 @@ FINDINGS = {
     "Silent": r"published, .*: the model was not published after update 8; call worker.publish\(\) last in an update",
     "HalfPublished": "published, .*: some blocks of the model were not published after update 8; call",
     "Sums": "one_process, .*, 8 updates: the weights of block . are .* of their way from those of one process, more",
-    "SharesMemory": "real, 2 real workers: the run failed: rank . failed .*: the others are not here; a real run",
+    "LeavesNothing": "one_process, .*, 8 updates: the weights of block . are inf of their way from those of one process",
+    "SharesMemory": "real, 2 real workers: the run failed: rank . failed .*: the others are not here; what a rank needs of",
     "KnowsItsProcess": "real, 2 real workers: the weights of block . are 2 of their way from those of cosimulation",
 }
 """By class, what is found first."""
@@ -96,7 +98,9 @@ FOUND = {name: cls for name, cls in vars(broken).items() if isinstance(cls, type
 def test_each_check_finds_what_breaks_its_rule(name: str) -> None:
     with pytest.raises(CheckFailed) as raised:
         check_strategy(
-            getattr(broken, name), equals_one_process=name == "Sums", real=name in ("SharesMemory", "KnowsItsProcess")
+            getattr(broken, name),
+            equals_one_process=name in ("Sums", "LeavesNothing"),
+            real=name in ("SharesMemory", "KnowsItsProcess"),
         )
     title, first, *others = str(raised.value).splitlines()
     assert re.match(FINDINGS[name], first)
