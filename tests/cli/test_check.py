@@ -46,6 +46,13 @@ def test_a_strategy_of_an_installed_package_is_found_by_its_name(installed: Path
     assert python(installed, "-c", script).stdout == "form\n"
 
 
+@pytest.mark.slow
+def test_so_it_is_on_real_ranks(installed: Path) -> None:
+    checked = python(installed, "-m", "distsim.cli", "check", "leader", "--real")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert checked.stdout.endswith(", published, real\n")
+
+
 def test_what_does_not_pass_is_said_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "local_sgd", "budget.updates=4", "cluster.workers=2", "--equals-one-process"]) == 1
     said = capsys.readouterr()
