@@ -10,12 +10,14 @@ Interval = tuple[float, float]
 
 def union(intervals: Iterable[Interval], low: float, high: float) -> list[Interval]:
     """What lies in any of the intervals and within [low, high]."""
+    kept = [(b if b > low else low, e if e < high else high) for b, e in intervals if b < e]  # most are empty
     merged: list[Interval] = []
-    for begun, ended in sorted((max(begun, low), min(ended, high)) for begun, ended in intervals):
+    for begun, ended in sorted(kept):
         if begun >= ended:
             continue
         if merged and begun <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], ended))
+            if ended > merged[-1][1]:
+                merged[-1] = (merged[-1][0], ended)
         else:
             merged.append((begun, ended))
     return merged

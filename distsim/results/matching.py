@@ -42,7 +42,16 @@ def parties(channel: str) -> list[tuple[int, str]]:
 
 def begins(traces: Iterable[Trace]) -> Mapping[Key, float]:
     """When each transfer began: its latest post. Infinite where a side is missing, as after a failure."""
-    return {
-        key: max(side.transfer.posted for side in found) if len(found) == len(parties(key[0])) else float("inf")
-        for key, found in sides(traces).items()
-    }
+    latest: dict[Key, float] = {}
+    count: dict[Key, int] = {}
+    for trace in traces:
+        for _, channel, sequence, _, posted, _, _ in trace.transfers:
+            key = channel, sequence
+            if key not in latest:
+                latest[key], count[key] = posted, 1
+            else:
+                count[key] += 1
+                if posted > latest[key]:
+                    latest[key] = posted
+    needed = {channel: len(parties(channel)) for channel in dict.fromkeys(channel for channel, _ in latest)}
+    return {key: posted if count[key] == needed[key[0]] else float("inf") for key, posted in latest.items()}
