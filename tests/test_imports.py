@@ -33,7 +33,7 @@ BELOW["cli"] = {*BELOW}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}
 HEAVY = {
     "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),
-    "numpy": ("bench/", "backends/simulated/marching.py"),
+    "numpy": ("bench/", "backends/simulated/marching.py", "backends/simulated/moments.py"),
     "simpy": ("backends/simulated/",),
     "pandas": ("report/", "results/table.py"),
     "plotly": ("report/",),

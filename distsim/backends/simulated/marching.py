@@ -9,81 +9,40 @@ That needs a program whose course does not depend on times: operations on the co
 of all ranks whose price is exact. Whatever else is asked for raises `SetApart`, and the run begins again with every rank.
 The last worker's program is run as well, and must come to the same times and hold as much: what pads an uneven cut is its.
 
-In the records of the marching rank a time is the number of a `Moment`, in order of its program; `Column` reads them.
+In the records of the marching rank a time is the number of a moment, in the order of its program: see moments.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NoReturn, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass, field
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from distsim.backends.simulated.calls import Call, Group
 from distsim.backends.simulated.fabric import SimulatedOptions, Simulation
 from distsim.backends.simulated.folding import SetApart
+from distsim.backends.simulated.moments import Moments, OneRank, Times
 from distsim.backends.simulated.prices import Course
 from distsim.interface import (
     Batch,
     Collective,
-    Compute,
     Cost,
     Job,
-    Loss,
     Memory,
     Numerics,
     Outcome,
     Rank,
     Trace,
-    Transfer,
-    Update,
     Worker,
 )
 from distsim.interface.program import drive, finish
 
 R = TypeVar("R")
 _RECORDS = ("compute", "transfers", "updates", "losses")
-Row = TypeVar("Row", Compute, Transfer, Update, Loss)
-Times = npt.NDArray[np.float64]
-"""A time of each rank."""
 _ZERO: Times = np.zeros(1)
-
-
-class Moments:
-    """The times at which things happen in a program, numbered."""
-
-    def __init__(self, ranks: int) -> None:
-        self._times: list[Times] = [np.zeros(ranks)]
-        self.now = 0
-        """The number of the present."""
-        self._rank = -1
-        self._of_rank: list[float] = []
-
-    def __getitem__(self, number: float) -> Times:
-        return self._times[int(number)]
-
-    def of(self, rank: int) -> list[float]:
-        """A rank's times by number, once there are no more to come; kept of the rank that was asked for last."""
-        if rank != self._rank:
-            self._rank, self._of_rank = rank, [times.item(rank) for times in self._times]
-        return self._of_rank
-
-    def note(self, times: Times) -> int:
-        """The number of a moment: higher than all that have been given."""
-        self._times.append(times)
-        return len(self._times) - 1
-
-    def wait(self, until: Times) -> None:
-        """The present is not before `until` any more, on any rank."""
-        now = self[self.now]
-        late = until > now
-        if late.all():
-            self.now = self.note(until)
-        elif late.any():
-            self.now = self.note(np.maximum(now, until))
 
 
 class Paces:
@@ -145,7 +104,7 @@ class MarchingFabric:
         ranks = self.simulation.job.cluster.workers
         self.moments = Moments(ranks)
         self.shifts: dict[tuple[int, int], int] = {(-1, -1): 0}
-        """Of each batch (step, part), by how much its part is moved on from rank to rank."""
+        """See `OneRank`."""
         self.everyone = tuple(range(ranks))
         self._group = Group(self.everyone, self.simulation.fold)
         self._free = np.zeros(ranks)  # when the compute queue is
@@ -217,6 +176,10 @@ class MarchingFabric:
         coroutine.close()
         raise SetApart("tasks")
 
+    def read(self, marching: Trace, rank: int) -> Trace:
+        """The records of a rank, from those of the marching one."""
+        return OneRank(self.moments, self.shifts, len(self.everyone), rank, rank - self.rank).trace(marching)
+
     def decide(self, key: str, proposal: bool) -> NoReturn:
         raise SetApart("what is decided at some time")
 
@@ -224,92 +187,14 @@ class MarchingFabric:
         raise SetApart("what ranks count together")
 
 
-class Column(Sequence[Row]):
-    """One kind of records of a rank, which are made when they are read."""
-
-    def __init__(self, rows: Sequence[Row], read: Callable[[Row], Row]) -> None:
-        self._rows: Sequence[Row] = rows
-        self._read: Callable[[Row], Row] = read
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return map(self._read, self._rows)
-
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self._read(row) for row in self._rows[at]]
-        return self._read(self._rows[at])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, list | Column) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as a list's
-
-
-@dataclass(frozen=True)
-class OneRank:
-    """Reads the records of the marching rank as those of another."""
-
-    fabric: MarchingFabric
-    rank: int
-
-    @property
-    def _moved(self) -> int:
-        return self.rank - self.fabric.rank
-
-    def time(self, moment: float) -> float:
-        """A time of this rank."""
-        return self.fabric.moments.of(self.rank)[int(moment)]
-
-    def _part(self, step: int, part: int) -> int:
-        return part + self._moved * self.fabric.shifts[step, part]
-
-    def compute(self, row: Compute) -> Compute:
-        name, begun, ended, step, part = row
-        times = self.fabric.moments.of(self.rank)
-        return Compute(name, times[int(begun)], times[int(ended)], step, self._part(step, part))
-
-    def transfer(self, row: Transfer) -> Transfer:
-        kind, channel, sequence, nbytes, posted, awaited, ended = row
-        times = self.fabric.moments.of(self.rank)
-        over = times[int(ended)]
-        waited = min(times[int(awaited)], over)  # of some ranks it was over before
-        return Transfer(kind, channel, sequence, nbytes, times[int(posted)], waited, over)
-
-    def update(self, row: Update) -> Update:
-        return row._replace(time=self.time(row.time))
-
-    def loss(self, row: Loss) -> Loss:
-        part = row.part + self._moved * (row.parts // len(self.fabric.everyone))
-        return row._replace(part=part, time=self.time(row.time))
-
-    def trace(self, marching: Trace) -> Trace:
-        """The records of this rank. They are made when they are read: of all ranks together they would fill the memory."""
-        return replace(
-            marching,
-            rank=self.rank,
-            compute=cast("list[Compute]", Column(marching.compute, self.compute)),
-            transfers=cast("list[Transfer]", Column(marching.transfers, self.transfer)),
-            updates=cast("list[Update]", Column(marching.updates, self.update)),
-            losses=cast("list[Loss]", Column(marching.losses, self.loss)),
-            ended=self.time(marching.ended),
-        )
-
-
 def march(job: Job, options: SimulatedOptions) -> Outcome:
     """Simulate all ranks as one. Raises `SetApart` if theirs is no such program, and whatever it raises."""
     simulation = Simulation(job, options)
     paces, priced = Paces(job, simulation.hosts.least_factor), list[tuple[Times, Times]]()
     fabric, rank = _run(simulation, 0, paces, priced)
-    traces = [OneRank(fabric, number).trace(rank.trace) for number in fabric.everyone]
+    traces = [fabric.read(rank.trace, number) for number in fabric.everyone]
     own_fabric, last = _run(simulation, len(traces) - 1, paces, priced)
-    own = OneRank(own_fabric, last.rank).trace(last.trace)
+    own = own_fabric.read(last.trace, last.rank)
     if any(list(getattr(own, kind)) != list(getattr(traces[-1], kind)) for kind in _RECORDS) or _held(own) != _held(
         rank.trace
     ):
