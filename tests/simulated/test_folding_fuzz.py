@@ -8,6 +8,7 @@ networks, transports and options, with sizes that meet on links and sizes that d
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -45,7 +46,7 @@ from distsim.strategies.tensor_parallel import TensorParallel
 from distsim.strategies.zero import HSDP, Zero
 from distsim.topologies import FatTree, HalfDuplex, Scaled, SwitchedNics, Torus, TwoLevel, ring
 from distsim.workloads.digits_mlp import DigitsMLP
-from simulated.test_folding import check_same
+from simulated.test_folding import check_same, times
 
 # ---- random programs
 
@@ -245,11 +246,42 @@ def compare(seed: int) -> str:
     folded, whole = simulate(job, options), simulate(job, replace(options, fold_ranks=0))
     said = f"run {seed}: {job.strategy} on {job.cluster}, {options}"
     try:
-        check_same(folded, whole)
+        check = check_close if isinstance(inner(job.cluster.network), FatTree) else check_same
+        check(folded, whole)
         check_conservation(folded.traces)
     except Exception as error:
         raise AssertionError(f"{said}: {error}") from error
     return end_of(folded)
+
+
+def inner(network: Any) -> Any:
+    """What half duplex and slower cables wrap."""
+    return inner(network.topology) if isinstance(network, HalfDuplex | Scaled) else network
+
+
+def check_close(folded: Outcome, whole: Outcome) -> None:
+    """Where hosts share up-links, rates are found in another order, and equal as the sharing of links knows rates: to
+    1e-12 (flows.EQUAL)."""
+    assert (folded.status, folded.message) == (whole.status, whole.message)
+    assert folded.seconds == pytest.approx(whole.seconds, rel=1e-12)
+    for trace in whole.traces:
+        found, expected = times(folded.traces[trace.rank % len(folded.traces)]), times(trace)
+        assert words(found) == words(expected)
+        assert numbers(found) == pytest.approx(numbers(expected), rel=1e-12), f"rank {trace.rank}"
+
+
+def numbers(record: Any) -> list[float]:
+    """All numbers of nested records, in order."""
+    if isinstance(record, str):
+        return []
+    return [number for each in record for number in numbers(each)] if isinstance(record, Sequence) else [record]
+
+
+def words(record: Any) -> list[str]:
+    """All texts of nested records, in order."""
+    if isinstance(record, str):
+        return [record]
+    return [word for each in record for word in words(each)] if isinstance(record, Sequence) else []
 
 
 def end_of(folded: Outcome) -> str:

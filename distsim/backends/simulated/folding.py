@@ -2,7 +2,7 @@
 
 A strategy says which workers do alike (`Strategy.alike_every`): worker r + p does what worker r does, with all ranks it
 names moved on by p. If the network looks the same from both, their times are the same, and workers 0 to p - 1 are enough
-(to the last digit; between flows that share a link with those of others, rates may be rounded otherwise, by some 1e-16):
+(to the last digit; where hosts share up-links, to the 1e-12 that rates of flows are known to):
 
 - A message of rank r to rank q arrives at the rank that stands for q, as if from the rank that lies before it as r lies
   before q. It travels over the links of that rank's neighbourhood, which stand for their images, too.
