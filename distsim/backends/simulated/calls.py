@@ -21,10 +21,9 @@ Combine = Callable[[Collective, Sequence[Any]], list[Any]]
 class Call:
     """One collective of one group."""
 
-    def __init__(self, group: Group, number: int, collective: Collective, nbytes: float, combine: Combine) -> None:
+    def __init__(self, group: Group, collective: Collective, nbytes: float, combine: Combine) -> None:
         size = len(group.simulated)
         self.group = group
-        self.number = number
         self.collective = collective
         self.nbytes = nbytes
         self.combine = combine

@@ -77,7 +77,7 @@ class Collectives:
         group.called[position] += 1
         call = group.call(number)
         if call is None:
-            call = Call(group, number, collective, nbytes, combine)
+            call = Call(group, collective, nbytes, combine)
             group.calls.append(call)
         elif nbytes != call.nbytes or collective != call.collective:
             first = next(r for r, operation in zip(group.simulated, call.operations, strict=True) if operation)

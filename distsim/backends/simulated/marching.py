@@ -144,7 +144,7 @@ class MarchingFabric:
             raise SetApart("groups")
         ranks, engine, numerics = len(group), self.simulation.engine, self.numerics
         nbytes = 0.0 if payload is None else numerics.nbytes(payload)
-        call = Call(self._group, 0, collective, nbytes, numerics.combine)
+        call = Call(self._group, collective, nbytes, numerics.combine)
         plan, course = self.simulation.collectives.find_plan(call)
         if plan.is_rooted or course is None or not course.is_apart:
             raise SetApart("a collective that has no price")
