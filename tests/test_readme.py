@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
 FILES = dict(re.findall(r"this is `(\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL))
 PROGRAMS = [program for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if program not in FILES.values()]
 
@@ -31,15 +31,14 @@ def finishes(command, folder):
     return ended.stdout
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_command(line, folder):
-    program, *arguments = shlex.split(line)
-    assert program == "distsim"
-    assert finishes([sys.executable, "-m", "distsim.cli", *arguments], folder)
-
-
-def test_the_report_command_wrote_its_file(folder):
-    assert (folder / "comparison.html").stat().st_size > 100_000
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[0])
+def test_commands_one_after_the_other(block, folder):
+    for line in filter(None, block):
+        program, *arguments = shlex.split(line)
+        assert program == "distsim"
+        assert finishes([sys.executable, "-m", "distsim.cli", *arguments], folder)
+        if "--output" in arguments:
+            assert (folder / arguments[arguments.index("--output") + 1]).stat().st_size > 100_000
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -55,6 +54,7 @@ def test_the_picture_is_what_its_command_draws(folder):
 
 
 def test_there_is_something_to_run():
-    assert len(COMMANDS) >= 8
+    assert sum(map(len, BLOCKS)) >= 8
+    assert any("--output" in line for block in BLOCKS for line in block)
     assert len(PROGRAMS) == 2
     assert list(FILES) == ["my_model.py"]
