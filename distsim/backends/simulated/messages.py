@@ -86,15 +86,19 @@ class Messages:
                 send.envelope = envelope._replace(payload=copy(envelope.payload))
             operation.finish(None)
             self._enqueue(send, to, tag)
+        self._post(send, to, tag)
+        return operation
+
+    def _post(self, send: _Send, to: int, tag: str) -> None:
+        """Let a send meet the first receive that takes it, or wait for one."""
         receives = self._receives[to, tag]  # none of them has met a send that was posted before
         for receive in receives:
-            if receive.source is None or receive.source == source:
+            if receive.source is None or receive.source == send.source:
                 receives.remove(receive)
                 self._meet(send, receive, to, tag)
                 break
         else:
             self._sends[to, tag].append(send)
-        return operation
 
     def receive(self, rank: int, source: int | None, tag: str) -> Operation[Message[Any]]:
         """Post a receive."""
@@ -216,14 +220,8 @@ class Messages:
         told = _Send(source, Envelope(0, label, None), 0.0, lambda payload: payload, self._engine.operation(), True)
         told.is_here = True
         told.operation.finish(None)
+        self._post(told, to, tag)
         receives = self._receives[to, tag]
-        for receive in receives:
-            if receive.source is None or receive.source == source:
-                receives.remove(receive)
-                self._meet(told, receive, to, tag)
-                break
-        else:
-            self._sends[to, tag].append(told)
         for receive in list(receives):  # some may be free that were not when others were sent
             if self._matches(to, tag, receive):
                 receives.remove(receive)
