@@ -41,7 +41,9 @@ def launch(job: Job, options: RealOptions, folder: Path) -> Outcome:
     size = job.cluster.world_size
     device = device_of(options, size)
     with private_folder() as private:
-        orders = [Order(r, size, pickled, folder, private, device, options.threads) for r in range(size)]
+        orders = [
+            Order(r, size, pickled, folder, private, device, options.threads, options.deterministic) for r in range(size)
+        ]
         board = Board(board_of(private), size)
         processes: list[ForkServerProcess] = []
         reports: list[Connection] = []

@@ -28,6 +28,8 @@ class RealOptions:
     """Every rank must have imported, built its numerics and met the others within this time."""
     threads: int = field(default=1, metadata={"at_least": 1, "at_most": 4096})
     """torch threads a rank; the calibration measures one."""
+    deterministic: bool = False
+    """Take only algorithms that give the same bits in every run; an operation that has none raises. See devices.py."""
 
 
 def problems(options: RealOptions) -> Iterable[Problem]:

@@ -42,6 +42,7 @@ class Order:
     """Of the launch: store, board, ledgers; gone afterwards."""
     device: str
     threads: int
+    deterministic: bool = False
 
     @property
     def log(self) -> Path:

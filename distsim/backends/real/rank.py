@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import FileStore, PrefixStore
 
 from distsim.backends.real.board import RUNS, Desk
 from distsim.backends.real.collectives import Collectives
+from distsim.backends.real.devices import make_deterministic
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.gloo import FOREVER
 from distsim.backends.real.handle import PeerLost
@@ -27,6 +28,8 @@ _START = 0.005  # seconds from the agreement on the clock's origin to that origi
 def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> None:
     """Run one rank of a job. `raised` takes what a task raised."""
     torch.set_num_threads(order.threads)
+    if order.deterministic:
+        make_deterministic()
     if order.device == "cuda":
         torch.cuda.set_device(order.rank % torch.cuda.device_count())
     desk.phase("numerics")
