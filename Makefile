@@ -5,17 +5,22 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 PIP_FLAGS ?=
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: report test test-slow lint mutation setup clean
+.PHONY: report test test-slow test-netns lint mutation setup clean
 
 report: setup  ## Calibrate, run experiments/01_which_road, write reports/01_which_road/index.html
 	$(RUN)/python experiments/01_which_road/run.py
 
 test: lint  ## Everything that runs in minutes
-	$(RUN)/pytest -q -m "not slow" -n 2 --dist worksteal
+	$(RUN)/pytest -q -m "not slow and not netns" -n 2 --dist worksteal
 
 test-slow: setup  ## What takes longer, or a device that most machines lack
 	$(RUN)/pytest -q -m "slow or gpu"
+
+test-netns: setup  ## Real runs over links of 200 Mbit/s between network namespaces: needs root, and installs iproute2
+	@command -v tc > /dev/null || PATH=$$PATH:/usr/sbin command -v tc > /dev/null || $(SUDO) apt-get install --yes iproute2
+	$(SUDO) env PATH="$$PATH:/usr/sbin:/sbin" $(RUN)/pytest -q -m netns -rs -p no:cacheprovider
 
 mutation: setup  ## Small mistakes made on purpose: how many of a sample do quick tests notice? Some 30 minutes
 	$(RUN)/python tests/mutation/mutate.py
