@@ -18,12 +18,14 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from distsim.execution import Prepared
     from distsim.interface.errors import Problem
+    from distsim.results.store import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,19 +97,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from distsim import api, composition, execution, sweeping
+    from distsim import api, composition, engines, sweeping
+    from distsim.interface.errors import BadInput
 
     overrides = [*options.settings, *options.rest]
     at_once = _at_once(options.jobs)
-    if options.multirun:
-        return sweeping.sweep(overrides, options.yes, at_once)
-    prepared = api.prepare(*composition.parse(overrides))
+    started = engines.started(overrides)
+    try:
+        if options.multirun:
+            prepared = sweeping.prepare(overrides, options.yes)
+        else:
+            prepared = [api.prepare(*composition.parse(overrides))]
+    except BadInput:
+        if started is None or started.local_rank == 0:  # one process of a host says it
+            raise
+        return 2
+
+    def runs(run: Callable[[Prepared], Result]) -> int:
+        return sweeping.sweep(prepared, overrides, at_once, run) if options.multirun else _one(prepared[0], run)
+
+    return engines.conduct(started, prepared, runs)
+
+
+def _one(prepared: Prepared, run: Callable[[Prepared], Result]) -> int:
+    from distsim import sweeping
+
     sweeping.warn([prepared])
     stored = sweeping.finished(prepared)
     if prepared.resolved.backend == "real" and stored is None:
         folder = prepared.resolved.runs / prepared.name
         print(f"{prepared.job.cluster.world_size} processes start; their logs: {folder / 'logs'}", file=sys.stderr)
-    result = stored or execution.run(prepared)
+    result = stored or run(prepared)
     print(sweeping.outcome(result) + (" (stored before)" if stored else ""))
     print(result.folder)
     return 0 if result.status == "done" else 1

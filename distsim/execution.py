@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cache
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distsim.configuration import Resolved, resolve
 from distsim.configuration.networks import placement, topology
@@ -39,6 +39,13 @@ from distsim.results import identity, store
 from distsim.results.conservation import NotConserved, check_conservation
 from distsim.results.store import Draft, Result
 from distsim.results.summary import Curve, metrics, summarize
+
+if TYPE_CHECKING:
+    from distsim.backends.real.meeting import Meeting
+
+
+Company = Callable[[], "tuple[Meeting, str]"]
+"""Tells other processes that a run starts; where they meet, and its name there."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +90,28 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     if resolved.backend == "real":
         from distsim.backends.real.options import device_of
         from distsim.backends.real.options import problems as real_problems
+        from distsim.backends.real.world import problems as world_problems
+        from distsim.backends.real.world import world
 
         problems += real_problems(resolved.options)
         inputs["host"] = identity.host()
+        ranks = cluster.world_size if cluster else 0
+        try:
+            if cluster and (around := world()):
+                problems += world_problems(around, ranks, resolved.options.interface)
+                inputs["world"] = f"{around.local_size} of {ranks} ranks are on this host"
+                ranks = around.local_size
+        except BadInput as error:
+            problems += error.problems
         if cluster and not problems:
-            inputs["device"] = device_of(resolved.options, cluster.world_size)
+            inputs["device"] = device_of(resolved.options, ranks)
             if inputs["device"] == "cpu":  # ranks share this machine's memory; the key describes a device of their own
                 cluster = replace(cluster, memory=inf)
         if resolved.straggler.is_off:  # only the sleep of an injected straggler follows from the profile
             inputs.pop("profile", None)
     if problems or cluster is None:
         return None, problems
-    job = _job(resolved, cluster)
+    job = _job(resolved, cluster, inputs.get("device", "cpu"))
     if resolved.backend == "real":
         from distsim.backends.real import pack
 
@@ -105,10 +122,11 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes)), []
 
 
-def run(prepared: Prepared) -> Result:
-    """Run and store what was prepared, whatever becomes of it; the stored run if it is finished."""
+def run(prepared: Prepared, company: Company | None = None) -> Result:
+    """Run and store what was prepared, whatever becomes of it; the stored run if it is finished. `company` tells the other
+    processes of an engine that a real run starts."""
     with store.claim(prepared.resolved.runs, prepared.name, prepared.config) as claimed:
-        return claimed if isinstance(claimed, Result) else _run(prepared, claimed)
+        return claimed if isinstance(claimed, Result) else _run(prepared, claimed, company)
 
 
 def fail(prepared: Prepared, message: str) -> Result:
@@ -119,9 +137,9 @@ def fail(prepared: Prepared, message: str) -> Result:
         return _commit(prepared, claimed, Outcome("failed", message, 0.0), datetime.now(UTC), 0.0)
 
 
-def _run(prepared: Prepared, draft: Draft) -> Result:
+def _run(prepared: Prepared, draft: Draft, company: Company | None) -> Result:
     started, clock = datetime.now(UTC), time.perf_counter()
-    outcome = _conserved(_backend(prepared, draft.folder))
+    outcome = _conserved(_backend(prepared, draft.folder, company))
     return _commit(prepared, draft, outcome, started, time.perf_counter() - clock)
 
 
@@ -145,14 +163,15 @@ def _commit(prepared: Prepared, draft: Draft, outcome: Outcome, started: datetim
     return draft.commit(row, metrics(outcome, curve), outcome.traces)
 
 
-def _backend(prepared: Prepared, folder: Path) -> Outcome:
+def _backend(prepared: Prepared, folder: Path, company: Company | None) -> Outcome:
     """Hand the job to its backend; whatever it raises becomes a failed outcome."""
     options = prepared.resolved.options
     try:
         if prepared.resolved.backend == "real":
             from distsim.backends.real import launch
 
-            return launch(prepared.job, options, folder / "logs")
+            meeting, name = company() if company else (None, "")
+            return launch(prepared.job, options, folder / "logs", meeting, name)
         from distsim.backends.simulated import simulate
 
         with _one_thread(prepared.resolved.backend):
@@ -181,14 +200,14 @@ def _one_thread(backend: str) -> AbstractContextManager[None]:
     return one_thread()
 
 
-def _job(resolved: Resolved, cluster: Cluster) -> Job:
+def _job(resolved: Resolved, cluster: Cluster, device: str) -> Job:
     has_values = resolved.backend != "modeled"
     return Job(
         strategy=resolved.strategy,
         model=resolved.model,
         cluster=cluster,
         budget=resolved.budget,
-        numerics=_numerics(resolved, cluster),
+        numerics=_numerics(resolved, cluster, device),
         straggler=resolved.straggler,
         failure=resolved.failure,
         seed=resolved.seed,
@@ -198,17 +217,12 @@ def _job(resolved: Resolved, cluster: Cluster) -> Job:
     )
 
 
-def _numerics(resolved: Resolved, cluster: Cluster) -> Callable[[int], Numerics[Any]]:
+def _numerics(resolved: Resolved, cluster: Cluster, device: str) -> Callable[[int], Numerics[Any]]:
     workers = cluster.workers
     if resolved.backend == "modeled":
         from distsim.numerics.sizes import SizesFactory
 
         return SizesFactory(resolved.model, workers, resolved.optimizer)
-    device = "cpu"
-    if resolved.backend == "real":
-        from distsim.backends.real.options import device_of
-
-        device = device_of(resolved.options, cluster.world_size)
     from distsim.numerics.tensors import TensorsFactory
 
     return TensorsFactory(resolved.workload, workers, resolved.optimizer, resolved.seed, device)

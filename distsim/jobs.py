@@ -34,8 +34,11 @@ Ended = Callable[[int, Result | str], None]
 _PR_SET_PDEATHSIG = 1
 
 
-def run_all(prepared: Sequence[Prepared], jobs: int, ended: Ended) -> None:
-    """Run everything, at most `jobs` at once; 1 runs all of them in this process, in the given order."""
+def run_all(
+    prepared: Sequence[Prepared], jobs: int, ended: Ended, run: Callable[[Prepared], Result] = execution.run
+) -> None:
+    """Run everything, at most `jobs` at once; 1 runs all of them in this process, in the given order. `run` does what is
+    run in this process."""
     simulated = [number for number, each in enumerate(prepared) if each.resolved.backend != "real"]
     jobs = min(jobs, len(simulated), _fitting([prepared[number] for number in simulated]))
     pooled = set(simulated) if jobs > 1 else set()
@@ -43,13 +46,13 @@ def run_all(prepared: Sequence[Prepared], jobs: int, ended: Ended) -> None:
         _side_by_side(prepared, simulated, jobs, ended)
     for number, each in enumerate(prepared):
         if number not in pooled:
-            ended(number, attempt(each))
+            ended(number, attempt(each, run))
 
 
-def attempt(prepared: Prepared) -> Result | str:
+def attempt(prepared: Prepared, run: Callable[[Prepared], Result] = execution.run) -> Result | str:
     """The row of a run, whatever becomes of it; why there is none if it cannot be written."""
     try:
-        return execution.run(prepared)
+        return run(prepared)
     except Exception as error:
         return _failed(prepared, f"{type(error).__name__}: {error}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distsim import api, composition, execution
@@ -23,20 +23,29 @@ _CLOCKS = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated
 _lines: Lines | None = None
 
 
-def sweep(overrides: Sequence[str], yes: bool, at_once: int | None) -> int:
-    """Check all runs, run what is not finished, and count what became of them; the exit code. `at_once`: None for a run a
-    core."""
-    prepared = api.prepare_all(composition.expand(overrides, yes))
+def prepare(overrides: Sequence[str], yes: bool) -> list[Prepared]:
+    """All runs of a sweep, checked."""
+    return api.prepare_all(composition.expand(overrides, yes))
+
+
+def sweep(
+    prepared: Sequence[Prepared],
+    overrides: Sequence[str],
+    at_once: int | None,
+    run: Callable[[Prepared], Result] = execution.run,
+) -> int:
+    """Run what is not finished, and count what became of all; the exit code. `at_once`: None for a run a core. `run` does
+    what is run in this process."""
     warn(prepared)
     rows: list[Result | None] = [finished(each) for each in prepared]
     before = sum(row is not None for row in rows)
     print(f"{len(rows)} runs" + (f", {before} of them stored before" if before else ""), file=sys.stderr)
     lines = Lines(len(rows))
-    if before < len(rows) and _has_launcher(overrides):
+    if before < len(rows) and has_launcher(overrides):
         _multirun(overrides, prepared[0], lines)
         rows = [store.find(each.resolved.runs, each.name) for each in prepared]
     else:
-        _run(prepared, rows, lines, at_once or checks.cores())
+        _run(prepared, rows, lines, at_once or checks.cores(), run)
     good = sum(row is not None and row.status == "done" for row in rows)
     for row in rows:
         if row is not None and row.status != "done":
@@ -47,7 +56,13 @@ def sweep(overrides: Sequence[str], yes: bool, at_once: int | None) -> int:
     return 0 if good == len(rows) else 3
 
 
-def _run(prepared: Sequence[Prepared], rows: list[Result | None], lines: Lines, at_once: int) -> None:
+def _run(
+    prepared: Sequence[Prepared],
+    rows: list[Result | None],
+    lines: Lines,
+    at_once: int,
+    run: Callable[[Prepared], Result],
+) -> None:
     """Put the rows of what is not finished where they are missing, a line each; what is finished has its line first."""
     for row in rows:
         if row is not None:
@@ -63,7 +78,7 @@ def _run(prepared: Sequence[Prepared], rows: list[Result | None], lines: Lines, 
         else:
             lines.lost(f"{prepared[waiting[number]].name}: {row}")
 
-    jobs.run_all([prepared[number] for number in waiting], at_once, ended)
+    jobs.run_all([prepared[number] for number in waiting], at_once, ended, run)
 
 
 class Lines:
@@ -123,7 +138,8 @@ def outcome(result: Result) -> str:
 # ---- by a launcher of Hydra's
 
 
-def _has_launcher(overrides: Sequence[str]) -> bool:
+def has_launcher(overrides: Sequence[str]) -> bool:
+    """One of Hydra's launchers is to run the jobs."""
     return any(text.startswith(("hydra/launcher", "hydra.launcher")) for text in overrides)
 
 

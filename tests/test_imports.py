@@ -29,7 +29,9 @@ BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}
 BELOW["jobs"] = {"interface", "configuration", "results", "execution"}
 BELOW["api"] = {*BELOW} - {"report"}
 BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "api"}
+BELOW["engines"] = {"interface", "backends", "results", "execution", "sweeping"}
 BELOW["cli"] = {*BELOW}
+BELOW["__main__"] = {"cli"}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}
 HEAVY = {
     "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),

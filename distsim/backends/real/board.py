@@ -82,20 +82,30 @@ class Board:
     def __init__(self, path: Path, world_size: int) -> None:
         self._layout = _Layout(world_size)
         path.write_bytes(bytes(world_size * self._layout.part))
+        self._shifts: dict[int, float] = {}
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
 
     def read(self, rank: int) -> Part:
         """What the rank has written last."""
-        layout = self._layout
+        layout, shift = self._layout, self._shifts.get(rank, 0.0)
         completed, progressed, slowest, origin, phase = _HEAD.unpack_from(self._map, rank * layout.part)
         flows = []
         for i in range(_FLOWS):
             state, since, number, count, peers, what = layout.flow.unpack_from(self._map, layout.place(rank, i))
             if state in _VERBS:
                 ranks = struct.unpack_from(f"<{count}H", peers)
-                flows.append(Flow(state, since, number, ranks, _text(what)))
-        return Part(completed, progressed, slowest, origin, _text(phase) or "start", flows)
+                flows.append(Flow(state, since + shift, number, ranks, _text(what)))
+        return Part(completed, progressed + shift, slowest, origin + shift, _text(phase) or "start", flows)
+
+    def raw(self, rank: int) -> bytes:
+        """The rank's part as it lies there, for another launcher's board."""
+        return self._map[rank * self._layout.part : (rank + 1) * self._layout.part]
+
+    def put(self, rank: int, raw: bytes, shift: float) -> None:
+        """Show the part of a rank of another launcher, whose clock is `shift` seconds behind ours."""
+        self._shifts[rank] = shift
+        self._map[rank * self._layout.part : (rank + 1) * self._layout.part] = raw
 
     def close(self) -> None:
         """Unmap the file."""

@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from distsim.backends.real import gloo
 from distsim.backends.real.board import Desk
 from distsim.backends.real.handle import PeerLost, Pending, Ready, named
 from distsim.backends.real.ledger import Ledger, group_file
 from distsim.interface import Collective, Handle, StrategyError
+
+Meet = Callable[[str, int], Store]
+"""The store, of this name, where so many ranks meet; a connection of the caller's own."""
 
 
 class Post:
@@ -55,11 +59,12 @@ class Post:
 class Group:
     """One group of ranks, in the order that its members give; in another order it is another group, as in the simulator."""
 
-    def __init__(self, folder: Path, ranks: tuple[int, ...], rank: int, world_size: int, nccl: bool) -> None:
+    def __init__(self, folder: Path, meet: Meet, ranks: tuple[int, ...], rank: int, world_size: int, nccl: bool) -> None:
         self.ranks = ranks
         self._rank = rank
         self._nccl = nccl
-        self._store = group_file(folder, ranks).with_suffix(".store")
+        self._meet = meet
+        self._name = group_file(folder, ranks).name
         self.ledger = Ledger(folder, ranks, rank)
         self._lock = threading.Lock()
         self._queue: list[Post] = []
@@ -82,7 +87,12 @@ class Group:
         error: BaseException | None = None
         made: gloo.Group | None = None
         try:
-            made = gloo.make_group(self._store, self.ranks.index(self._rank), len(self.ranks), self._nccl)
+            made = gloo.make_group(
+                self._meet(f"{self._name}.store", len(self.ranks)),
+                self.ranks.index(self._rank),
+                len(self.ranks),
+                self._nccl,
+            )
         except Exception as failure:
             error = failure
         with self._lock:
@@ -95,9 +105,10 @@ class Group:
 class Collectives:
     """One rank's collectives."""
 
-    def __init__(self, desk: Desk, folder: Path, rank: int, world_size: int, nccl: bool) -> None:
+    def __init__(self, desk: Desk, folder: Path, meet: Meet, rank: int, world_size: int, nccl: bool) -> None:
         self._desk = desk
         self._folder = folder
+        self._meet = meet
         self._rank = rank
         self._world_size = world_size
         self._nccl = nccl
@@ -113,7 +124,7 @@ class Collectives:
             return Ready(None if given is None else given.clone(), now, now)
         group = self._groups.get(ranks)
         if group is None:
-            group = self._groups[ranks] = Group(self._folder, ranks, self._rank, self._world_size, self._nccl)
+            group = self._groups[ranks] = Group(self._folder, self._meet, ranks, self._rank, self._world_size, self._nccl)
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach() if self._nccl else payload.detach().cpu()
         x = x.contiguous()

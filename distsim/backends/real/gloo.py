@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Protocol, cast
 
 import torch
@@ -18,9 +17,9 @@ from torch._C._distributed_c10d import (
     AllreduceOptions,
     AllToAllOptions,
     BroadcastOptions,
-    FileStore,
     ReduceOptions,
 )
+from torch._C._distributed_c10d import Store as TorchStore
 
 FOREVER = timedelta(days=7)
 """Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
@@ -66,9 +65,8 @@ class Group(Protocol):
         """Exchange parts along the first dimension, equal ones where no sizes are given."""
 
 
-def make_group(path: Path, position: int, size: int, nccl: bool) -> Group:
-    """Connect to the other members, which meet in the file `path`; waits for all of them."""
-    store = FileStore(str(path), size)
+def make_group(store: TorchStore, position: int, size: int, nccl: bool) -> Group:
+    """Connect to the other members, which meet in `store`; waits for all of them."""
     if not nccl:
         return cast(Group, dist.ProcessGroupGloo(store, position, size, timeout=FOREVER))
     options = dist.ProcessGroupNCCL.Options()

@@ -57,8 +57,32 @@ class Ledger:
 
 def not_joined(folder: Path, ranks: Sequence[int], number: int) -> list[int]:
     """The members of a group that have not called its collective of this number."""
-    data = group_file(folder, ranks).read_bytes()
+    file = group_file(folder, ranks)
+    if not file.exists():  # a group of other launchers' ranks, which have not told of it
+        return []
+    data = file.read_bytes()
     return [rank for i, rank in enumerate(ranks) if _ENTRY.unpack_from(data, _place(i, number))[0] < number + 1]
+
+
+def slices(folder: Path) -> dict[str, dict[int, bytes]]:
+    """What members of this launcher's have called, by the file of the group and their place in it."""
+    size = _DEPTH * _ENTRY.size
+    found: dict[str, dict[int, bytes]] = {}
+    for file in folder.glob("group-*"):
+        if not file.suffix:
+            data = file.read_bytes()
+            parts = {i: data[i : i + size] for i in range(0, len(data), size)}
+            found[file.name] = {place: part for place, part in parts.items() if any(part)}
+    return found
+
+
+def merge(folder: Path, found: dict[str, dict[int, bytes]]) -> None:
+    """Enter what members of another launcher's have called."""
+    for name, parts in found.items():
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        for place, part in parts.items():
+            os.pwrite(descriptor, part, place)
+        os.close(descriptor)
 
 
 def group_file(folder: Path, ranks: Sequence[int]) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from distsim.backends.real.world import interface_problems
 from distsim.interface import BadInput, Problem
 
 _POSITIVE = {"above": 0.0}
@@ -30,6 +31,8 @@ class RealOptions:
     """torch threads a rank; the calibration measures one."""
     deterministic: bool = False
     """Take only algorithms that give the same bits in every run; an operation that has none raises. See devices.py."""
+    interface: str | None = None
+    """The network interface (`eth0`) that ranks and the place where they meet listen on; None is loopback alone."""
 
 
 def problems(options: RealOptions) -> Iterable[Problem]:
@@ -46,6 +49,7 @@ def problems(options: RealOptions) -> Iterable[Problem]:
             yield Problem(f"backend.{key}", value, "more than 0 seconds")
     if options.threads < 1:
         yield Problem("backend.threads", options.threads, "at least 1")
+    yield from interface_problems(options.interface)
     if options.device == "cuda" and gpus() == 0:
         yield Problem("backend.device", "cuda", "torch sees no GPU on this machine", "use backend.device=cpu")
 
@@ -57,10 +61,11 @@ def check(options: RealOptions) -> None:
         raise BadInput(found)
 
 
-def device_of(options: RealOptions, world_size: int) -> Literal["cpu", "cuda"]:
-    """Where the ranks compute; numerics are built for this device (on cuda, each rank's current device is its own GPU)."""
+def device_of(options: RealOptions, ranks: int) -> Literal["cpu", "cuda"]:
+    """Where the ranks of a host compute, so many of them; numerics are built for this device (on cuda, each rank's current
+    device is its own GPU)."""
     if options.device == "auto":
-        return "cuda" if gpus() >= world_size else "cpu"
+        return "cuda" if gpus() >= ranks else "cpu"
     return options.device
 
 

@@ -29,6 +29,19 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What a rank needs to meet ranks of other launchers."""
+
+    address: str
+    """Of the store where all meet."""
+    port: int
+    prefix: str
+    """Of this run's keys in it."""
+    machines: tuple[int, ...]
+    """Of every rank; those on one machine share a clock."""
+
+
+@dataclass(frozen=True)
 class Order:
     """What a rank is started with."""
 
@@ -42,7 +55,14 @@ class Order:
     """Of the launch: store, board, ledgers; gone afterwards."""
     device: str
     threads: int
-    deterministic: bool = False
+    deterministic: bool
+    interface: str
+    """What it listens on."""
+    local_rank: int
+    """Among the ranks of this host."""
+    local_size: int
+    elsewhere: Elsewhere | None = None
+    """None if one launcher has all ranks."""
 
     @property
     def log(self) -> Path:

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore, PrefixStore
+from torch._C._distributed_c10d import FileStore, Store
 
 from distsim.backends.real.board import RUNS, Desk
+from distsim.backends.real.clock import Clock, align
 from distsim.backends.real.collectives import Collectives
 from distsim.backends.real.devices import make_deterministic
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.gloo import FOREVER
 from distsim.backends.real.handle import PeerLost
+from distsim.backends.real.meeting import connect
 from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
 from distsim.interface import Job, Worker, drive, finish
@@ -31,7 +33,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     if order.deterministic:
         make_deterministic()
     if order.device == "cuda":
-        torch.cuda.set_device(order.rank % torch.cuda.device_count())
+        torch.cuda.set_device(order.local_rank % torch.cuda.device_count())
     desk.phase("numerics")
     job: Job = pickle.loads(order.job)
     fabric = Real(order.rank, job, desk, order.device, raised)
@@ -39,7 +41,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     _warm_up()
     desk.phase("rendezvous")
     try:
-        _meet(order, desk, fabric)
+        clock = _meet(order, desk, fabric)
     except RuntimeError as error:  # of gloo: another rank is gone
         raise PeerLost(str(error)) from error
     desk.phase("run")
@@ -49,7 +51,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     shown = state.progress.snapshots
     snapshots = [s._replace(pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in shown]
     weights = {block: _on_cpu(x) for block, x in state.weights().items()}
-    torch.save((state.trace, snapshots, weights), order.results)
+    torch.save((state.trace, snapshots, weights, clock), order.results)
 
 
 def _warm_up() -> None:
@@ -60,23 +62,33 @@ def _warm_up() -> None:
     torch.nn.functional.cross_entropy(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))
 
 
-def _meet(order: Order, desk: Desk, fabric: Real) -> None:
-    """Connect to all ranks, over loopback only, and agree on the origin of the clock."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    os.environ["NCCL_SOCKET_IFNAME"] = "lo"
-    store = FileStore(str(order.private / "store"), order.world_size)
-    own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.world_size
+def _meet(order: Order, desk: Desk, fabric: Real) -> float:
+    """Connect to all ranks, over the order's interface only, and agree on the origin of the clock; how many seconds this
+    machine's clock can be off."""
+    os.environ["GLOO_SOCKET_IFNAME"] = order.interface
+    os.environ["NCCL_SOCKET_IFNAME"] = order.interface
+
+    def store(name: str, size: int) -> Store:
+        far = order.elsewhere
+        if far is None:
+            return FileStore(str(order.private / name), size)
+        return connect(far.address, far.port, f"{far.prefix}/{name}", FOREVER)
+
+    own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.local_size
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=order.rank, world_size=order.world_size, timeout=FOREVER)
+    size = order.world_size
+    dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
     messages = Messages(desk, order.rank, order.device)
-    collectives = Collectives(desk, order.private, order.rank, order.world_size, own_gpu)
-    fabric.connect(messages, collectives, PrefixStore("decide", store))
+    collectives = Collectives(desk, order.private, store, order.rank, size, own_gpu)
+    fabric.connect(messages, collectives, store("decide", size))
     ready = torch.zeros(1)
     dist.all_reduce(ready)
-    origin = torch.tensor([time.monotonic() + _START], dtype=torch.float64)
+    clock = Clock(0.0, 0.0) if order.elsewhere is None else align(order.rank, order.elsewhere.machines)
+    origin = torch.tensor([time.monotonic() + max(_START, 100 * clock.uncertainty)], dtype=torch.float64)
     dist.broadcast(origin, 0)
-    desk.origin = float(origin)
+    desk.origin = float(origin) - clock.behind
     time.sleep(max(0.0, desk.origin - time.monotonic()))
+    return clock.uncertainty
 
 
 def _on_cpu(x: Any) -> Any:

@@ -11,7 +11,8 @@
 
 The hang limit is max(hang_seconds, 20 x the slowest operation so far). A rank that is in a compute operation and uses CPU,
 or is slowed down on purpose, is not hung before 300 s, nor one that saves its results. A rank that only lost its
-connection to another is never the cause: the launcher waits 2 s for the cause to show.
+connection to another is never the cause: the launcher waits 2 s for the cause to show, or 6.5 s where that may be the loss
+of another launcher. Ranks of other launchers are watched like its own (mirror.py).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from typing import NamedTuple
 from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Part
 from distsim.backends.real.deadlock import describe
 from distsim.backends.real.failures import Killer
+from distsim.backends.real.mirror import Mirror
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.process import Report
 
 _LOOK = 0.25  # seconds between looks at process states and at the board
 _STOPPED = 2.0  # seconds that a rank must be seen stopped: a terminal's Ctrl-Z stops the launcher, too
-_LOST = 2.0  # seconds that the cause of a lost connection is waited for
+LOST = 2.0
+"""Seconds that the cause of a lost connection is waited for."""
 _SETTLE = 0.1  # seconds to collect what fails at the same time
 _BUSY = 300.0  # seconds of a single compute operation
 _SLOW = 20.0  # times the slowest operation so far
@@ -51,13 +54,14 @@ class Watch:
 
     def __init__(
         self,
-        processes: Sequence[BaseProcess],
+        processes: Sequence[BaseProcess | Mirror],
         reports: Sequence[Connection],
         board: Board,
         options: RealOptions,
         logs: Sequence[Path],
         private: Path,
         killer: Killer,
+        patience: float = LOST,
     ) -> None:
         self._processes = processes
         self._connections = {connection: rank for rank, connection in enumerate(reports)}
@@ -66,6 +70,7 @@ class Watch:
         self._logs = logs
         self._private = private
         self._killer = killer
+        self._patience = patience
         self._reports: dict[int, Report] = {}
         self._dead: dict[int, int] = {}
         self._lost_since: float | None = None
@@ -123,7 +128,7 @@ class Watch:
                 return End(report.status, self._raised(rank, report))
         for rank, code in self._dead.items():
             return End("failed", self._died(rank, code))
-        if self._lost_since is not None and time.monotonic() - self._lost_since > _LOST:
+        if self._lost_since is not None and time.monotonic() - self._lost_since > self._patience:
             rank, report = next((r, x) for r, x in self._reports.items() if x.lost)
             return End("failed", self._raised(rank, report))
         return None
@@ -135,8 +140,8 @@ class Watch:
     def _died(self, rank: int, code: int) -> str:
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended by itself with exit code {code}"
         text = f"rank {rank} {how} {self._board.read(rank).doing}; its log is {self._logs[rank]}"
-        tail = _tail(self._logs[rank])
-        return f"{text}\n{tail}" if tail and code != -signal.SIGKILL else text
+        last = tail(self._logs[rank])
+        return f"{text}\n{last}" if last and code != -signal.SIGKILL else text
 
     # ---- what can only be seen by looking
 
@@ -149,7 +154,7 @@ class Watch:
         parts = [self._board.read(rank) for rank in range(len(self._processes))]
         busy = False
         for rank, part in enumerate(parts):
-            state, cpu = _process_state(self._processes[rank].pid or 0)
+            state, cpu = _state(self._processes[rank])
             if state == "T":
                 if now - self._stopped_since.setdefault(rank, now) >= _STOPPED:
                     return End("failed", f"rank {rank} was stopped (SIGSTOP) {part.doing}; its log is {self._logs[rank]}")
@@ -191,13 +196,24 @@ class Watch:
         text = ""
         for rank, part in enumerate(parts):
             if part.phase != "done" and not all(flow.state == WAITS for flow in part.flows):
-                os.kill(self._processes[rank].pid or 0, signal.SIGUSR1)
-                time.sleep(0.2)
-                text += f"\nrank {rank}:\n{_tail(self._logs[rank])}"
+                _show_stack(self._processes[rank])
+                text += f"\nrank {rank}:\n{tail(self._logs[rank])}"
         return text
 
 
-def _process_state(pid: int) -> tuple[str, int]:
+def _state(process: BaseProcess | Mirror) -> tuple[str, int]:
+    return process.state if isinstance(process, Mirror) else process_state(process.pid or 0)
+
+
+def _show_stack(process: BaseProcess | Mirror) -> None:
+    if isinstance(process, Mirror):
+        process.show_stack()
+    else:
+        os.kill(process.pid or 0, signal.SIGUSR1)
+        time.sleep(0.2)
+
+
+def process_state(pid: int) -> tuple[str, int]:
     """The state letter of a process and the clock ticks it has used; see proc(5)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -213,7 +229,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _tail(log: Path, lines: int = 30) -> str:
+def tail(log: Path, lines: int = 30) -> str:
     try:
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
     except OSError:

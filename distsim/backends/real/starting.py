@@ -1,0 +1,103 @@
+"""Start ranks' processes and end them.
+
+They are forked from a fork server that has imported torch and done nothing else (0.1 s a launch after the first), so that
+they inherit nothing of what the calling process has computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distsim.backends.real.options import RealOptions, device_of
+from distsim.backends.real.parcel import main_module
+from distsim.backends.real.process import Elsewhere, Order, enter
+
+if TYPE_CHECKING:
+    from distsim.backends.real.meeting import Meeting
+
+_PRELOAD = ["torch", "torch.distributed", "torch.fx.experimental.symbolic_shapes", "distsim.backends.real.rank"]
+
+
+def order(
+    rank: int,
+    size: int,
+    job: bytes,
+    options: RealOptions,
+    folder: Path,
+    private: Path,
+    meeting: Meeting | None = None,
+    run: str = "",
+) -> Order:
+    """What a rank is started with; of a world, if there is a meeting."""
+    here, local_rank, elsewhere = size, rank, None
+    if meeting is not None:
+        here, local_rank = meeting.world.local_size, meeting.world.local_rank
+        elsewhere = Elsewhere(meeting.address, meeting.port, f"{meeting.prefix}/{run}", meeting.machines)
+    return Order(
+        rank=rank,
+        world_size=size,
+        job=job,
+        folder=folder,
+        private=private,
+        device=device_of(options, here),
+        threads=options.threads,
+        deterministic=options.deterministic,
+        interface=options.interface or "lo",
+        local_rank=local_rank,
+        local_size=here,
+        elsewhere=elsewhere,
+    )
+
+
+@contextlib.contextmanager
+def started(orders: Iterable[Order]) -> Iterator[tuple[list[ForkServerProcess], list[Connection]]]:
+    """The processes of ranks, and where they report; none is left afterwards."""
+    processes: list[ForkServerProcess] = []
+    reports: list[Connection] = []
+    try:
+        for order in orders:
+            with main_module(order.job):
+                process, connection = _start(order)
+            processes.append(process)
+            reports.append(connection)
+        yield processes, reports
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+            process.close()
+        for connection in reports:
+            connection.close()
+
+
+def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=enter, args=(order, theirs), name=f"distsim rank {order.rank}", daemon=True)
+    with theirs, _one_thread():
+        process.start()
+    return process, ours
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let the fork server import numpy without threads: a process with threads must not fork."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

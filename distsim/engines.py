@@ -1,0 +1,187 @@
+"""Runs under an engine (torchrun, srun): the same command is started once a rank, and these processes work as one.
+
+Each of them composes and checks the configuration. The one of rank 0 leads: it does what `distsim run` always does, reads
+and writes the folder of runs, and says before each real run which one it is. The others follow: they wait for the next run,
+start their rank for it, and at the end exit with the leader's code. They write no run, so no folder need be shared.
+Simulated runs are the leader's alone. So a sweep's runs are the same in all processes, in the leader's order, without what
+it has stored already.
+
+All must be about to run the same: the leader compares what each run depends on (source, data, versions, settings), and
+refuses with a line for who differs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from distsim import execution, sweeping
+from distsim.backends.real.world import World, world
+from distsim.execution import Prepared
+from distsim.interface import BadInput, Problem
+from distsim.results import identity
+from distsim.results.store import Result
+
+if TYPE_CHECKING:
+    from distsim.backends.real.meeting import Meeting
+
+_OWN = ("host", "world")
+"""Inputs in which hosts may differ."""
+_GOODBYE = 5.0  # seconds that the leader waits for the others to have read the end
+_LOOK = 0.1
+
+Conduct = Callable[[Callable[[Prepared], Result]], int]
+"""Does a command's runs with the given function; the exit code."""
+
+
+def started(overrides: Sequence[str]) -> World | None:
+    """What an engine has started, this process being a part of it. Raises `BadInput`."""
+    found = world()
+    if found is not None and sweeping.has_launcher(overrides):
+        allowed = f"starts jobs of its own, and {found.engine} has started {found.size} processes of this command"
+        raise BadInput([Problem("hydra/launcher", "set", allowed, "start the command once, by hand")])
+    return found
+
+
+def conduct(world: World | None, prepared: Sequence[Prepared], runs: Conduct) -> int:
+    """Lead or follow: `runs` is what the leader does, or who is alone. The exit code, the same in all processes."""
+    if world is None:
+        return runs(execution.run)
+    real = {_name(each): each for each in prepared if each.resolved.backend == "real"}
+    if not real:
+        return runs(execution.run) if world.leads else 0
+    meeting = _meet(world, real)
+    return _lead(meeting, real, runs) if world.leads else _follow(meeting, real)
+
+
+def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what warnings of its store say, ours say in a line
+    from distsim.backends.real.meeting import Hello, machine, meet
+
+    options = next(iter(real.values())).resolved.options
+    meeting = meet(world, options.interface, options.start_seconds)
+    does = {name: _depends(each) for name, each in real.items()}
+    meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), does))
+    meeting.pulse.start(range(1, world.size) if world.leads else [0])
+    if world.leads:
+        _await_all(meeting, options.start_seconds)
+    return meeting
+
+
+def _await_all(meeting: Meeting, seconds: float) -> None:
+    world = meeting.world
+    until = time.monotonic() + seconds
+    missing = list(range(1, world.size))
+    while missing := [rank for rank in missing if not meeting.has(f"hello/{rank}")]:
+        if time.monotonic() > until:
+            ranks = ", ".join(map(str, missing))
+            allowed = f"rank {ranks} did not come to {meeting.address}:{meeting.port} within {seconds:g} s"
+            raise BadInput(
+                [Problem(world.size_key, world.size, allowed, "are all started? see also backend.start_seconds")]
+            )
+        time.sleep(_LOOK)
+    meeting.know(meeting.get(*(f"hello/{rank}" for rank in range(world.size))))
+
+
+def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
+    code, ordered = 1, 0
+
+    def run(prepared: Prepared) -> Result:
+        nonlocal ordered
+        if prepared.resolved.backend != "real":
+            return execution.run(prepared)
+
+        def start() -> tuple[Meeting, str]:  # only now is it known that it is not stored
+            nonlocal ordered
+            ordered += 1
+            meeting.put(f"order/{ordered}", (_name(prepared), meeting.machines))
+            return meeting, f"run/{ordered}"
+
+        return execution.run(prepared, start)
+
+    try:
+        _compare(meeting, real)
+        code = runs(run)
+    except BadInput:
+        code = 2
+        raise
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    finally:
+        _say_goodbye(meeting, ordered + 1, code)
+    return code
+
+
+def _say_goodbye(meeting: Meeting, number: int, code: int) -> None:
+    from distsim.backends.real.pulse import LauncherLost
+
+    until = time.monotonic() + _GOODBYE
+    try:
+        meeting.put(f"order/{number}", code)
+        everyone = [f"bye/{rank}" for rank in range(1, meeting.world.size)]
+        while not meeting.has(*everyone) and time.monotonic() < until:
+            time.sleep(_LOOK)
+    except LauncherLost:
+        return
+
+
+def _follow(meeting: Meeting, real: Mapping[str, Prepared]) -> int:
+    from distsim.backends.real.follow import follow
+    from distsim.backends.real.pulse import LauncherLost
+
+    rank = meeting.world.rank
+    number = 0
+    try:
+        while True:
+            number += 1
+            order = meeting.await_key(f"order/{number}", 0)
+            if isinstance(order, int):
+                meeting.put(f"bye/{rank}", True)
+                return order
+            name, meeting.machines = order
+            prepared = real[name]
+            follow(meeting, prepared.job, prepared.resolved.options, f"run/{number}")
+    except LauncherLost as error:
+        print(f"rank {rank}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        meeting.put(f"interrupt/{rank}", True)
+        raise
+
+
+def _compare(meeting: Meeting, real: Mapping[str, Prepared]) -> None:
+    """Raise `BadInput` if another process is about to run something else."""
+    ours = meeting.hellos[0].does
+    problems = []
+    for rank, hello in enumerate(meeting.hellos):
+        if hello.does.keys() != ours.keys():
+            pairs = [(ours[name], next(iter(hello.does.values()))) for name in list(ours)[:1]]
+            differing = [key for mine, theirs in pairs for key in sorted(mine | theirs) if mine.get(key) != theirs.get(key)]
+            allowed = f"rank {rank} on {hello.host} would run something else than rank 0 ({', '.join(differing)} differ)"
+            problems.append(
+                Problem("run", ", ".join(ours), allowed, "start the same command with the same files everywhere")
+            )
+    if problems:
+        raise BadInput(problems)
+
+
+def _depends(prepared: Prepared) -> dict[str, str]:
+    """What a run depends on that must be the same everywhere."""
+    settings = {
+        f"{section}.{key}": repr(x)
+        for section, values in prepared.config.items()
+        if isinstance(values, dict)
+        for key, x in values.items()
+    }
+    return {**settings, **{key: text for key, text in prepared.inputs.items() if key not in _OWN}}
+
+
+def _name(prepared: Prepared) -> str:
+    """The name of a run without what is a host's own."""
+    inputs = {key: text for key, text in prepared.inputs.items() if key not in _OWN}
+    return identity.run_name(prepared.config, inputs)
