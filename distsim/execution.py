@@ -222,10 +222,10 @@ def _numerics(resolved: Resolved, cluster: Cluster, device: str) -> Callable[[in
     if resolved.backend == "modeled":
         from distsim.numerics.sizes import SizesFactory
 
-        return SizesFactory(resolved.model, workers, resolved.optimizer)
+        return SizesFactory(resolved.model, workers, resolved.optimizer, resolved.precision)
     from distsim.numerics.tensors import TensorsFactory
 
-    return TensorsFactory(resolved.workload, workers, resolved.optimizer, resolved.seed, device)
+    return TensorsFactory(resolved.workload, workers, resolved.optimizer, resolved.seed, device, resolved.precision)
 
 
 def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:

@@ -72,6 +72,26 @@ def machine(
     return False
 
 
+def precision(
+    reader: Reader, name: Any, model: Model | None, strategy: Strategy | None, cluster: ClusterSection | None
+) -> None:
+    """The parameters are float32 where blocks compute in less, and fp16 can skip updates."""
+    if name in (FAILED, "float32"):
+        return
+    if model is not None and model.itemsize != 4:
+        allowed = f"keeps parameters in float32, not in scalars of {model.itemsize} bytes"
+        reader.refuse("precision", name, allowed, "take workload.dtype=float32 with it, or precision=float32")
+    if name == "fp16" and strategy and cluster and not strategy.updates_whole(cluster.workers):
+        allowed = "fp16 skips updates by their whole gradient, which no rank of this strategy has as it is"
+        reader.refuse("precision", name, allowed, "take precision=bf16, which needs no loss scale")
+
+
+def precision_warnings(name: str, backend: str, cluster: ClusterSection) -> Iterator[str]:
+    """What is not known of computing in less than float32."""
+    if name != "float32" and backend != "real" and cluster.device == "profile":
+        yield f"precision={name}: the profile's costs are those of float32"
+
+
 def runs_folder(reader: Reader, runs: Any) -> None:
     """Runs can be written there. Nothing is created."""
     if runs is FAILED:

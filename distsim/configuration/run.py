@@ -26,7 +26,19 @@ from distsim.configuration.sections import (
     read_budget,
 )
 from distsim.configuration.stragglers import read_straggler, spelled_straggler
-from distsim.interface import BadInput, Budget, Failure, Model, Optimizer, Problem, Scaling, Schedule, Straggler, Strategy
+from distsim.interface import (
+    BadInput,
+    Budget,
+    Failure,
+    Model,
+    Optimizer,
+    Precision,
+    Problem,
+    Scaling,
+    Schedule,
+    Straggler,
+    Strategy,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Resolved:
     scaling: Scaling
     budget: Budget
     evaluation_samples: int
+    precision: Precision
     seed: int
     """Of weights, data and stragglers: `seed` and `repeat` in one."""
     runs: Path
@@ -79,6 +92,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         workload = None if problems else workload
     model = _described(reader, workload)
     checks.runs_folder(reader, run["runs"])
+    checks.precision(reader, run["precision"], model, strategy, cluster)
     if cluster and options is not None:
         fits = checks.machine(reader, backend, options, cluster, model, strategy)
         if fits and strategy and model and budget:
@@ -121,10 +135,12 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         scaling=course.scaling,
         budget=budget,
         evaluation_samples=samples,
+        precision=Precision(run["precision"]),
         seed=run_seed(run["seed"], run["repeat"]),
         runs=Path(run["runs"]).expanduser(),
         warnings=(
             *checks.warnings(strategy, backend, model, cluster, straggler),
+            *checks.precision_warnings(run["precision"], backend, cluster),
             *failure_warnings(failure.failure, cluster.workers + strategy.server_count(cluster.workers)),
             *course.warnings(budget.updates_allowed(strategy.gradients_an_update(cluster.workers) * model.batch)),
         ),
@@ -132,7 +148,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     return resolved, []
 
 
-_DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "runs": "runs", "label": ""}
+_DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "precision": "float32", "runs": "runs", "label": ""}
 _TOP = (*GROUPS, "budget", "evaluation", *RUN)
 
 

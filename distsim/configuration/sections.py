@@ -16,6 +16,7 @@ from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import Reader, settable
 from distsim.configuration.stragglers import PARTS
 from distsim.interface import Budget, Checkpoint, Failure, Schedule, Straggler
+from distsim.interface.precision import NAMES
 
 GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "failure", "optimizer")
 """The sections that are chosen by name: a folder of conf/ each."""
@@ -29,6 +30,7 @@ BUDGET: Mapping[str, Kind] = {
 RUN: Mapping[str, Kind] = {
     "seed": quantities.integer(0),
     "repeat": quantities.integer(0),
+    "precision": quantities.choice(*NAMES),
     "runs": quantities.path,
     "label": quantities.name,
 }

@@ -49,6 +49,7 @@ from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD, AdamW, Optimizer, Scaling, Schedule
 from distsim.interface.outcome import Losses, Outcome, Piece, Snapshot
 from distsim.interface.pace import Pace
+from distsim.interface.precision import Precision
 from distsim.interface.program import drive, finish
 from distsim.interface.rank import Rank, Saved
 from distsim.interface.straggler import Straggler
@@ -110,6 +111,7 @@ __all__ = [
     "Payload",
     "Piece",
     "PowerSGD",
+    "Precision",
     "Problem",
     "Rank",
     "RankFailed",

@@ -62,6 +62,11 @@ class Strategy:
         """What makes this strategy impossible for P `workers` and `model`; nothing if it can run."""
         return ()
 
+    def updates_whole(self, workers: int) -> bool:
+        """Whether who updates parameters has the whole gradient of that update as it is: of all blocks, in no code, kept
+        nowhere for later. Only then can an update be skipped by its gradient, as fp16 needs it."""
+        return True
+
     hears_on: ClassVar[str | None] = None
     """The tag on which its servers hear, by `receive_any`, of workers that are lost or have joined: signals from these,
     labelled `lost` and `joined`. What a lost worker owes never comes; its program begins anew when it joins. None: servers

@@ -9,6 +9,7 @@ from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
 from distsim.interface.model import Model
 from distsim.interface.numerics import Part
+from distsim.interface.precision import FLOAT32, PARTS, Precision
 from distsim.interface.values import Batch, Region
 from distsim.numerics.layout import Layout, Span, lay_out
 
@@ -45,7 +46,8 @@ class Held:
 class Ledger:
     """The blocks placed on a rank, what of each is here, the forward passes that await a backward pass, and all sizes."""
 
-    def __init__(self, model: Model, workers: int) -> None:
+    def __init__(self, model: Model, workers: int, precision: Precision = FLOAT32) -> None:
+        self._is_scaled = precision.is_scaled
         self.itemsize = itemsize = model.itemsize
         self._model = model
         self._samples_a_step = model.batch * workers
@@ -67,6 +69,8 @@ class Ledger:
             raise StrategyError(f"place takes blocks of 0 to {last} in ascending order, each once, not {list(blocks)}")
         if not 0 <= index < count:
             raise StrategyError(f"place takes a tensor shard (which, of how many), not {shard}")
+        if self._is_scaled and (count > 1 or len(blocks) <= last):
+            raise StrategyError(PARTS)
         for block in blocks:
             self._check_ready(block)
         if self._count > 1:
@@ -145,9 +149,15 @@ class Ledger:
 
     def update(self, region: Region, nbytes: int) -> Layout:
         """Note a write to `region`. Raises `StrategyError` on another size, and where not all of `region` is here."""
+        self.whole(region)
         layout = self.fitting("update", region, nbytes)
         self._change("update", layout)
         return layout
+
+    def whole(self, region: Region) -> None:
+        """Raises `StrategyError` if `region` is a shard and updates must be whole."""
+        if self._is_scaled and region.shard is not None:
+            raise StrategyError(PARTS)
 
     def release(self, region: Region) -> Layout:
         """Note that only this shard of the blocks is left. Raises `StrategyError` on none, and on another than before."""

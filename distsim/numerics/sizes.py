@@ -19,6 +19,7 @@ from distsim.interface.memory import Memory
 from distsim.interface.model import Model
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD, Optimizer
+from distsim.interface.precision import FLOAT32, Precision
 from distsim.interface.values import Batch, Region
 from distsim.numerics import codecs_sizes
 from distsim.numerics.checks import Ledger, check_collective
@@ -75,8 +76,8 @@ class Sizes:
 
     has_values = False
 
-    def __init__(self, model: Model, workers: int, optimizer: Optimizer) -> None:
-        self._ledger = Ledger(model, workers)
+    def __init__(self, model: Model, workers: int, optimizer: Optimizer, precision: Precision = FLOAT32) -> None:
+        self._ledger = Ledger(model, workers, precision)
         self._itemsize = model.itemsize
         self._optimizer = optimizer
         self._saved: tuple[Any, ...] | None = None
@@ -276,6 +277,7 @@ class SizesFactory:
     model: Model
     workers: int
     optimizer: Optimizer = field(default_factory=SGD)
+    precision: Precision = FLOAT32
 
     def __call__(self, rank: int) -> Numerics[Size]:
-        return Sizes(self.model, self.workers, self.optimizer)
+        return Sizes(self.model, self.workers, self.optimizer, self.precision)

@@ -26,11 +26,13 @@ from distsim.interface.memory import Memory
 from distsim.interface.model import Block
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD, Optimizer
+from distsim.interface.precision import FLOAT32, Precision
 from distsim.interface.values import ALL, Batch, Region
 from distsim.numerics import codecs_tensors
 from distsim.numerics.checks import Ledger, check_collective
 from distsim.numerics.layout import Layout, Span
 from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes
+from distsim.numerics.tensors_precision import LossScale, Piece, cast, lower_type
 from distsim.workloads.workload import Workload
 
 
@@ -50,9 +52,18 @@ class Tensors:
 
     has_values = True
 
-    def __init__(self, workload: Workload, workers: int, optimizer: Optimizer, seed: int, device: str, rank: int) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        workers: int,
+        optimizer: Optimizer,
+        seed: int,
+        device: str,
+        rank: int,
+        precision: Precision = FLOAT32,
+    ) -> None:
         model = workload.model()
-        self._ledger = Ledger(model, workers)
+        self._ledger = Ledger(model, workers, precision)
         self._itemsize = model.itemsize
         self._workers = workers
         self._optimizer = optimizer
@@ -61,6 +72,9 @@ class Tensors:
         dtype = torch.float64 if model.itemsize == 8 else torch.float32
         self._nothing = torch.empty(0, device=torch.device(device), dtype=dtype)
         self._device = self._nothing.device
+        self._low = lower_type(precision)
+        self._loss = cast(self._task.loss, self._device.type, self._low)
+        self._scale = LossScale(precision) if precision.is_scaled else None
         self._lock = threading.RLock()
         self._cut = (0, 1)
         """Which tensor shard of its blocks is here."""
@@ -71,7 +85,7 @@ class Tensors:
     def _start(self, modules: dict[int, nn.Module]) -> None:
         self._modules = modules
         self._counts = Counts()
-        self._blocks = {b: TensorBlock(module, self._nothing, self._counts) for b, module in modules.items()}
+        self._blocks = {b: TensorBlock(module, self._nothing, self._counts, self._low) for b, module in modules.items()}
         self._shards: dict[Region, Tensor] = {}
         """What has accumulated for shards."""
         self._codecs: dict[tuple[Codec, Region], dict[str, Any]] = {}
@@ -115,7 +129,7 @@ class Tensors:
         self._ledger.loss(nbytes(y), batch)
         y = y.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self._task.loss(y, self._task.target(batch, self._workers).to(self._device))
+            loss = self._loss(y, self._task.target(batch, self._workers).to(self._device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
@@ -123,19 +137,26 @@ class Tensors:
                 f"try a learning rate below {self._optimizer.learning_rate:g}"
             )
         (g,) = torch.autograd.grad(loss, y)
+        if self._scale is not None:
+            g = self._scale.scale(g, batch)
         return g if batch.weight == 1.0 else g * batch.weight, value
 
     def backward(self, block: int, g: Tensor, batch: Batch, part: Part) -> Tensor:
         """The gradient of the input of `block`. Raises `StrategyError` before its forward and on another size."""
         with self._lock:
             self._ledger.backward(block, nbytes(g), batch, part)
-            gx = self._blocks[block].backward(g, batch, part)
+            factor = 1.0
+            if self._scale is not None and part != "input":
+                factor = self._scale.inverse(batch, block == 0)
+            gx = self._blocks[block].backward(g, batch, part, factor)
             return self._nothing if gx is None else gx
 
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`."""
         with self._lock:
             self._ledger.forget(batch)
+            if self._scale is not None:
+                self._scale.forget(batch)
             for block in self._blocks.values():
                 block.forget(batch)
 
@@ -167,8 +188,15 @@ class Tensors:
         chosen = self._optimizer if optimizer is None else optimizer
         with self._lock:
             layout = self._ledger.update(region, nbytes(gradient))
-            for (b, start, stop), piece in _pieces(layout, gradient):
-                self._blocks[b].step(start, stop, piece, optimizer, chosen, scale)
+            if self._scale is None or optimizer is not None:  # what another optimizer takes was never scaled
+                self._step(layout, gradient, optimizer, chosen, scale)
+                return
+            for waited in self._scale.take(Piece(layout, gradient, scale), self._ledger.placed):
+                self._step(waited.layout, waited.gradient, optimizer, chosen, waited.rate)
+
+    def _step(self, layout: Layout, gradient: Tensor, key: Optimizer | None, optimizer: Optimizer, scale: float) -> None:
+        for (b, start, stop), piece in _pieces(layout, gradient):
+            self._blocks[b].step(start, stop, piece, key, optimizer, scale)
 
     # ---- gradients
 
@@ -178,7 +206,10 @@ class Tensors:
             layout = self._ledger.layout(region)
             if (shard := self._shards.get(layout.region)) is not None:
                 return shard.clone()
-            return self._joined(layout, [self._blocks[b].gradient(start, stop) for b, start, stop in layout.spans])
+            found = self._joined(layout, [self._blocks[b].gradient(start, stop) for b, start, stop in layout.spans])
+            if self._scale is not None:
+                self._scale.read(found)
+            return found
 
     def accumulate(self, region: Region, g: Tensor) -> None:
         """Add to the gradient of `region`. Raises `StrategyError` on another size."""
@@ -197,6 +228,8 @@ class Tensors:
         """Forget the gradient of `region`; None: everything."""
         with self._lock:
             layout = self._ledger.layout(ALL if region is None else region)
+            if self._scale is not None:
+                self._scale.begin()
             for shard in list(self._shards) if region is None else [layout.region]:
                 if shard in self._shards:
                     self._counts.gradients -= nbytes(self._shards.pop(shard))
@@ -263,7 +296,8 @@ class Tensors:
     def save(self) -> tuple[Any, ...]:
         """A copy of every block's parameters and of its optimizers' state."""
         with self._lock:
-            return self._ledger.placed, self._cut, {b: block.save() for b, block in self._blocks.items()}
+            scale = None if self._scale is None else self._scale.save()
+            return self._ledger.placed, self._cut, {b: block.save() for b, block in self._blocks.items()}, scale
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Go on from there, at once or once the same blocks are placed."""
@@ -275,6 +309,8 @@ class Tensors:
         if self._saved is not None and self._saved[:2] == (self._ledger.placed, self._cut):
             for b, kept in self._saved[2].items():
                 self._blocks[b].restore(kept)
+            if self._scale is not None:
+                self._scale.restore(self._saved[3])
 
     # ---- memory
 
@@ -309,6 +345,7 @@ class TensorsFactory:
     optimizer: Optimizer = field(default_factory=SGD)
     seed: int = 0
     device: str = "cpu"
+    precision: Precision = FLOAT32
 
     def __call__(self, rank: int) -> Numerics[Tensor]:
-        return Tensors(self.workload, self.workers, self.optimizer, self.seed, self.device, rank)
+        return Tensors(self.workload, self.workers, self.optimizer, self.seed, self.device, rank, self.precision)

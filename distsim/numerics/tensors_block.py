@@ -18,6 +18,7 @@ from distsim.interface.memory import Memory
 from distsim.interface.numerics import Part
 from distsim.interface.optimizer import Optimizer
 from distsim.numerics.tensors_optimizers import State, step
+from distsim.numerics.tensors_precision import cast
 from distsim.workloads.activations import kept
 from distsim.workloads.parameters import ordered
 
@@ -62,8 +63,9 @@ class _Saved:
 class TensorBlock:
     """One block on one rank; `counts` is the rank's."""
 
-    def __init__(self, module: nn.Module, empty: Tensor, counts: Counts) -> None:
+    def __init__(self, module: nn.Module, empty: Tensor, counts: Counts, low: torch.dtype | None = None) -> None:
         self.module = module.to(empty.device)
+        self._call = cast(self.module, empty.device.type, low)
         slots: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {p: [] for p in ordered(module).values()}
         for owner in module.modules():
             for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
@@ -187,17 +189,18 @@ class TensorBlock:
         x = x.detach() if is_first else x.detach().requires_grad_()
         with torch.enable_grad():
             if samples in self._kept:
-                y: Tensor = self.module(x)
+                y: Tensor = self._call(x)
             else:
                 with kept(self.module.parameters()) as counted:
-                    y = self.module(x)
+                    y = self._call(x)
                 self._kept[samples] = counted.nbytes
         self._saved[batch] = _Saved(x, y, version, self._kept[samples])
         self._counts.activations += self._kept[samples]
         return y.detach().contiguous()
 
-    def backward(self, g: Tensor, batch: object, part: Part) -> Tensor | None:
-        """The gradient of the input, if it has one and it was not given before; accumulates that of the parameters."""
+    def backward(self, g: Tensor, batch: object, part: Part, factor: float = 1.0) -> Tensor | None:
+        """The gradient of the input, if it has one and it was not given before; accumulates that of the parameters, times
+        `factor`."""
         saved = self._saved[batch]
         parameters = saved.version.parameters
         wanted: list[Tensor] = [saved.x] if saved.x.requires_grad and part != "weights" else []
@@ -213,7 +216,8 @@ class TensorBlock:
         found = list(torch.autograd.grad(saved.y, wanted, g, retain_graph=keep, materialize_grads=True))
         gx = found.pop(0).contiguous() if wanted[0] is saved.x else None
         if found:
-            self._add(torch.cat([piece.reshape(-1) for piece in found]))
+            flat = torch.cat([piece.reshape(-1) for piece in found])
+            self._add(flat if factor == 1.0 else flat.mul_(factor))
         return gx
 
     def forget(self, batch: object) -> None:

@@ -43,6 +43,9 @@ class Compressed(Strategy):
             case "powersgd":
                 return PowerSGD(self.compression_rank)
 
+    def updates_whole(self, workers: int) -> bool:
+        return self.compression == "none"
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         if not 0.0 < self.density <= 1.0:
             yield Problem("strategy.density", self.density, "must be above 0 and at most 1", "for example 0.01")

@@ -67,6 +67,9 @@ class Hybrid(Compressed):
     def _schedule(self) -> Schedule:
         return Schedule(interleaved, self.chunks) if self.schedule == "interleaved" else _SCHEDULES[self.schedule]
 
+    def updates_whole(self, workers: int) -> bool:
+        return False
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from super().problems(workers, model)
         if self.compression != "none" and self.sharded:

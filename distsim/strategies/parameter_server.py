@@ -182,6 +182,9 @@ class DCASGD(ParameterServer):
     def collect(self, workers: int) -> int:
         return 1
 
+    def updates_whole(self, workers: int) -> bool:
+        return super().updates_whole(workers) and not self.adaptive  # the mean square would keep what overflowed
+
     def desk(self, server: Worker[T]) -> Desk[T]:
         return _Compensating(server, self)
 

@@ -54,6 +54,9 @@ class ParameterServer(Compressed):
     """Whether a worker waits for the update that its gradient joins; else it gets the newest model at once, and one update
     may hold several gradients of one worker."""
 
+    def updates_whole(self, workers: int) -> bool:
+        return super().updates_whole(workers) and self.servers == 1
+
     # ---- the rules
 
     def admit(self, ahead: int) -> bool:

@@ -47,6 +47,9 @@ class PipeDream(Strategy):
             await wires.settle(but=worker.world_size)
         await wires.settle()
 
+    def updates_whole(self, workers: int) -> bool:
+        return False
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         return stage_problems(workers, CHAIN, model, "cluster.workers")
 
@@ -101,6 +104,9 @@ class PipeDream2BW(Strategy):
     def is_last(self, batch: Batch) -> bool:
         """Whether it is the last of its step."""
         return batch.part == self.microbatches - 1
+
+    def updates_whole(self, workers: int) -> bool:
+        return False
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from stage_problems(workers, CHAIN, model, "cluster.workers")

@@ -36,6 +36,9 @@ class Pipeline(Strategy):
             await worker.apply(worker.accumulated())
             worker.publish()
 
+    def updates_whole(self, workers: int) -> bool:
+        return False
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         yield from stage_problems(workers, self.schedule, model, "cluster.workers")
         yield from microbatch_problems(workers, self.schedule, self.microbatches, workers * model.batch)

@@ -32,6 +32,9 @@ class TensorParallel(Strategy):
             await worker.apply(worker.accumulated())
             worker.publish(Region(mine))
 
+    def updates_whole(self, workers: int) -> bool:
+        return False
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         return uncuttable("cluster.workers", workers, model)
 

@@ -67,6 +67,9 @@ class Zero(Strategy):
         for region, mine in shards.items():
             yield region, worker.accumulated(mine)
 
+    def updates_whole(self, workers: int) -> bool:
+        return False
+
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         if self.stage not in (1, 2, 3):
             yield Problem("strategy.stage", self.stage, "must be 1, 2 or 3", "1 cuts least, 3 everything")
@@ -94,6 +97,9 @@ class HSDP(Strategy):
     async def run(self, worker: Worker[T]) -> None:
         group, across = worker.grid(self.shards)
         await fully_sharded(worker, group, across, self.microbatches)
+
+    def updates_whole(self, workers: int) -> bool:
+        return False
 
     def problems(self, workers: int, model: Model) -> Iterable[Problem]:
         if self.shards < 1 or workers % self.shards:

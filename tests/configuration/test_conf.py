@@ -182,6 +182,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
         "evaluation": {"samples": 1000},
         "seed": 0,
         "repeat": 0,
+        "precision": "float32",
         "runs": str(tmp_path),
         "label": "",
     }
