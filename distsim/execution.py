@@ -88,6 +88,7 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     except BadInput as error:
         problems += error.problems
     if resolved.backend == "real":
+        from distsim.backends.real.failures import no_restarts
         from distsim.backends.real.options import device_of
         from distsim.backends.real.options import problems as real_problems
         from distsim.backends.real.world import problems as world_problems
@@ -99,6 +100,7 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         try:
             if cluster and (around := world()):
                 problems += world_problems(around, ranks, resolved.options.interface)
+                problems += no_restarts(resolved.failure, resolved.options, around.engine)
                 inputs["world"] = f"{around.local_size} of {ranks} ranks are on this host"
                 ranks = around.local_size
         except BadInput as error:
@@ -171,7 +173,7 @@ def _backend(prepared: Prepared, folder: Path, company: Company | None) -> Outco
             from distsim.backends.real import launch
 
             meeting, name = company() if company else (None, "")
-            return launch(prepared.job, options, folder / "logs", meeting, name)
+            return launch(prepared.job, options, folder / "logs", meeting, name, folder / store.CHECKPOINTS)
         from distsim.backends.simulated import simulate
 
         with _one_thread(prepared.resolved.backend):

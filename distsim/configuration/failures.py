@@ -1,16 +1,14 @@
-"""The section `failure`: which ranks and links fail when, what a run does about it, and its checkpoints.
+"""The section `failure`: which ranks and links fail when, and what a run does about it.
 
 failure.ranks={3: [10min, 2h]}      rank 3 is lost at these times
 failure.mtbf=50677h                 every rank is lost by rate, on average after so long
 failure.links={host2: [{at: 10s, seconds: 5s, share: 0}]}
-failure.checkpoint.updates=100      or .seconds=10min, or .seconds=auto: Daly's interval
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from math import inf
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from distsim.configuration import quantities
@@ -18,24 +16,18 @@ from distsim.configuration.cluster import ClusterSection
 from distsim.configuration.networks import topology
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import FAILED, Reader
-from distsim.interface import Checkpoint, Failure, OnLoss, Outage, Strategy, is_part
-from distsim.interface.failure import daly
+from distsim.interface import Failure, OnLoss, Outage, Strategy, is_part
 
 _TIME = quantities.seconds()
 _LONG = quantities.seconds(above=0.0)
-_AUTO = inf
-"""What `auto` is read as, until ranks are known."""
 
 FAILURE: Mapping[str, Kind] = {
     "mtbf": quantities.optional(_LONG),
     "restart": _TIME,
     "on_loss": quantities.choice("auto", "restart", "continue", "abort"),
 }
-CHECKPOINT: Mapping[str, Kind] = {
-    "updates": quantities.optional(quantities.integer(1)),
-    "seconds": quantities.optional(lambda value: _AUTO if value == "auto" else _LONG(value)),
-    "cost": _TIME,
-}
+_MOVED = {"updates": "checkpoint.every", "seconds": "checkpoint.every", "cost": "checkpoint.cost"}
+"""Keys of `failure.checkpoint` that there were."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,6 @@ class FailureSection:
             "links": {cable: [asdict(outage) for outage in outages] for cable, outages in failure.links.items()},
             "restart": failure.restart,
             "on_loss": failure.on_loss,
-            "checkpoint": asdict(failure.checkpoint),
         }
 
 
@@ -66,20 +57,26 @@ def read_failure(reader: Reader) -> FailureSection | None:
     links = _by_name(
         reader, "links", values.get("links"), "a map from cables or hosts to outages, like {host2: [{at: 10s}]}", _outages
     )
-    checkpoint = reader.fill("failure.checkpoint", Checkpoint, CHECKPOINT)
-    if checkpoint and checkpoint.updates is not None and checkpoint.seconds is not None:
-        allowed = "a checkpoint is due every so many updates or seconds, not both"
-        reader.refuse("failure.checkpoint.seconds", checkpoint.seconds, allowed, "leave one of them null")
-        checkpoint = None
-    if checkpoint and checkpoint.is_off and checkpoint.cost:
-        allowed = "nothing is saved: give failure.checkpoint.updates or failure.checkpoint.seconds"
-        reader.refuse("failure.checkpoint.cost", checkpoint.cost, allowed, "for example failure.checkpoint.updates=100")
-        checkpoint = None
-    kinds = {**FAILURE, "ranks": lambda _: ranks, "links": lambda _: links, "checkpoint": lambda _: checkpoint}
+    good = _moved(reader, values)
+    kinds = {**FAILURE, "ranks": lambda _: ranks, "links": lambda _: links}
     failure = reader.fill("failure", Failure, kinds, skip=("name",))
-    if failure is None or ranks is FAILED or links is FAILED or checkpoint is None:
+    if failure is None or ranks is FAILED or links is FAILED or not good:
         return None
     return FailureSection(str(values.get("name", "")), failure)
+
+
+def _moved(reader: Reader, values: Mapping[str, Any]) -> bool:
+    """Refuse what belongs to the section `checkpoint`; the rest is left to read."""
+    if "checkpoint" not in values:
+        return True
+    old = values["checkpoint"]
+    for key, value in old.items() if isinstance(old, Mapping) and old else [("", old)]:
+        meant = _MOVED.get(str(key), "checkpoint.every")
+        where = f"failure.checkpoint.{key}" if key else "failure.checkpoint"
+        reader.refuse(where, value, "no such key", f"did you mean {meant}?")
+    left = {key: value for key, value in values.items() if key != "checkpoint"}
+    reader.values = {**reader.values, "failure": left}
+    return False
 
 
 Entry = Callable[[Reader, Any, Any], tuple[Any, Any]]
@@ -137,7 +134,7 @@ def _outages(reader: Reader, name: Any, value: Any) -> tuple[Any, Any]:
 def check_failure(
     reader: Reader, section: FailureSection, strategy: Strategy, backend: str, cluster: ClusterSection
 ) -> FailureSection:
-    """Refuse what this strategy, cluster or backend cannot do; the section with its `auto` interval worked out."""
+    """Refuse what this strategy, cluster or backend cannot do."""
     failure, workers = section.failure, cluster.workers
     ranks = workers + strategy.server_count(workers)
     for rank, times in failure.ranks.items():
@@ -146,9 +143,8 @@ def check_failure(
     _links(reader, failure, strategy, backend, cluster)
     on_loss = failure.on_loss
     answer: OnLoss = strategy.on_loss(workers)[0] if on_loss == "auto" else on_loss
-    if backend == "real" and not failure.is_off:
+    if backend == "real":
         _real(reader, failure, answer)
-        return section
     if failure.loses_ranks and answer not in (*strategy.on_loss(workers), "abort"):
         allowed = (
             f"strategy={reader.section('strategy').get('name')} can {' or '.join((*strategy.on_loss(workers), 'abort'))}"
@@ -160,18 +156,7 @@ def check_failure(
         every = failure.mtbf if answer == "continue" else failure.mtbf / ranks
         allowed = f"{fails} every {every:g} s, and a restart takes {failure.restart:g} s: no work would get done"
         reader.refuse("failure.mtbf", failure.mtbf, allowed, f"more than {least:g} s, or a shorter failure.restart")
-    checkpoint = failure.checkpoint
-    if not checkpoint.is_off and not any(strategy.can_resume(update) for update in range(1, 100_000)):
-        key = "updates" if checkpoint.updates is not None else "seconds"
-        allowed = f"strategy={reader.section('strategy').get('name')} cannot go on from a checkpoint: it begins anew"
-        reader.refuse(f"failure.checkpoint.{key}", getattr(checkpoint, key), allowed, "leave it null")
-    if checkpoint.seconds == _AUTO:
-        if failure.mtbf is None or not checkpoint.cost:
-            allowed = "Daly's interval follows from failure.mtbf and failure.checkpoint.cost: give both"
-            reader.refuse("failure.checkpoint.seconds", "auto", allowed, "or a time, like 10min")
-            return section
-        checkpoint = replace(checkpoint, seconds=daly(failure.mtbf / ranks, checkpoint.cost))
-    return replace(section, failure=replace(failure, checkpoint=checkpoint))
+    return section
 
 
 def _links(reader: Reader, failure: Failure, strategy: Strategy, backend: str, cluster: ClusterSection) -> None:
@@ -191,20 +176,16 @@ def _links(reader: Reader, failure: Failure, strategy: Strategy, backend: str, c
 
 
 def _real(reader: Reader, failure: Failure, answer: OnLoss) -> None:
-    if failure.loses_ranks and answer != "abort":
-        allowed = "backend=real can only abort: to go on it would need checkpoints on disk, which it does not write yet"
-        reader.refuse("failure.on_loss", failure.on_loss, allowed, "take failure.on_loss=abort, or backend=cosimulated")
-    if not failure.checkpoint.is_off:
-        key = "updates" if failure.checkpoint.updates is not None else "seconds"
-        value = getattr(failure.checkpoint, key)
-        reader.refuse(f"failure.checkpoint.{key}", value, "backend=real writes no checkpoints yet", "leave it null")
+    if failure.loses_ranks and answer == "continue":
+        allowed = "backend=real can restart or abort: a group of real ranks is not made smaller"
+        reader.refuse("failure.on_loss", failure.on_loss, allowed, "take failure.on_loss=restart, or backend=cosimulated")
 
 
 def warnings(failure: Failure, ranks: int) -> Iterator[str]:
     """What runs all the same, and is said."""
     checkpoint = failure.checkpoint
     if failure.mtbf is not None and checkpoint.is_off and failure.on_loss in ("auto", "restart"):
-        yield f"failure.mtbf={failure.mtbf:g} s without failure.checkpoint: every restart begins with the first update"
+        yield f"failure.mtbf={failure.mtbf:g} s without checkpoint.every: every restart begins with the first update"
     if failure.mtbf is not None and checkpoint.cost >= failure.mtbf / ranks:
         every = failure.mtbf / ranks
-        yield f"failure.checkpoint.cost={checkpoint.cost:g} s is longer than the {every:g} s between two failures"
+        yield f"checkpoint.cost={checkpoint.cost:g} s is longer than the {every:g} s between two failures"

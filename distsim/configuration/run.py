@@ -8,12 +8,13 @@ configurations. Resolving a resolved configuration changes nothing. All problems
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from distsim.configuration import checks, quantities
+from distsim.configuration.checkpoints import check_checkpoint, read_checkpoint, spelled_checkpoint
 from distsim.configuration.cluster import ClusterSection, read_cluster
 from distsim.configuration.failures import check_failure, read_failure
 from distsim.configuration.failures import warnings as failure_warnings
@@ -75,6 +76,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     cluster = read_cluster(reader)
     straggler, straggler_name = read_straggler(reader, cluster.workers if cluster else None)
     failure = read_failure(reader)
+    checkpoint = read_checkpoint(reader)
     course = read_optimizer(reader)
     budget = read_budget(reader)
     if course and budget:
@@ -99,13 +101,18 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
             checks.together(reader, strategy, backend, model, cluster, budget)
     if failure and strategy and cluster:
         failure = check_failure(reader, failure, strategy, backend, cluster)
-    parts = (strategy, options, workload, model, cluster, straggler, failure, course, budget)
+        if checkpoint:
+            ranks = cluster.workers + strategy.server_count(cluster.workers)
+            checkpoint = check_checkpoint(reader, checkpoint, failure.failure, strategy, ranks)
+            failure = replace(failure, failure=replace(failure.failure, checkpoint=checkpoint))
+    parts = (strategy, options, workload, model, cluster, straggler, failure, checkpoint, course, budget)
     if reader.problems or any(part is None for part in parts):
         return None, reader.problems
     assert cluster is not None
     assert model is not None
     assert straggler is not None
     assert failure is not None
+    assert checkpoint is not None
     assert course is not None
     assert budget is not None
     config = {
@@ -115,6 +122,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         "cluster": cluster.spelled(),
         "straggler": spelled_straggler(straggler, straggler_name),
         "failure": failure.plain(),
+        "checkpoint": spelled_checkpoint(checkpoint),
         "optimizer": course.plain(),
         "budget": asdict(budget),
         "evaluation": {"samples": samples},
@@ -149,7 +157,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
 
 
 _DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "precision": "float32", "runs": "runs", "label": ""}
-_TOP = (*GROUPS, "budget", "evaluation", *RUN)
+_TOP = (*GROUPS, "budget", "evaluation", "checkpoint", *RUN)
 
 
 def run_seed(seed: int, repeat: int) -> int:

@@ -15,7 +15,7 @@ from distsim.configuration.cluster import ClusterSection, Corrections
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import Reader, settable
 from distsim.configuration.stragglers import PARTS
-from distsim.interface import Budget, Checkpoint, Failure, Schedule, Straggler
+from distsim.interface import Budget, Failure, Schedule, Straggler
 from distsim.interface.precision import NAMES
 
 GROUPS = ("strategy", "backend", "workload", "cluster", "straggler", "failure", "optimizer")
@@ -48,11 +48,12 @@ def known_keys() -> Mapping[str, tuple[str, ...]]:
         "optimizer.schedule": settable(Schedule),
         "budget": settable(Budget),
         "straggler": settable(Straggler),
-        "failure": settable(Failure),
-        "failure.checkpoint": settable(Checkpoint),
+        "failure": [field for field in settable(Failure) if field.name != "checkpoint"],
         **{f"straggler.{part}": settable(cls) for part, cls in PARTS.items()},
     }
-    keys: dict[str, tuple[str, ...]] = dict.fromkeys((*GROUPS, "optimizer.scaling", "evaluation.samples", *RUN), ())
+    keys: dict[str, tuple[str, ...]] = dict.fromkeys(
+        (*GROUPS, "optimizer.scaling", "evaluation.samples", "checkpoint.every", "checkpoint.cost", *RUN), ()
+    )
     keys |= {f"{section}.{field.name}": () for section, entries in own.items() for field in entries}
     kinds: tuple[registry.Kind, ...] = ("strategy", "workload", "backend", "optimizer")
     for kind in kinds:

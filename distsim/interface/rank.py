@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
@@ -20,7 +20,7 @@ from distsim.interface.flow import Flow
 from distsim.interface.model import Cost, Model, Operation
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.operations import Channel, Computation, Control, Exchange, Receive
-from distsim.interface.outcome import Piece
+from distsim.interface.outcome import Piece, Snapshot
 from distsim.interface.progress import Course, Progress
 from distsim.interface.trace import Arrival, Loss, Trace
 from distsim.interface.values import Batch, Message, Region, T
@@ -122,6 +122,12 @@ class Rank(Generic[T]):
         """Go on from there; called before the strategy's program runs."""
         self.numerics.restore(saved.numerics)
         self.version, self.drawn = saved.version, saved.drawn
+
+    def recall(self, trace: Trace, snapshots: list[Snapshot]) -> None:
+        """Let its records go on after these; called before anything is recorded."""
+        for each in fields(Trace):
+            setattr(self.trace, each.name, getattr(trace, each.name))
+        self.progress.snapshots, self._peak = snapshots, sum(trace.peak)
 
     # ---- values
 

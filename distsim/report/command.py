@@ -28,7 +28,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cluster": {"slow": {}, "background": {}, "transport": {"preset": "none", **asdict(Transport())}},
 }
 """What holds where a choice does not spell a key out."""
-_SECTIONS = ("schedule", "transport", "checkpoint", "spread", "episodes", "lengths", "experts")
+_SECTIONS = ("schedule", "transport", "spread", "episodes", "lengths", "experts")
 """Keys that are groups of keys."""
 
 
@@ -65,6 +65,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         known = _laid_over(_laid_over(_DEFAULTS.get(group, {}), run.get(group) or {}), _choice(group, str(section["name"])))
         yield from _differing(group, section, known)
     yield from _differing("evaluation", config.get("evaluation") or {}, run["evaluation"])
+    yield from _differing("checkpoint", config.get("checkpoint") or {}, run["checkpoint"])
     yield from ((f"budget.{key}", value) for key, value in (config.get("budget") or {}).items() if value is not None)
     if config.get("label"):
         yield "label", config["label"]

@@ -48,9 +48,7 @@ def case_key(config: Config) -> CaseKey:
         canonical(config["workload"]),
         canonical(cluster_fields(config)),
         int(config["cluster"]["workers"]),
-        ", ".join(
-            filter(None, (straggler_in_words(config.get("straggler") or {}), failure_in_words(config.get("failure") or {})))
-        ),
+        ", ".join(filter(None, (straggler_in_words(config.get("straggler") or {}), failure_in_words(config)))),
         canonical(option_fields(config)),
         own_label(config),
     )
@@ -169,8 +167,9 @@ _PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 """What is drawn besides the jitter; each says nothing of a part that is off."""
 
 
-def failure_in_words(failure: Mapping[str, Any]) -> str:
+def failure_in_words(config: Config) -> str:
     """What fails, and what is done about it, in words; empty if nothing does."""
+    failure, checkpoint = config.get("failure") or {}, config.get("checkpoint") or {}
     words = [f"rank {rank} lost at {_times(times)}" for rank, times in (failure.get("ranks") or {}).items() if times]
     if failure.get("mtbf") is not None:
         words.append(f"each rank lost every {duration(failure['mtbf'])}")
@@ -180,11 +179,9 @@ def failure_in_words(failure: Mapping[str, Any]) -> str:
         for outage in outages:
             what = "down" if not outage["share"] else f"at {outage['share']:.0%}"
             words.append(f"{cable} {what} at {duration(outage['at'])} for {duration(outage['seconds'])}")
-    checkpoint = failure.get("checkpoint") or {}
-    every = [f"{checkpoint['updates']} updates"] if checkpoint.get("updates") else []
-    every += [duration(checkpoint["seconds"])] if checkpoint.get("seconds") else []
-    if every:
-        words.append(f"checkpoints of {duration(checkpoint['cost'])} every {every[0]}")
+    if (every := checkpoint.get("every")) is not None:
+        told = duration(float(every.rstrip("s"))) if isinstance(every, str) else f"{every} updates"
+        words.append(f"checkpoints of {duration(checkpoint['cost'])} every {told}")
     return ", ".join(words)
 
 

@@ -3,14 +3,16 @@
     runs/<strategy>-<backend>-<hash>/
         config.json        the resolved configuration, written before the run starts
         logs/              what the ranks of a real run wrote
+        checkpoints/       what a real run goes on from when it is asked for again
         trace.jsonl.gz     every record of every rank
         metrics.json       updates, losses, arrivals and the evaluated curve
         summary.json       the row of the table; its presence is what makes the folder a run
 
 Rules. `summary.json` is written last, to a temporary file that is flushed to the disk and renamed: at any instant a run is
-there as a whole or not at all, and a folder without it is redone. A finished run is never written to again; one that failed
-is a row too, and is retried when asked for again. Who wants to write a run holds its lock, so two processes never write one
-run at once, and a killed one leaves no lock. Tables are made by a scan, never kept.
+there as a whole or not at all, and a folder without it is redone, from its last checkpoint if there is one. A finished run
+is never written to again; one that failed is a row too, and is retried when asked for again. Who wants to write a run holds
+its lock, so two processes never write one run at once, and a killed one leaves no lock. Tables are made by a scan, never
+kept.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ SCHEMA = 1
 FINISHED = ("done", "diverged")
 """A run that ended like this is not done again, nor is a modeled one that does not fit: a real device may have more room
 another time."""
+CHECKPOINTS = "checkpoints"
+"""What a run that did not finish leaves to go on from."""
 _SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
 
 
@@ -113,11 +117,19 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
             return
         folder = runs / run
         (folder / _SUMMARY).unlink(missing_ok=True)  # first: from here on the folder is no run
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir()
+        _empty(folder)
         _write(folder / _CONFIG, config, durable=False)
         yield Draft(folder)
+
+
+def _empty(folder: Path) -> None:
+    """A folder with nothing but the checkpoints of a run that did not finish."""
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        elif path.name != CHECKPOINTS:
+            shutil.rmtree(path)
 
 
 def find(runs: Path, run: str) -> Result | None:

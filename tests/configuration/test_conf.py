@@ -74,7 +74,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
         ("failure.mtbf", "12h"),
         ("failure.links", {"host1": [{"at": "4s", "seconds": "1s"}, {"at": 2, "seconds": 0.5, "share": 0.1}]}),
         ("failure.restart", "5min"),
-        ("failure.checkpoint", {"seconds": "10min", "cost": "20s"}),
+        ("checkpoint", {"every": "10min", "cost": "20s"}),
         ("optimizer", "adamw"),
         ("optimizer.weight_decay", 0),
         ("optimizer.scaling", "square_root"),
@@ -166,8 +166,8 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "links": {"host1": [{"at": 2.0, "seconds": 0.5, "share": 0.1}, {"at": 4.0, "seconds": 1.0, "share": 0.0}]},
             "restart": 300.0,
             "on_loss": "auto",
-            "checkpoint": {"updates": None, "seconds": 600.0, "cost": 20.0},
         },
+        "checkpoint": {"every": "600.0s", "cost": 20.0},
         "optimizer": {
             "name": "adamw",
             "learning_rate": 0.001,

@@ -11,6 +11,7 @@ from distsim.configuration import resolve
 from distsim.interface.failure import daly
 
 TIME = "a time 0 or more with its unit, like 5us or 1.5s"
+EVERY = "a number of updates like 20, a time with its unit like 30s, auto, or null"
 MORE = "a time greater than 0 with its unit, like 5us or 1.5s"
 
 
@@ -19,7 +20,7 @@ def problems(*settings: tuple[str, Any]) -> list[str]:
 
 
 def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
-    resolved, _ = resolve(compose([("failure", "llama3")])[0])
+    resolved, _ = resolve(compose([("failure", "llama3"), ("checkpoint", {"every": "auto", "cost": "30s"})])[0])
     assert resolved is not None
     hours = (resolved.failure.mtbf or 0.0) / 3600
     assert hours == pytest.approx(54 * 24 * 16384 / 419, rel=1e-5)
@@ -55,21 +56,23 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
          "failure.links.host1={'at': 1}: an outage needs seconds; like {at: 10s, seconds: 5s, share: 0}"),
         ({"failure.on_loss": "continue", "failure.mtbf": "1h", "strategy": "gpipe"},
          "failure.on_loss='continue': strategy=gpipe can restart or abort; auto takes the first of them"),
-        ({"failure.checkpoint.seconds": "auto"},
-         "failure.checkpoint.seconds='auto': Daly's interval follows from failure.mtbf and failure.checkpoint.cost: "
+        ({"checkpoint.every": "auto"},
+         "checkpoint.every='auto': Daly's interval follows from failure.mtbf and checkpoint.cost: "
          "give both; or a time, like 10min"),
-        ({"failure.checkpoint": {"updates": 3, "seconds": 4}},
-         "failure.checkpoint.seconds=4.0: a checkpoint is due every so many updates or seconds, not both; "
-         "leave one of them null"),
-        ({"failure.checkpoint.cost": 3},
-         "failure.checkpoint.cost=3.0: nothing is saved: give failure.checkpoint.updates or failure.checkpoint.seconds; "
-         "for example failure.checkpoint.updates=100"),
-        ({"failure.checkpoint.updates": 0}, "failure.checkpoint.updates=0: a whole number 1 or more"),
-        ({"strategy": "ad_psgd", "failure.checkpoint.updates": 9},
-         "failure.checkpoint.updates=9: strategy=ad_psgd cannot go on from a checkpoint: it begins anew; leave it null"),
-        ({"backend": "real", "failure": "one_loss"},
-         "failure.on_loss='auto': backend=real can only abort: to go on it would need checkpoints on disk, which it does "
-         "not write yet; take failure.on_loss=abort, or backend=cosimulated"),
+        ({"checkpoint.cost": 3}, "checkpoint.cost=3.0: nothing is saved: give checkpoint.every; "
+         "for example checkpoint.every=100"),
+        ({"checkpoint.every": 0}, f"checkpoint.every=0: {EVERY}"),
+        ({"checkpoint.every": "0s"}, f"checkpoint.every='0s': {EVERY}"),
+        ({"checkpoint.every": 2.5}, f"checkpoint.every=2.5: {EVERY}"),
+        ({"checkpoint.every": "5 sec"}, f"checkpoint.every='5 sec': {EVERY}"),
+        ({"checkpoint.updates": 5}, "checkpoint.updates=5: no such key; did you mean budget.updates?"),
+        ({"failure.checkpoint.updates": 5}, "failure.checkpoint.updates=5: no such key; did you mean checkpoint.every?"),
+        ({"failure.checkpoint.cost": 5}, "failure.checkpoint.cost=5: no such key; did you mean checkpoint.cost?"),
+        ({"strategy": "ad_psgd", "checkpoint.every": 9},
+         "checkpoint.every=9: strategy=ad_psgd cannot go on from a checkpoint: it begins anew; leave it null"),
+        ({"backend": "real", "failure": "one_loss", "failure.on_loss": "continue"},
+         "failure.on_loss='continue': backend=real can restart or abort: a group of real ranks is not made smaller; "
+         "take failure.on_loss=restart, or backend=cosimulated"),
     ],
 )  # fmt: skip
 def test_refused(settings: dict[str, Any], says: str) -> None:
@@ -90,5 +93,5 @@ def test_warned() -> None:
     resolved, _ = resolve(compose([("failure.mtbf", "1h")])[0])
     assert resolved is not None
     assert resolved.warnings == (
-        "failure.mtbf=3600 s without failure.checkpoint: every restart begins with the first update",
+        "failure.mtbf=3600 s without checkpoint.every: every restart begins with the first update",
     )

@@ -104,7 +104,7 @@ RUNS = [
     # one rank for all that do alike; losses of ranks
     "strategy=all_reduce cluster=switch cluster.workers=16 backend.fold_ranks=8",
     "strategy=gossip strategy.topology=ring cluster=torus cluster.workers=16 backend.fold_ranks=8",
-    f"strategy=sync_ps cluster=switch failure=one_loss {_LOSS} failure.checkpoint.updates=2 {_SLOW}",
+    f"strategy=sync_ps cluster=switch failure=one_loss {_LOSS} checkpoint.every=2 {_SLOW}",
     f"strategy=all_reduce cluster=switch failure=one_loss {_LOSS} {_SLOW}",
     f"strategy=async_ps cluster=switch budget.updates=15 failure=one_loss {_LOSS} {_SLOW}",
     # draws that need the C library

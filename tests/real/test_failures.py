@@ -44,6 +44,7 @@ def test_a_loss_after_the_end_is_said(tmp_path: Path) -> None:
     assert outcome.notes[-1].startswith("the failure of rank 0 at 1000 s comes after the end of the run at 0.")
 
 
-def test_no_going_on_without_checkpoints_on_disk(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"failure.on_loss='auto': backend=real can only abort"):
-        run(replace(job(AllReduce(), tmp_path, ranks=2), failure=Failure(ranks={1: (0.5,)})), tmp_path)
+def test_no_smaller_groups(tmp_path: Path) -> None:
+    failure = Failure(ranks={1: (0.5,)}, on_loss="continue")
+    with pytest.raises(BadInput, match=r"failure.on_loss='continue': backend=real can restart or abort"):
+        run(replace(job(AllReduce(), tmp_path, ranks=2), failure=failure), tmp_path)

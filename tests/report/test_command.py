@@ -40,7 +40,8 @@ def configuration(*overrides: str) -> dict[str, Any]:
         ["optimizer=adamw", "optimizer.beta2=0.95", "optimizer.scaling=linear", "cluster.memory=80GB"],
         ["failure=llama3", "failure.restart=5min"],
         ["cluster=switch", "failure.ranks={1: [2, 3h]}", "failure.links={host1: [{at: 1, seconds: 2ms}]}"],
-        ["failure.mtbf=1h", "failure.checkpoint.updates=5", "failure.checkpoint.cost=0.5"],
+        ["failure.mtbf=1h", "checkpoint.every=5", "checkpoint.cost=0.5"],
+        ["failure.mtbf=1h", "checkpoint.every=10min"],
         ["optimizer.nesterov=true", "optimizer.momentum=0.9", "optimizer.schedule.decay=cosine", "budget.updates=9"],
     ],
 )

@@ -59,13 +59,13 @@ def test_failures_in_words() -> None:
         resolved, problems = resolve(compose([("cluster", "switch"), *settings])[0])
         assert problems == []
         assert resolved is not None
-        return failure_in_words(resolved.config["failure"])
+        return failure_in_words(resolved.config)
 
     assert said() == ""
-    assert said(
-        ("failure.ranks", {1: [1, 4]}), ("failure.restart", 2), ("failure.checkpoint", {"updates": 5, "cost": 1})
-    ) == ("rank 1 lost at 1 s and 4 s, restart 2 s, on_loss auto, checkpoints of 1 s every 5 updates")
-    assert said(("failure", "llama3"), ("failure.checkpoint.seconds", "1h")) == (
+    assert said(("failure.ranks", {1: [1, 4]}), ("failure.restart", 2), ("checkpoint", {"every": 5, "cost": 1})) == (
+        "rank 1 lost at 1 s and 4 s, restart 2 s, on_loss auto, checkpoints of 1 s every 5 updates"
+    )
+    assert said(("failure", "llama3"), ("checkpoint.every", "1h"), ("checkpoint.cost", 30)) == (
         "each rank lost every 3,040,620 min, restart 10 min, on_loss auto, checkpoints of 30 s every 60 min"
     )
     assert said(("failure.links", {"host1": [{"at": 1, "seconds": 2}, {"at": 5, "seconds": 1, "share": 0.5}]})) == (

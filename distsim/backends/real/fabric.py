@@ -53,7 +53,7 @@ class Real:
         self.rank = rank
         self._job = job
         self._desk = desk
-        self._device = device
+        self.device = device
         self._raised = raised
         self._queue = threading.Lock()
         self._pace = job.pace(rank)
@@ -90,7 +90,7 @@ class Real:
                 return unless is not None and unless.over()
 
             value = action(stop)
-            if self._device == "cuda":
+            if self.device == "cuda":
                 torch.cuda.current_stream().synchronize()
             if waits and not (value is None and unless is not None and unless.over()):
                 self._sleep(sum(waits), what)
@@ -115,7 +115,7 @@ class Real:
 
         def run() -> None:
             self._desk.open_flow()
-            if self._device == "cuda":
+            if self.device == "cuda":
                 torch.cuda.set_device(self.rank % torch.cuda.device_count())
             handle.complete()
             self._desk.close_flow()
@@ -131,6 +131,14 @@ class Real:
         threading.Thread(target=run, daemon=True).start()
         return handle
 
+    def aside(self, what: str, action: Callable[[float], None]) -> None:
+        """Run what is no part of the strategy, and no straggler slows down, on the compute queue, told when it began."""
+        with self._queue:
+            begun = self.now()
+            self._desk.enter(COMPUTES, what)
+            action(begun)
+            self._desk.leave(self.now() - begun)
+
     def decide(self, key: str, proposal: bool) -> bool:
         """The proposal of the first rank to ask, by compare-and-set in the store (some 40 us)."""
         return self._store.compare_set(key, "", "yes" if proposal else "no") == b"yes"
@@ -138,6 +146,10 @@ class Real:
     def count(self, key: str) -> int:
         """How often any rank has asked before, by a counter in the store."""
         return self._store.add(f"count {key}", 1) - 1
+
+    def count_from(self, key: str, number: int) -> None:
+        """As if it had been asked so often; for one rank, before anyone asks."""
+        self._store.add(f"count {key}", number)
 
     def _waits(self, cost: Cost, batch: Batch | None, begun: float) -> list[float]:
         """Seconds to wait for each primitive operation of `cost`, which begins now; none without a straggler."""

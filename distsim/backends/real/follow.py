@@ -20,7 +20,9 @@ from distsim.backends.real.options import RealOptions
 from distsim.backends.real.parcel import pack
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import Report, board_of
+from distsim.backends.real.saved import Begin
 from distsim.backends.real.starting import order, started
+from distsim.backends.real.tally import Tally, tally_of
 from distsim.backends.real.watch import process_state, tail
 from distsim.interface import Job
 
@@ -36,8 +38,9 @@ def follow(meeting: Meeting, job: Job, options: RealOptions, run: str) -> None:
     pickled = pack(job)
     rank, size = meeting.world.rank, job.cluster.world_size
     with private_folder() as private:
-        mine = order(rank, size, pickled, options, private, private, meeting, run)
+        mine = order(rank, size, pickled, options, private, private, Begin(private), meeting, run)
         board = Board(board_of(private), size)
+        Tally(tally_of(private), size, make=True).close()
         try:
             with started([mine]) as (processes, reports):
                 status = _Follower(meeting, run, processes[0], reports[0], board, mine.log, private).until_the_end()

@@ -6,13 +6,16 @@ does, and `follow` what the others do. The job travels pickled. Linux only.
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsim.backends.real import failures
 from distsim.backends.real.board import Board
-from distsim.backends.real.failures import Killer
+from distsim.backends.real.failures import Killer, lost
 from distsim.backends.real.gather import gather, results_of
+from distsim.backends.real.incarnations import Incarnations, make_fifos
 from distsim.backends.real.mirror import Mirrors
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
 from distsim.backends.real.parcel import pack
@@ -20,6 +23,7 @@ from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import board_of
 from distsim.backends.real.pulse import SILENT
 from distsim.backends.real.starting import order, started
+from distsim.backends.real.tally import Tally, tally_of
 from distsim.backends.real.watch import LOST, Watch
 from distsim.interface import Job, Outcome
 
@@ -27,38 +31,71 @@ if TYPE_CHECKING:
     from distsim.backends.real.meeting import Meeting
 
 
-def launch(job: Job, options: RealOptions, folder: Path, meeting: Meeting | None = None, run: str = "") -> Outcome:
+def launch(
+    job: Job,
+    options: RealOptions,
+    folder: Path,
+    meeting: Meeting | None = None,
+    run: str = "",
+    checkpoints: Path | None = None,
+) -> Outcome:
     """Run `job` with one process a rank; a log a rank goes to `folder` (`rank0.log`, ...). With a meeting, only rank 0 is
     started here, the others by the launchers that follow, for the run of this name.
 
-    Whatever goes wrong in the run is the outcome's status and message. Raises `BadInput` for what cannot run here at all.
-    No process of a rank is left when this returns or raises, nor when the calling process is killed.
+    It goes on from the last checkpoint in the folder `checkpoints`, and saves there. Whatever goes wrong in the run is the
+    outcome's status and message. Raises `BadInput` for what cannot run here at all. No process of a rank is left when this
+    returns or raises, nor when the calling process is killed.
     """
     check(options)
     failures.check(job)
     pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    runs = Incarnations(job, (checkpoints or folder / "checkpoints").resolve())
+    until = None if options.limit_seconds is None else time.monotonic() + options.limit_seconds
+    outcome = None
+    while outcome is None:
+        left = None if until is None else max(1e-3, until - time.monotonic())
+        outcome = _incarnation(job, replace(options, limit_seconds=left), folder, pickled, runs, meeting, run)
+    outcome.notes += runs.told
+    if outcome.status == "done":
+        outcome.notes += job.failure.after(outcome.seconds)
+    return outcome
+
+
+def _incarnation(
+    job: Job, options: RealOptions, folder: Path, pickled: bytes, runs: Incarnations, meeting: Meeting | None, run: str
+) -> Outcome | None:
+    """Run all ranks until they end; None if they are to begin again."""
     size = job.cluster.world_size
     with private_folder() as private:
-        orders = [order(r, size, pickled, options, folder, private, meeting, run) for r in range(1 if meeting else size)]
+        began = range(1 if meeting else size)
+        orders = [order(r, size, pickled, options, folder, private, runs.begin, meeting, run) for r in began]
         logs = [folder / f"rank{r}.log" for r in range(size)]
-        board = Board(board_of(private), size)
+        board, tally = Board(board_of(private), size), Tally(tally_of(private), size, make=True)
+        make_fifos(job, private)
         try:
             with started(orders) as (processes, reports), Mirrors(meeting, run, board, private, logs) as others:
                 everyone: list[Any] = [*processes, *others.processes]
-                killer = Killer(job, everyone, board)
+                killer = Killer(runs, everyone, board)
                 said = [*reports, *others.reports]
                 patience = SILENT + 1.5 if meeting else LOST
-                end = Watch(everyone, said, board, options, logs, private, killer, patience).run()
+                watch = Watch(everyone, said, board, options, logs, private, killer, patience)
+                end = watch.run()
                 others.said = end.status
+            origin = board.read(0).origin
+            if (loss := lost(job, options, killer, watch.died, origin)) is not None:
+                wait = job.failure.restart if loss is killer.struck else 0.0  # else nobody has said how long
+                if not (reason := runs.lose(loss, wait, origin, tally)):
+                    return None
+                end = end._replace(message=f"{end.message}; {reason}")
+            losses = runs.result(tally.started, int(killer.struck is not None and loss is None))
         finally:
             board.close()
+            tally.close()
         results = list(results_of(end, orders, logs, meeting, run))
-    outcome = gather(end, results, [*_notes(options, size, meeting), *killer.killed])
-    outcome.losses = killer.losses()
-    if outcome.status == "done":
-        outcome.notes += job.failure.after(outcome.seconds)
+    outcome = gather(end, results, _notes(options, size, meeting))
+    outcome.losses = losses
     return outcome
 
 

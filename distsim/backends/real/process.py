@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distsim.backends.real.board import Desk
+from distsim.backends.real.saved import Begin
 
 _PR_SET_PDEATHSIG = 1
 
@@ -61,6 +62,8 @@ class Order:
     local_rank: int
     """Among the ranks of this host."""
     local_size: int
+    begin: Begin
+    """Where the ranks begin together."""
     elsewhere: Elsewhere | None = None
     """None if one launcher has all ranks."""
 

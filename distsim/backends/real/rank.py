@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 
+from distsim.backends.real import checkpoints
 from distsim.backends.real.board import RUNS, Desk
+from distsim.backends.real.checkpoints import Checkpoints
 from distsim.backends.real.clock import Clock, align
 from distsim.backends.real.collectives import Collectives
 from distsim.backends.real.devices import make_deterministic
@@ -22,6 +24,7 @@ from distsim.backends.real.handle import PeerLost
 from distsim.backends.real.meeting import connect
 from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
+from distsim.backends.real.tally import Tally, tally_of
 from distsim.interface import Job, Worker, drive, finish
 
 _START = 0.005  # seconds from the agreement on the clock's origin to that origin
@@ -37,13 +40,19 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     desk.phase("numerics")
     job: Job = pickle.loads(order.job)
     fabric = Real(order.rank, job, desk, order.device, raised)
-    state = job.rank(order.rank, fabric)
+    begin = order.begin
+    state = job.rank(order.rank, fabric, checkpoints.start(begin))
+    tally = Tally(tally_of(order.private), order.world_size)
+    saver = Checkpoints(job, state, fabric, begin, order.private, tally)
     _warm_up()
     desk.phase("rendezvous")
     try:
         clock = _meet(order, desk, fabric)
     except RuntimeError as error:  # of gloo: another rank is gone
         raise PeerLost(str(error)) from error
+    if order.rank == 0:
+        tally.start(desk.now())
+    saver.begin()
     desk.phase("run")
     desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
@@ -81,13 +90,19 @@ def _meet(order: Order, desk: Desk, fabric: Real) -> float:
     messages = Messages(desk, order.rank, order.device)
     collectives = Collectives(desk, order.private, store, order.rank, size, own_gpu)
     fabric.connect(messages, collectives, store("decide", size))
+    begin = order.begin
+    if order.rank == 0:
+        checkpoints.count_on(fabric, begin)
     ready = torch.zeros(1)
     dist.all_reduce(ready)
     clock = Clock(0.0, 0.0) if order.elsewhere is None else align(order.rank, order.elsewhere.machines)
-    origin = torch.tensor([time.monotonic() + max(_START, 100 * clock.uncertainty)], dtype=torch.float64)
-    dist.broadcast(origin, 0)
-    desk.origin = float(origin) - clock.behind
-    time.sleep(max(0.0, desk.origin - time.monotonic()))
+    earliest = 0.0 if begin.origin is None else begin.origin + begin.at
+    start = max(time.monotonic() + max(_START, 100 * clock.uncertainty), earliest)
+    agreed = torch.tensor([start], dtype=torch.float64)
+    dist.broadcast(agreed, 0)
+    start = float(agreed) - clock.behind
+    desk.origin = start - begin.at if begin.origin is None else begin.origin
+    time.sleep(max(0.0, start - time.monotonic()))
     return clock.uncertainty
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from distsim.backends.real.options import RealOptions, device_of
 from distsim.backends.real.parcel import main_module
 from distsim.backends.real.process import Elsewhere, Order, enter
+from distsim.backends.real.saved import Begin
 
 if TYPE_CHECKING:
     from distsim.backends.real.meeting import Meeting
@@ -32,6 +33,7 @@ def order(
     options: RealOptions,
     folder: Path,
     private: Path,
+    begin: Begin,
     meeting: Meeting | None = None,
     run: str = "",
 ) -> Order:
@@ -52,6 +54,7 @@ def order(
         interface=options.interface or "lo",
         local_rank=local_rank,
         local_size=here,
+        begin=begin,
         elsewhere=elsewhere,
     )
 

@@ -91,6 +91,12 @@ class Watch:
             if end is not None:
                 return end
 
+    @property
+    def died(self) -> int | None:
+        """The first rank known to have died by itself, if no rank has raised."""
+        raised = any(report.status != "done" and not report.lost for report in self._reports.values())
+        return None if raised else next(iter(self._dead), None)
+
     # ---- what the ranks say, and whether they live
 
     def _collect(self, timeout: float) -> None:

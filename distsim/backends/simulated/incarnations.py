@@ -244,7 +244,7 @@ class Incarnations:
         if self._in_vain > _IN_VAIN:
             raise DistsimError(
                 f"{lost}, the {self._in_vain}th loss in a row that undoes the updates after {checkpoints.last.update}: "
-                "the run will hardly end; save more often (failure.checkpoint), or lose less"
+                "the run will hardly end; save more often (checkpoint.every), or lose less"
             )
         self._restarts += 1
         self._lost_seconds += ends - checkpoints.since

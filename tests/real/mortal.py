@@ -1,0 +1,72 @@
+"""A strategy in which one rank kills itself before an update, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distsim.interface import Model, OnLoss, Problem, Strategy, Worker
+
+
+@dataclass(frozen=True)
+class Mortal(Strategy):
+    """`inner`, but `victim` dies before update `at`, after it has saved, unless it has left a mark in `folder` that it did;
+    a victim that makes no updates dies with its gradient number `at`."""
+
+    inner: Strategy
+    folder: str
+    victim: int
+    at: int
+
+    @property
+    def hears_on(self) -> str | None:  # type: ignore[override]
+        return self.inner.hears_on
+
+    async def run(self, worker: Worker[Any]) -> None:
+        mark = Path(self.folder) / f"died-{self.victim}-{self.at}"
+        state = worker._state
+        arrive, loss = state.progress.arrive, state.numerics.loss
+        count = 0
+
+        def die(now: int) -> None:
+            if now == self.at and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def arriving(update: int) -> bool:
+            goes_on = arrive is None or arrive(update)
+            die(update)
+            return goes_on
+
+        def losing(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            die(count)
+            return loss(*arguments)
+
+        if worker.rank == self.victim:
+            is_maker = not self.inner.server_count(worker.workers) or worker.rank >= worker.workers
+            if is_maker:
+                state.progress.arrive = arriving
+            else:
+                state.numerics.loss = losing
+        await self.inner.run(worker)
+
+    def server_count(self, workers: int) -> int:
+        return self.inner.server_count(workers)
+
+    def gradients_an_update(self, workers: int) -> int:
+        return self.inner.gradients_an_update(workers)
+
+    def problems(self, workers: int, model: Model) -> Iterable[Problem]:
+        return self.inner.problems(workers, model)
+
+    def on_loss(self, workers: int) -> tuple[OnLoss, ...]:
+        return self.inner.on_loss(workers)
+
+    def can_resume(self, step: int) -> bool:
+        return self.inner.can_resume(step)

@@ -1,0 +1,128 @@
+"""Checkpoints on disk: a run that is cut off and asked for again ends as one that is not; torn files are passed over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from oracles.replicas import job
+from oracles.test_restart_weights import RUNS
+
+from distsim.backends.real import RealOptions, launch, saved
+from distsim.backends.real.saved import Manifest
+from distsim.interface import SGD, Checkpoint, Failure, Job, Outcome
+from distsim.results.conservation import check_conservation
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import AsyncPS
+from real.mortal import Mortal
+
+WORKERS, UPDATES = 4, 10
+EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
+
+
+def run(a_job: Job, folder: Path, **options: object) -> Outcome:
+    return launch(a_job, RealOptions(device="cpu", **options), folder)  # type: ignore[arg-type]
+
+
+def mortal(a_job: Job, folder: Path, victim: int, at: int) -> Job:
+    return replace(a_job, strategy=Mortal(a_job.strategy, str(folder), victim, at), failure=EVERY_2)
+
+
+def alike(expected: Outcome, found: Outcome) -> bool:
+    """To the last bit, on every rank."""
+    pairs = zip(expected.weights, found.weights, strict=True)
+    return all(e.keys() == f.keys() and all(torch.equal(e[b], f[b]) for b in e) for e, f in pairs)
+
+
+def test_a_rank_that_dies_ends_nothing_if_all_begin_again(tmp_path: Path) -> None:
+    """Rank 1 dies before update 7: the checkpoint before update 6 is the last, and of each rank's updates at most the
+    seventh is undone (a rank may have ended it)."""
+    a_run = replace(job(AllReduce(), 2, UPDATES, SGD(0.05, momentum=0.9)), samples_between_snapshots=2 * 24)
+    expected = run(a_run, tmp_path / "whole")
+    assert (expected.status, expected.message) == ("done", "")
+    found = run(mortal(a_run, tmp_path, 1, 7), tmp_path / "cut", on_worker_loss="restart")
+    assert (found.status, found.message) == ("done", "")
+    assert alike(expected, found)
+    assert found.losses is not None
+    assert found.losses[:3] == (1, 1, 4)
+    assert [[i.lost for i in trace.interruptions] for trace in found.traces] == [[1], [1]]
+    for trace in found.traces:
+        (interruption,) = trace.interruptions
+        assert interruption.updates in (1, 2)
+        assert [update.number for update in trace.updates] == [*range(1, UPDATES + 1)]
+        assert [span.name for span in trace.compute].count("checkpoint") == 4
+    assert sorted(s.number for s in found.snapshots) == sorted(s.number for s in expected.snapshots)
+    check_conservation(found.traces)
+    kept = sorted(path.parent.name for path in (tmp_path / "cut").glob("checkpoints/*/manifest.json"))
+    assert kept == ["000000006", "000000008"]
+    state = torch.load(tmp_path / "cut" / "checkpoints" / "000000008" / "rank0.state", weights_only=True)
+    assert state["version"] == 8
+
+
+def manifest(update: int, files: dict[str, str]) -> Manifest:
+    return Manifest("a job", 0, update, 10 * update, 0.5, 1, 0, 0, 0.0, files=files)
+
+
+def test_what_is_torn_or_corrupted_is_passed_over_with_one_line(tmp_path: Path) -> None:
+    for update in (2, 4, 6):
+        name = f"{saved.place(update)}/rank0.state"
+        (tmp_path / "records").mkdir(exist_ok=True)
+        saved.commit(tmp_path, manifest(update, {name: saved.write(tmp_path / name, b"weights %d" % update)}))
+    assert sorted(path.name for path in tmp_path.glob("0*")) == ["000000004", "000000006"]
+    found, passed = saved.find(tmp_path, "a job")
+    assert found is not None
+    assert (found.update, passed) == (6, [])
+    (tmp_path / "000000006" / "rank0.state").write_bytes(b"weights 7")
+    found, passed = saved.find(tmp_path, "a job")
+    assert found is not None
+    assert (found.update, passed) == (
+        4,
+        ["the checkpoint before update 6 is torn or corrupted (000000006/rank0.state): the one before is used"],
+    )
+    (tmp_path / "000000006" / "manifest.json").write_text('{"update": 6')
+    assert saved.find(tmp_path, "a job")[0] == found
+    saved.clear(tmp_path, found)
+    assert sorted(path.name for path in tmp_path.glob("0*")) == ["000000004"]
+    found, passed = saved.find(tmp_path, "another")
+    assert (found, passed) == (None, ["the checkpoint before update 4 is of another job: it is not gone on from"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    """The last rank (where there are servers, a server) dies before update 7, and again in the second launch before 9."""
+    strategy, optimizer = RUNS[name]
+    a_run = job(strategy, WORKERS, UPDATES, optimizer)
+    victim = a_run.cluster.world_size - 1
+    expected = run(a_run, tmp_path / "whole")
+    assert (expected.status, expected.message) == ("done", "")
+    cut = mortal(a_run, tmp_path, victim, 7)
+    first = run(cut, tmp_path / "cut")
+    assert first.status == "failed"
+    assert first.message.startswith(f"rank {victim} was killed by SIGKILL")
+    last = max(step for step in range(7) if step % 2 == 0 and strategy.can_resume(step))
+    second = run(cut, tmp_path / "cut")
+    assert (second.status, second.message) == ("done", "")
+    assert f"resumed at update {last}" in second.notes
+    assert alike(expected, second)
+    check_conservation(second.traces)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, WORKERS])
+def test_an_asynchronous_run_goes_on_with_right_staleness(victim: int, tmp_path: Path) -> None:
+    """Every gradient is applied at once: the k-th makes version k, so its staleness is k less the version that it names."""
+    cut = mortal(job(AsyncPS(), WORKERS, 40, SGD(0.05)), tmp_path, victim, 7)
+    assert run(cut, tmp_path / "cut").status == "failed"
+    outcome = run(cut, tmp_path / "cut")
+    assert (outcome.status, outcome.message) == ("done", "")
+    check_conservation(outcome.traces)
+    server = outcome.traces[-1]
+    applied = [arrival for arrival in server.arrivals if arrival.applied]
+    assert [arrival.staleness for arrival in applied] == [k - arrival.version for k, arrival in enumerate(applied)]
+    assert [update.number for update in server.updates] == [*range(1, 41)]
+    (note,) = [note for note in outcome.notes if note.startswith("resumed")]
+    update = int(note.removeprefix("resumed at update "))
+    assert all(arrival.version >= update for arrival in applied[update:])
