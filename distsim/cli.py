@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 a run failed, 2 bad input, 3 some runs of a sweep failed, 130 interrupted.
+"""The command line. Exit codes: 0 done, 1 a run failed, 2 bad input, 3 some runs of a sweep failed, 130 interrupted (by
+Ctrl-C; 143 by SIGTERM).
 
     distsim run strategy=async_ps backend=modeled budget.updates=200
     distsim run -m strategy=all_reduce,sync_ps backend=real,modeled repeat=0,1,2
@@ -35,10 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain", "check")):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
+    from distsim import signals
     from distsim.interface.errors import BadInput, DistsimError
 
     try:
-        return int(_COMMANDS[options.command](options))
+        with signals.heeded():
+            return int(_COMMANDS[options.command](options))
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+        return signals.exit_code()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,14 +123,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _one(prepared: Prepared, run: Callable[[Prepared], Result]) -> int:
-    from distsim import sweeping
+    from distsim import execution, sweeping
 
     sweeping.warn([prepared])
     stored = sweeping.finished(prepared)
     if prepared.resolved.backend == "real" and stored is None:
         folder = prepared.resolved.runs / prepared.name
         print(f"{prepared.job.cluster.world_size} processes start; their logs: {folder / 'logs'}", file=sys.stderr)
-    result = stored or run(prepared)
+    try:
+        result = stored or run(prepared)
+    except execution.Stopped as stop:
+        print(sweeping.outcome(stop.result))
+        print(stop.result.folder)
+        raise
     print(sweeping.outcome(result) + (" (stored before)" if stored else ""))
     print(result.folder)
     return 0 if result.status == "done" else 1

@@ -24,6 +24,7 @@ from distsim.interface import (
     BadInput,
     Cluster,
     Device,
+    Interrupted,
     Job,
     Loopback,
     Numerics,
@@ -34,11 +35,13 @@ from distsim.interface import (
     Roofline,
     Snapshot,
     Topology,
+    interrupted,
 )
 from distsim.results import identity, store
 from distsim.results.conservation import NotConserved, check_conservation
 from distsim.results.store import Draft, Result
 from distsim.results.summary import Curve, metrics, summarize
+from distsim.signals import whole
 
 if TYPE_CHECKING:
     from distsim.backends.real.meeting import Meeting
@@ -46,6 +49,14 @@ if TYPE_CHECKING:
 
 Company = Callable[[], "tuple[Meeting, str]"]
 """Tells other processes that a run starts; where they meet, and its name there."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody interrupted a run; `result` is its row, of status `interrupted`. It is done anew when asked for again."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.summary["message"])
+        self.result = result
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,8 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
 
 def run(prepared: Prepared, company: Company | None = None) -> Result:
     """Run and store what was prepared, whatever becomes of it; the stored run if it is finished. `company` tells the other
-    processes of an engine that a real run starts."""
+    processes of an engine that a real run starts. Raises `Stopped`, once the row is stored, where a KeyboardInterrupt ended
+    the run."""
     with store.claim(prepared.resolved.runs, prepared.name, prepared.config) as claimed:
         return claimed if isinstance(claimed, Result) else _run(prepared, claimed, company)
 
@@ -141,14 +153,21 @@ def fail(prepared: Prepared, message: str) -> Result:
 
 def _run(prepared: Prepared, draft: Draft, company: Company | None) -> Result:
     started, clock = datetime.now(UTC), time.perf_counter()
-    outcome = _conserved(_backend(prepared, draft.folder, company))
-    return _commit(prepared, draft, outcome, started, time.perf_counter() - clock)
+    try:
+        outcome = _conserved(_backend(prepared, draft.folder, company))
+    except KeyboardInterrupt as stop:
+        known = stop.outcome if isinstance(stop, Interrupted) else interrupted([])
+        with whole():
+            row = _commit(prepared, draft, known, started, time.perf_counter() - clock)
+        raise Stopped(row) from None
+    with whole():
+        return _commit(prepared, draft, outcome, started, time.perf_counter() - clock)
 
 
 def _commit(prepared: Prepared, draft: Draft, outcome: Outcome, started: datetime, wall: float) -> Result:
     notes = [*prepared.notes, *outcome.notes]
     try:
-        curve = _curve(prepared, outcome.snapshots)
+        curve = [] if outcome.status == "interrupted" else _curve(prepared, outcome.snapshots)
     except Exception as error:  # the run itself went well: its times count
         curve = []
         notes.append(f"not evaluated: {type(error).__name__}: {error}")

@@ -5,7 +5,8 @@ of what is stored. A real run measures this machine, so it waits until the pool 
 
 A process of the pool is forked where the system allows it: it has at once all that was prepared, and starts for nothing. It
 ends with its parent, in whatever way that ends. One that dies at a run (killed for its memory, say) costs that run alone,
-which becomes a failed row, and another takes its place.
+which becomes a failed row, and another takes its place. An interrupt of the parent is handed on: the runs under way end as
+rows of status `interrupted`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from types import FrameType
 from typing import Any
 
-from distsim import execution
+from distsim import execution, signals
 from distsim.configuration import checks
-from distsim.execution import Prepared
+from distsim.execution import Prepared, Stopped
 from distsim.interface.errors import DistsimError
 from distsim.results.store import Result
 
@@ -32,13 +35,15 @@ Ended = Callable[[int, Result | str], None]
 """Told of every run when it ends: its number among those given, and its row, or why none could be written."""
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE = 10.0  # seconds that interrupted runs have to store their rows
 
 
 def run_all(
     prepared: Sequence[Prepared], jobs: int, ended: Ended, run: Callable[[Prepared], Result] = execution.run
 ) -> None:
     """Run everything, at most `jobs` at once; 1 runs all of them in this process, in the given order. `run` does what is
-    run in this process."""
+    run in this process. After a KeyboardInterrupt it raises one as soon as the runs under way have ended, with rows of
+    their own."""
     simulated = [number for number, each in enumerate(prepared) if each.resolved.backend != "real"]
     jobs = min(jobs, len(simulated), _fitting([prepared[number] for number in simulated]))
     pooled = set(simulated) if jobs > 1 else set()
@@ -46,7 +51,11 @@ def run_all(
         _side_by_side(prepared, simulated, jobs, ended)
     for number, each in enumerate(prepared):
         if number not in pooled:
-            ended(number, attempt(each, run))
+            try:
+                ended(number, attempt(each, run))
+            except Stopped as stop:
+                ended(number, stop.result)
+                raise
 
 
 def attempt(prepared: Prepared, run: Callable[[Prepared], Result] = execution.run) -> Result | str:
@@ -93,9 +102,27 @@ def _side_by_side(prepared: Sequence[Prepared], numbers: Sequence[int], jobs: in
                 if left:
                     process.begin(left.popleft())
                 ended(number, outcome)
+    except KeyboardInterrupt:
+        _interrupt(pool, ended)
+        raise
     finally:
         for process in pool:
             process.kill()
+
+
+def _interrupt(pool: Sequence[_Process], ended: Ended) -> None:
+    """Let every run under way end with a row."""
+    for process in pool:
+        process.interrupt()
+    until = time.monotonic() + _PATIENCE
+    while busy := {process.connection: process for process in pool if process.run is not None}:
+        ready = wait(list(busy), max(0.0, until - time.monotonic()))
+        for connection in ready:
+            number, outcome = busy[connection].end()
+            if isinstance(outcome, Result):
+                ended(number, outcome)
+        if not ready:
+            return
 
 
 class _Process:
@@ -135,6 +162,12 @@ class _Process:
             self.connection.close()
             return number, ""
 
+    def interrupt(self) -> None:
+        """Cut its run short, if it is at one."""
+        if self.run is not None and self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """End it, in the middle of a run if it is at one: such a run leaves no row."""
         self._process.kill()
@@ -149,9 +182,23 @@ def _serve(prepared: Sequence[Prepared], orders: Connection, parent: int) -> Non
         if os.getppid() != parent:  # it died before the kernel could know
             os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends the pool
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, _stop)
         orders.send(None)
         while True:
-            outcome = attempt(prepared[orders.recv()])
+            number = orders.recv()
+            try:
+                outcome = attempt(prepared[number])
+            except Stopped as stop:
+                outcome = stop.result
+            except KeyboardInterrupt:
+                outcome = "interrupted"
             sys.stdout.flush()
             orders.send(outcome)
+            signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Interrupt the run that this process is at, once."""
+    signal.signal(number, signal.SIG_IGN)
+    signals.interrupt()

@@ -41,11 +41,16 @@ def sweep(
     before = sum(row is not None for row in rows)
     print(f"{len(rows)} runs" + (f", {before} of them stored before" if before else ""), file=sys.stderr)
     lines = Lines(len(rows))
-    if before < len(rows) and has_launcher(overrides):
-        _multirun(overrides, prepared[0], lines)
-        rows = [store.find(each.resolved.runs, each.name) for each in prepared]
-    else:
-        _run(prepared, rows, lines, at_once or checks.cores(), run)
+    try:
+        if before < len(rows) and has_launcher(overrides):
+            _multirun(overrides, prepared[0], lines)
+            rows = [store.find(each.resolved.runs, each.name) for each in prepared]
+        else:
+            _run(prepared, rows, lines, at_once or checks.cores(), run)
+    except KeyboardInterrupt:
+        done = sum(row is not None and row.is_finished for row in rows)
+        print(f"{done} of {len(rows)} runs finished in {prepared[0].resolved.runs}")
+        raise
     good = sum(row is not None and row.status == "done" for row in rows)
     for row in rows:
         if row is not None and row.status != "done":

@@ -11,6 +11,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "topologies": {"interface"},
     "strategies": {"interface"},
     "foreign": set(),
+    "signals": set(),
     "registry": {"interface"},
     "catalogue": {"registry"},
     "numerics": {"interface", "workloads"},
@@ -26,7 +27,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "bench": {"interface", "topologies", "strategies", "numerics", "backends"},
 }
 BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}
-BELOW["jobs"] = {"interface", "configuration", "results", "execution"}
+BELOW["jobs"] = {"signals", "interface", "configuration", "results", "execution"}
 BELOW["api"] = {*BELOW} - {"report"}
 BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "api"}
 BELOW["engines"] = {"interface", "backends", "results", "execution", "sweeping"}

@@ -47,7 +47,7 @@ from distsim.interface.memory import Memory
 from distsim.interface.model import Block, Cost, Model
 from distsim.interface.numerics import Numerics, Part
 from distsim.interface.optimizer import SGD, AdamW, Optimizer, Scaling, Schedule
-from distsim.interface.outcome import Losses, Outcome, Piece, Snapshot
+from distsim.interface.outcome import Interrupted, Losses, Outcome, Piece, Snapshot, interrupted
 from distsim.interface.pace import Pace
 from distsim.interface.precision import Precision
 from distsim.interface.program import drive, finish
@@ -90,6 +90,7 @@ __all__ = [
     "Failure",
     "Half",
     "Handle",
+    "Interrupted",
     "Interruption",
     "Job",
     "Lengths",
@@ -140,5 +141,6 @@ __all__ = [
     "Worker",
     "drive",
     "finish",
+    "interrupted",
     "is_part",
 ]

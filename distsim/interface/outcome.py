@@ -45,8 +45,8 @@ class Losses(NamedTuple):
 
 @dataclass
 class Outcome:
-    """The end of one run. `status` is done, failed, diverged, deadlocked, timed out or out of memory; `message` says why if
-    not done."""
+    """The end of one run. `status` is done, failed, diverged, deadlocked, timed out, out of memory or interrupted;
+    `message` says why if not done."""
 
     status: str
     message: str
@@ -62,3 +62,19 @@ class Outcome:
     """Ranks that each trace stands for: identical ones may have been simulated as one."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the result must know: contention, approximations."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody ended the run from outside; `outcome` is what is known of it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def interrupted(traces: list[Trace], notes: list[str] | None = None) -> Outcome:
+    """The outcome of a run that was interrupted, with what its ranks had recorded."""
+    last = max((trace.updates[-1] for trace in traces if trace.updates), default=None)
+    updates, seconds = (0, 0.0) if last is None else (last.number, last.time)
+    message = f"interrupted after {updates} updates: run it again to have all of them"
+    return Outcome("interrupted", message, seconds, traces=traces, notes=notes or [])

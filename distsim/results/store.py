@@ -54,7 +54,7 @@ class Result:
 
     @property
     def status(self) -> str:
-        """done, failed, diverged, deadlocked, timed out or out of memory."""
+        """done, failed, diverged, deadlocked, timed out, out of memory or interrupted."""
         return str(self.summary["status"])
 
     @property

@@ -6,10 +6,12 @@ import time
 
 import pytest
 
-from distsim.backends.real.board import WAITS, Board, Desk
+from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Desk
 from distsim.backends.real.deadlock import describe
 from distsim.backends.real.ledger import Ledger
-from distsim.interface import Collective
+from distsim.backends.real.operations import NAME, explained
+from distsim.backends.real.watch import End
+from distsim.interface import Collective, Trace, Update
 
 
 @pytest.mark.parametrize("size", [3, 48, 300])
@@ -32,4 +34,50 @@ def test_who_has_not_joined_a_large_group_is_named(size, tmp_path):
     assert lines[0].endswith(f" s; not joined by rank {others}")
     assert lines[size - 1].startswith(f"  rank {size - 1} waits for receive 'x' from rank {size - 2} (mine.py:14) for 0.")
     assert lines[size:] == ["  cycle: 0 -> 1 -> 0"]
+    board.close()
+
+
+def test_the_last_operations_of_a_rank_outlive_it(tmp_path):
+    """32 a flow, each with its step and peers; the last is under way still."""
+    board, trace = Board(tmp_path / "board", 2), Trace(1)
+    desk = Desk(tmp_path / "board", 1, 2)
+    desk.phase("run")
+    desk.follow(trace)
+    for step in range(40):
+        desk.enter(WAITS, f"receive 'x' number {step}", (0,))
+        if step < 39:
+            trace.updates.append(Update(step + 1, 8 * (step + 1), 0.5 * step))
+            desk.leave(0.125)
+    del desk
+    found = board.last(1)
+    assert [last.step for last in found] == list(range(8, 40))
+    assert [last.what for last in found] == [f"receive 'x' number {step}" for step in range(8, 40)]
+    assert {last.peers for last in found} == {(0,)}
+    assert [last.ended >= last.begun for last in found] == [True] * 31 + [False]
+    assert board.read(1).update == (39, 312, 19.0)
+    assert board.read(1).slowest == 0.125
+    end = explained(End("failed", "rank 1 was killed"), board, 2, tmp_path, tmp_path)
+    first, *lines = end.message.splitlines()
+    assert first == "rank 1 was killed"
+    assert lines[1] == "  rank 0 is in its phase 'start'"
+    assert lines[2].startswith("  rank 1 waits for receive 'x' number 39 for 0.")
+    assert lines[3] == f"last operations of all ranks: {tmp_path / NAME}"
+    table = (tmp_path / NAME).read_text()
+    assert table.startswith("failed: rank 1 was killed\n\nWho waited for whom:\n  rank 0 is in its phase 'start'\n")
+    assert "rank 1, phase run: 39 updates, slowest operation 0.125 s" in table
+    assert "receive 'x' number 7" not in table
+    assert table.count("waits for receive 'x' number ") == 1 + 32
+    board.close()
+
+
+def test_an_operation_that_goes_on_in_another_state_is_one(tmp_path):
+    board, desk = Board(tmp_path / "board", 1), Desk(tmp_path / "board", 0, 1)
+    desk.phase("run")
+    desk.step = 5
+    desk.enter(COMPUTES, "forward of step 5")
+    desk.turn(IDLES)
+    assert board.read(0).doing == "while it was slowed down in forward of step 5"
+    desk.leave(1.0)
+    assert board.read(0).doing == "while it ran its own code after forward of step 5"
+    assert [(last.step, last.what, last.is_wait) for last in board.last(0)] == [(5, "forward of step 5", False)]
     board.close()

@@ -50,6 +50,13 @@ def test_the_run_ends_and_says_which_rank_and_where(place, fault, tmp_path, reco
     victim = RANKS - 1 if place == "receive any" else VICTIM
     for words in (*WORDS[fault], PLACES[place]):
         assert words.format(victim) in outcome.message
+    table = (tmp_path / "last_operations.txt").read_text()
+    assert table.startswith(f"failed: {outcome.message.splitlines()[0]}\n")
+    assert (
+        place in ("numerics", "init_process_group", "broadcast")
+        or PLACES[place].removeprefix("while it ran its own code after ")
+        in table.partition(f"\nrank {victim}, phase run: ")[2]
+    )
     assert took < 10.0  # promised
 
 

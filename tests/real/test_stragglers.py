@@ -108,6 +108,9 @@ class Desk:
     def enter(self, *what):
         pass
 
+    def turn(self, state):
+        pass
+
     def leave(self, seconds):
         pass
 

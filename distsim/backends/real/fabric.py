@@ -77,6 +77,8 @@ class Real:
         what = named(_words(cost, batch))
         with self._queue:
             begun = self.now()
+            if batch is not None:
+                self._desk.step = batch.step
             self._desk.enter(COMPUTES, what)
             waits = self._waits(cost, batch, begun)
             asked = False
@@ -85,7 +87,7 @@ class Real:
                 # asked before each block: the one before it is paid for now. The first asks before anything ran.
                 nonlocal asked
                 if waits and asked:
-                    self._sleep(waits.pop(0), what)
+                    self._sleep(waits.pop(0))
                 asked = True
                 return unless is not None and unless.over()
 
@@ -93,7 +95,7 @@ class Real:
             if self.device == "cuda":
                 torch.cuda.current_stream().synchronize()
             if waits and not (value is None and unless is not None and unless.over()):
-                self._sleep(sum(waits), what)
+                self._sleep(sum(waits))
             ended = self.now()
             self._desk.leave(ended - begun)
         return Ready(value, begun, ended)
@@ -172,10 +174,10 @@ class Real:
         whole = device.seconds(model, cost)  # an operation's overhead counts once, not once a part
         return [(factor - 1.0) * each * whole / sum(seconds) for each in seconds] if whole else []
 
-    def _sleep(self, seconds: float, what: str) -> None:
-        self._desk.enter(IDLES, what)
+    def _sleep(self, seconds: float) -> None:
+        self._desk.turn(IDLES)
         self._sleeper.owe(seconds)
-        self._desk.enter(COMPUTES, what)
+        self._desk.turn(COMPUTES)
 
 
 def _words(cost: Cost, batch: Batch | None) -> str:

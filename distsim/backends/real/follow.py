@@ -115,7 +115,7 @@ class _Follower:
             state=state,
             ticks=ticks,
             reports=self._reports,
-            part=self._board.raw(self._rank),
+            part=self._board.raw(self._rank, whole=still or wrong),
             now=time.monotonic(),
             log=tail(self._log) if wrong else "",
             ledgers=ledger.slices(self._private) if still else {},

@@ -17,15 +17,17 @@ from distsim.backends.real.failures import Killer, lost
 from distsim.backends.real.gather import gather, results_of
 from distsim.backends.real.incarnations import Incarnations, make_fifos
 from distsim.backends.real.mirror import Mirrors
+from distsim.backends.real.operations import explained
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
 from distsim.backends.real.parcel import pack
+from distsim.backends.real.partial import collect
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import board_of
 from distsim.backends.real.pulse import SILENT
 from distsim.backends.real.starting import order, started
 from distsim.backends.real.tally import Tally, tally_of
-from distsim.backends.real.watch import LOST, Watch
-from distsim.interface import Job, Outcome
+from distsim.backends.real.watch import LOST, End, Watch
+from distsim.interface import Interrupted, Job, Outcome, interrupted
 
 if TYPE_CHECKING:
     from distsim.backends.real.meeting import Meeting
@@ -44,7 +46,8 @@ def launch(
 
     It goes on from the last checkpoint in the folder `checkpoints`, and saves there. Whatever goes wrong in the run is the
     outcome's status and message. Raises `BadInput` for what cannot run here at all. No process of a rank is left when this
-    returns or raises, nor when the calling process is killed.
+    returns or raises, nor when the calling process is killed. A KeyboardInterrupt (of Ctrl-C, or raised by a handler of the
+    caller's) becomes `Interrupted`, with what the ranks had recorded.
     """
     check(options)
     failures.check(job)
@@ -81,8 +84,15 @@ def _incarnation(
                 said = [*reports, *others.reports]
                 patience = SILENT + 1.5 if meeting else LOST
                 watch = Watch(everyone, said, board, options, logs, private, killer, patience)
-                end = watch.run()
+                try:
+                    end = watch.run()
+                except KeyboardInterrupt:
+                    known = interrupted(collect(processes, reports, board, size, private), _notes(options, size, meeting))
+                    explained(End(known.status, known.message), board, size, private, folder)
+                    raise Interrupted(known) from None
                 others.said = end.status
+                if end.status != "done":
+                    end = explained(end, board, size, private, folder)
             origin = board.read(0).origin
             if (loss := lost(job, options, killer, watch.died, origin)) is not None:
                 wait = job.failure.restart if loss is killer.struck else 0.0  # else nobody has said how long

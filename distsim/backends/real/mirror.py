@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from distsim.backends.real import ledger
-from distsim.backends.real.board import Board
+from distsim.backends.real.board import Board, Raw
 from distsim.backends.real.process import Report
 from distsim.backends.real.pulse import SILENT, LauncherLost
 
@@ -38,7 +37,7 @@ class Seen(NamedTuple):
     ticks: int
     """Of CPU that it has used."""
     reports: list[Report]
-    part: bytes
+    part: Raw
     """Of the board."""
     now: float
     """Its clock when it said so."""
@@ -57,6 +56,8 @@ class Mirror:
         self.pid: int | None = None
         self.state = ("S", 0)
         """Of the process, and the CPU that it has used."""
+        self.is_interrupted = False
+        """Its launcher was told to stop."""
         self.reports, self._say = Pipe(duplex=False)
         self._gone, self._closes = os.pipe()
         self.sentinel = self._gone
@@ -149,7 +150,7 @@ class Mirrors:
                 self._logs[mirror.rank].write_text(seen.log)
             mirror.update(seen)
         if meeting.has(f"interrupt/{mirror.rank}"):
-            os.kill(os.getpid(), signal.SIGINT)
+            mirror.is_interrupted = True
             return False
         if meeting.pulse.is_silent(mirror.rank):
             host = meeting.hellos[mirror.rank].host

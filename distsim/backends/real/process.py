@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distsim.backends.real.board import Desk
+from distsim.backends.real.partial import answer
 from distsim.backends.real.saved import Begin
 
 _PR_SET_PDEATHSIG = 1
@@ -93,12 +94,13 @@ def board_of(private: Path) -> Path:
 
 
 def enter(order: Order, reports: Connection) -> None:
-    """Run a rank in this process; never returns."""
+    """Run a rank in this process; never returns. It says in `reports` how it ended, and is asked for its records there."""
     _die_with_launcher()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is interrupted, and ends the ranks
     _log_to(order.log)
     desk = Desk(board_of(order.private), order.rank, order.world_size)
     desk.phase("start")
+    answer(reports, desk, order.rank, order.private)
     reporting = threading.Lock()
 
     def report(error: BaseException) -> None:

@@ -44,6 +44,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     state = job.rank(order.rank, fabric, checkpoints.start(begin))
     tally = Tally(tally_of(order.private), order.world_size)
     saver = Checkpoints(job, state, fabric, begin, order.private, tally)
+    desk.follow(state.trace)
     _warm_up()
     desk.phase("rendezvous")
     try:

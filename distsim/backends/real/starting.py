@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -84,11 +85,21 @@ def started(orders: Iterable[Order]) -> Iterator[tuple[list[ForkServerProcess], 
 def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = context.Pipe()
     process = context.Process(target=enter, args=(order, theirs), name=f"distsim rank {order.rank}", daemon=True)
-    with theirs, _one_thread():
+    with theirs, _one_thread(), _deaf_to_ctrl_c():
         process.start()
     return process, ours
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started here never see a terminal's Ctrl-C, not even while they import: it is for the launcher."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

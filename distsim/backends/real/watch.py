@@ -79,8 +79,10 @@ class Watch:
         self._began = self._looked = self._quiet_since = time.monotonic()
 
     def run(self) -> End:
-        """Wait for the end of the run."""
+        """Wait for the end of the run. Raises KeyboardInterrupt if another launcher was told to stop."""
         while True:
+            if any(isinstance(process, Mirror) and process.is_interrupted for process in self._processes):
+                raise KeyboardInterrupt
             self._collect(self._killer.strike(_LOOK))
             if self._failed() is not None:
                 self._collect_all(_SETTLE)

@@ -17,7 +17,7 @@ from distsim.backends.simulated.fabric import SimulatedOptions, Simulation
 from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold, may_march, name_transfers
 from distsim.backends.simulated.incarnations import Incarnations, RankLost
 from distsim.backends.simulated.programs import Programs
-from distsim.interface import Deadlock, DistsimError, Job, Outcome, Rank
+from distsim.interface import Deadlock, DistsimError, Interrupted, Job, Outcome, Rank, interrupted
 from distsim.interface.deadlock import find_cycle
 
 _MACHINERY = tuple(
@@ -45,7 +45,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @_no_garbage_collection()
 def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
-    """Run `job` under the simulated clock. Whatever goes wrong is in the outcome's status and message."""
+    """Run `job` under the simulated clock. Whatever goes wrong is in the outcome's status and message. A KeyboardInterrupt
+    becomes `Interrupted`, with what the ranks had recorded."""
     options = options or SimulatedOptions()
     fold = find_fold(job, options.fold_ranks)
     if fold is not APART:
@@ -82,6 +83,9 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
             raise
         except ENDS as error:
             status, message = _failure(simulation, error)
+        except KeyboardInterrupt:
+            simulation.engine.close()
+            raise Interrupted(interrupted([rank.trace for rank in ranks])) from None
         simulation.engine.close()
         unaccounted = max(unaccounted, abs(simulation.hosts.unaccounted()))
     outcome = _outcome(simulation, incarnations, unaccounted, status, message)

@@ -1,0 +1,80 @@
+"""Being told to stop. Once: what runs is cut short, its row says how far it came, and the command ends. Twice: killed.
+
+SIGINT (Ctrl-C) and SIGTERM (kill, a batch system's time limit) are the same but for the exit code, 130 and 143. The first
+is raised as KeyboardInterrupt in the main thread, but not in what must be done as a whole. The same once more has its
+default effect: the process dies, and with it, by the kernel, every process of its runs. One of each is once: torchrun sends
+SIGTERM after the terminal has sent SIGINT.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _State:
+    received: int | None = None
+    depth = 0
+    is_due = False
+
+
+_state = _State()
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Take these signals as said above, in the main thread; one that is ignored stays so (as by nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    _state.received, _state.depth, _state.is_due = None, 0, False
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What is done inside is not interrupted; a signal that came meanwhile is raised at its end."""
+    _state.depth += 1
+    try:
+        yield
+    finally:
+        _state.depth -= 1
+    if _state.is_due and not _state.depth:
+        _state.is_due = False
+        raise KeyboardInterrupt
+
+
+def interrupt() -> None:
+    """Raise KeyboardInterrupt, but not before what is done as a whole is over."""
+    if _state.depth:
+        _state.is_due = True
+    else:
+        raise KeyboardInterrupt
+
+
+def exit_code() -> int:
+    """Of a command that was interrupted."""
+    return 128 + (_state.received or signal.SIGINT)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # once more kills
+    if _state.received:
+        return
+    _state.received = number
+    os.write(2, b"\nstopping, and writing down what is known; once more kills at once\n")
+    interrupt()

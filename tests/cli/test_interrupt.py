@@ -1,0 +1,184 @@
+"""Ctrl-C and SIGTERM: once, what is known is written and the exit code says so; twice, nothing is left at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import distsim
+from distsim import execution
+from distsim.backends.real.board import _HEAD
+from distsim.interface import Strategy, Worker
+from distsim.results import store
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"backend": "modeled", "cluster": "switch", "cluster.workers": 2}
+
+
+@dataclass(frozen=True)
+class Pressed(Strategy):
+    """Somebody interrupts it in the body of update 3, as long as the file is there."""
+
+    file: str
+
+    async def run(self, worker: Worker[Any]) -> None:
+        for step in worker.steps():
+            await worker.all_reduce(worker.read())
+            if step == 3 and Path(self.file).exists():
+                raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_has_a_row_and_is_done_when_asked_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for backend in ("modeled", "cosimulated"):
+        (tmp_path / "file").touch()
+        one = {**SETTINGS, "backend": backend, "budget.updates": 6}
+        with pytest.raises(execution.Stopped) as stop:
+            distsim.run(Pressed(str(tmp_path / "file")), **one)
+        row = store.load(stop.value.result.folder)
+        assert (row.status, row.summary["updates"]) == ("interrupted", 3)
+        assert row.summary["message"] == "interrupted after 3 updates: run it again to have all of them"
+        assert [len(trace.updates) for trace in row.trace()] == [3, 3]
+        assert not row.is_finished
+        (tmp_path / "file").unlink()
+        again = distsim.run(Pressed(str(tmp_path / "file")), **one)
+        assert (again.folder, again.status, again.summary["updates"]) == (row.folder, "done", 6)
+
+
+class Command:
+    """`distsim` on a terminal of its own, as the only thing that runs there."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self._ours, theirs = os.openpty()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "distsim.cli", "run", *words],
+            cwd=folder,
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self.said = b""
+
+    def press_ctrl_c(self) -> None:
+        """The terminal sends SIGINT to all that runs in its foreground."""
+        os.write(self._ours, b"\x03")
+
+    def end(self) -> int:
+        """Wait for its end, and for that of all its processes; its exit status, negative for a signal."""
+        with contextlib.suppress(OSError):  # Linux's way to say that nobody has the terminal open any more
+            while more := os.read(self._ours, 65536):
+                self.said += more
+        code = self.process.wait(60.0)
+        until(lambda: not self.living(), 10.0)
+        os.close(self._ours)
+        return code
+
+    def living(self) -> list[int]:
+        """Its session's processes, zombies aside."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = path.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.process.pid and fields[0] != "Z":
+                    found.append(int(path.parent.name))
+        return found
+
+
+def until(holds, seconds=120.0):
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def under_way(folder):
+    """Rank 0 of a real run has counted an update."""
+    boards = list(folder.glob("distsim-*/board"))
+    return any(board.stat().st_size and _HEAD.unpack(board.read_bytes()[: _HEAD.size])[5] > 0 for board in boards)
+
+
+def rows(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/summary.json"))]
+
+
+def left_over(folder):
+    """Files that nobody should ever see: temporary ones, records of ranks, private folders."""
+    names = ("distsim-*", "runs/**/.*.json.*", "runs/**/*.tmp", "runs/**/*.results", "runs/**/*.partial")
+    return [path for name in names for path in folder.glob(name)]
+
+
+LONG = ("strategy=all_reduce", "cluster.workers=2", "budget.seconds=100000")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("backend", ["real", "modeled", "cosimulated"])
+def test_one_run_is_cut_short(backend, number, tmp_path):
+    command = Command(tmp_path, *LONG, f"backend={backend}")
+    started = (lambda: under_way(tmp_path)) if backend == "real" else lambda: list(tmp_path.glob("runs/*/config.json"))
+    until(started)
+    if number == signal.SIGINT:
+        command.press_ctrl_c()
+    else:
+        command.process.terminate()
+    assert command.end() == 128 + number
+    (row,) = rows(tmp_path)
+    assert row["status"] == "interrupted"
+    assert row["updates"] > 0 or backend != "real"
+    assert f"interrupted after {row['updates']} updates" in command.said.decode()
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["real", "modeled"])
+def test_twice_is_at_once(backend, tmp_path):
+    command = Command(tmp_path, *LONG, f"backend={backend}")
+    until((lambda: under_way(tmp_path)) if backend == "real" else lambda: list(tmp_path.glob("runs/*/config.json")))
+    command.press_ctrl_c()
+    time.sleep(0.01)
+    command.press_ctrl_c()
+    assert command.end() in (-signal.SIGINT, 130)  # the first may have been enough by then
+    assert all(row["status"] == "interrupted" for row in rows(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("backend", ["real", "modeled"])
+def test_a_sweep_keeps_what_is_finished_and_goes_on(backend, number, tmp_path):
+    words = ("-m", "strategy=all_reduce", f"backend={backend}", "cluster.workers=2", "repeat=0,1,2")
+    quick = ("budget.updates=3",)
+    first = Command(tmp_path, *words[1:-1], "repeat=0", *quick)
+    assert first.end() == 0
+    long = Command(tmp_path, *words[:-1], "repeat=0,1", "budget.seconds=100000,0.01", "--jobs", "2")
+    until(lambda: len(list(tmp_path.glob("runs/*/config.json"))) >= 2 and (backend == "modeled" or under_way(tmp_path)))
+    if number == signal.SIGINT:
+        long.press_ctrl_c()
+    else:
+        long.process.terminate()
+    assert long.end() == 128 + number
+    found = [row["status"] for row in rows(tmp_path)]
+    assert found.count("done") >= 1
+    assert "interrupted" in found
+    assert "runs finished in runs" in long.said.decode()
+    assert left_over(tmp_path) == []
+    again = Command(tmp_path, *words, *quick)
+    assert again.end() == 0
+    assert "1 of them stored before" in again.said.decode()
