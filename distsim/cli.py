@@ -9,6 +9,7 @@ Ctrl-C; 143 by SIGTERM).
     distsim check k_sync strategy.k=3
     distsim calibrate --quick
     distsim bench fabric --json fabric.json
+    distsim bench overhead --json overhead.json
 
 Imports stay inside the commands: `--help` takes no more than argparse does.
 """
@@ -88,12 +89,26 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
     bench = commands.add_parser("bench", help="measure distsim itself")
-    bench.add_argument("what", choices=("fabric",), help="fabric: CPU and memory of simulating, by workload")
-    bench.add_argument("--json", metavar="FILE", type=Path, help="write the rows as a list")
-    bench.add_argument("--simgrid", metavar="PATH", type=Path, help="compare with this program (tests/benchmarks/simgrid)")
-    bench.add_argument("--workers", metavar="N,N", default="64,256,1024", help="how many (default: 64,256,1024)")
-    bench.add_argument("--profile", action="store_true", help="say where the time goes, besides")
+    _add_benchmarks(bench.add_subparsers(dest="what", required=True, metavar="BENCHMARK"))
     return parser
+
+
+def _add_benchmarks(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fabric = kinds.add_parser("fabric", help="CPU and memory of simulating, by workload")
+    fabric.add_argument("--simgrid", metavar="PATH", type=Path, help="compare with this program (tests/benchmarks/simgrid)")
+    fabric.add_argument("--workers", metavar="N,N", default="64,256,1024", help="how many (default: 64,256,1024)")
+    overhead = kinds.add_parser("overhead", help="steps of real runs against hand-written torch, on CPUs")
+    overhead.add_argument("--workloads", metavar="NAME,NAME", default="mlp_5m,char_gpt_10m", help="(default: both)")
+    overhead.add_argument("--ranks", metavar="N,N", default="2,4", help="how many (default: 2,4)")
+    strategies = "all_reduce,zero,gpipe,one_f_one_b"
+    overhead.add_argument("--strategies", metavar="NAME,NAME", default=strategies, help="(default: all four)")
+    overhead.add_argument("--limit-seconds", metavar="S", type=float, default=900.0, help="of everything (default: 900)")
+    share = "reject blocks in which other processes use more of the cores (default: 0.04)"
+    overhead.add_argument("--others", metavar="SHARE", type=float, default=0.04, help=share)
+    overhead.add_argument("--seed", metavar="N", type=int, default=0, help="of the order of blocks")
+    for kind in (fabric, overhead):
+        kind.add_argument("--json", metavar="FILE", type=Path, help="write the rows as a list")
+        kind.add_argument("--profile", action="store_true", help="say where the time goes, besides")
 
 
 # ---- run
@@ -271,6 +286,10 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    return _bench_fabric(options) if options.what == "fabric" else _bench_overhead(options)
+
+
+def _bench_fabric(options: argparse.Namespace) -> int:
     import json
 
     from distsim.bench import fabric
@@ -282,6 +301,24 @@ def _bench(options: argparse.Namespace) -> int:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.profile:
         print("", *fabric.profiles(asked), sep="\n\n")
+    return 0
+
+
+def _bench_overhead(options: argparse.Namespace) -> int:
+    import json
+
+    from distsim.bench import overhead
+
+    chosen = (options.workloads, options.ranks, options.strategies, options.limit_seconds, options.others, options.seed)
+    asked = overhead.read(*chosen, options.json)
+    rows, profiles = list[dict[str, object]](), list[str]()
+    for found in overhead.bench(asked, profiles.append if options.profile else None):
+        rows += found
+        if options.json:  # what is measured is kept, whatever comes
+            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(overhead.table(rows))
+    if options.profile:
+        print("", *profiles, sep="\n\n")
     return 0
 
 

@@ -24,7 +24,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
     "report": {"interface", "results", "registry", "explain"},
     "testing": {"interface", "registry", "catalogue", "numerics", "workloads", "backends", "results"},
-    "bench": {"interface", "topologies", "strategies", "numerics", "backends"},
+    "bench": {"interface", "topologies", "strategies", "numerics", "backends", "workloads", "results"},
 }
 BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}
 BELOW["jobs"] = {"signals", "interface", "configuration", "results", "execution"}
@@ -35,7 +35,14 @@ BELOW["cli"] = {*BELOW}
 BELOW["__main__"] = {"cli"}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}
 HEAVY = {
-    "torch": ("numerics/tensors", "numerics/codecs_tensors.py", "backends/real/", "workloads/", "calibration/"),
+    "torch": (
+        "numerics/tensors",
+        "numerics/codecs_tensors.py",
+        "backends/real/",
+        "workloads/",
+        "calibration/",
+        "bench/overhead_reference.py",
+    ),
     "numpy": ("bench/", "backends/simulated/marching.py", "backends/simulated/moments.py"),
     "simpy": ("backends/simulated/",),
     "pandas": ("report/", "results/table.py"),
