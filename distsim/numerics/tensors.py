@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -206,7 +207,8 @@ class Tensors:
             layout = self._ledger.layout(region)
             if (shard := self._shards.get(layout.region)) is not None:
                 return shard.clone()
-            found = self._joined(layout, [self._blocks[b].gradient(start, stop) for b, start, stop in layout.spans])
+            parts = (self._blocks[b].gradient(start, stop) for b, start, stop in layout.spans)
+            found = self._joined(layout, list(chain.from_iterable(parts)))
             if self._scale is not None:
                 self._scale.read(found)
             return found

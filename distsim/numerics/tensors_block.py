@@ -80,7 +80,10 @@ class TensorBlock:
         """The parameters that forward passes to come will use."""
         self._kept: dict[int, int] = {}
         """Samples -> bytes that a forward pass keeps."""
-        self._gradient: Tensor | None = None
+        self._gradient: list[Tensor] = []
+        """Flat pieces of what has accumulated: one a parameter, as autograd gave them, until it must be one vector."""
+        self._is_own = False
+        """Nothing else may hold these pieces, so they can be written to."""
         self._states: dict[tuple[Optimizer | None, int, int], State] = {}
         self._left: tuple[int, Tensor] | None = None
         """Where what is left of a released block starts, and its scalars."""
@@ -216,8 +219,8 @@ class TensorBlock:
         found = list(torch.autograd.grad(saved.y, wanted, g, retain_graph=keep, materialize_grads=True))
         gx = found.pop(0).contiguous() if wanted[0] is saved.x else None
         if found:
-            flat = torch.cat([piece.reshape(-1) for piece in found])
-            self._add(flat if factor == 1.0 else flat.mul_(factor))
+            pieces = [piece.reshape(-1) for piece in found]
+            self._add(pieces if factor == 1.0 else [piece * factor for piece in pieces], is_own=factor != 1.0)
         return gx
 
     def forget(self, batch: object) -> None:
@@ -234,37 +237,49 @@ class TensorBlock:
 
     # ---- gradient
 
-    def gradient(self, start: int, stop: int) -> Tensor:
-        """What has accumulated from `start` to `stop`; not a copy."""
-        if self._gradient is None:
-            return self._now.flat.new_zeros(stop - start)
-        return self._gradient if stop - start == self._gradient.numel() else self._gradient[start:stop]
+    def gradient(self, start: int, stop: int) -> list[Tensor]:
+        """What has accumulated from `start` to `stop`, in pieces; not a copy."""
+        if not self._gradient:
+            return [self._now.flat.new_zeros(stop - start)]
+        return self._gradient if stop - start == self._now.flat.numel() else [self._vector()[start:stop]]
 
     def accumulate(self, start: int, stop: int, g: Tensor) -> None:
         """Add to it."""
         if stop - start == self._now.flat.numel():
-            self._add(g.clone() if self._gradient is None else g)
+            self._add([g] if self._gradient else [g.clone()], is_own=True)
         elif start < stop:
-            if self._gradient is None:
-                self._add(torch.zeros_like(self._now.flat))
-            self.gradient(start, stop).add_(g)
+            if not self._gradient:
+                self._add([torch.zeros_like(self._now.flat)], is_own=True)
+            self._vector()[start:stop].add_(g)
 
     def zero(self, start: int, stop: int) -> None:
         """Forget it; all of it is freed."""
-        if self._gradient is None:
+        if not self._gradient:
             return
-        if stop - start == self._gradient.numel():
-            self._counts.gradients -= nbytes(self._gradient)
-            self._gradient = None
+        if stop - start == self._now.flat.numel():
+            self._counts.gradients -= sum(map(nbytes, self._gradient))
+            self._gradient = []
         else:
-            self._gradient[start:stop].zero_()
+            self._vector()[start:stop].zero_()
 
-    def _add(self, g: Tensor) -> None:
-        if self._gradient is None:
-            self._gradient = g
-            self._counts.gradients += nbytes(g)
+    def _vector(self) -> Tensor:
+        """All of it as one tensor that can be written to."""
+        if len(self._gradient) > 1 or not self._is_own:
+            self._gradient, self._is_own = [torch.cat(self._gradient)], True
+        return self._gradient[0]
+
+    def _add(self, pieces: list[Tensor], is_own: bool) -> None:
+        if not self._gradient:
+            self._gradient, self._is_own = pieces, is_own
+            self._counts.gradients += sum(map(nbytes, pieces))
+        elif len(pieces) != len(self._gradient):
+            self._vector().add_(torch.cat(pieces))
+        elif self._is_own:
+            for mine, piece in zip(self._gradient, pieces, strict=True):
+                mine.add_(piece)
         else:
-            self._gradient.add_(g)
+            self._gradient = [mine + piece for mine, piece in zip(self._gradient, pieces, strict=True)]
+            self._is_own = True
 
 
 def nbytes(x: Tensor) -> int:

@@ -23,6 +23,8 @@ from distsim.interface import Collective, Handle, StrategyError
 
 Meet = Callable[[str, int], Store]
 """The store, of this name, where so many ranks meet; a connection of the caller's own."""
+_HALVED = (torch.float32, torch.float64)
+"""What a power of two divides exactly (but for values of some 1e-38 that have lost digits already): before the sum, too."""
 
 
 class Post:
@@ -129,7 +131,11 @@ class Collectives:
         x = payload.detach() if self._nccl else payload.detach().cpu()
         x = x.contiguous()
         shape = {"all_gather": (len(ranks), *x.shape), "all_to_all": x.shape}.get(collective.kind)
-        out = x.clone() if shape is None else torch.empty(shape, dtype=x.dtype, device=x.device)
+        is_halved = collective.op == "mean" and x.dtype in _HALVED and len(ranks).bit_count() == 1
+        if shape is not None:
+            out = torch.empty(shape, dtype=x.dtype, device=x.device)
+        else:  # one pass over memory for the copy and the mean
+            out = x / len(ranks) if is_halved else x.clone()
 
         def call(group: gloo.Group) -> gloo.Request:
             if collective.kind == "all_gather":
@@ -146,7 +152,7 @@ class Collectives:
 
         def finish() -> torch.Tensor | None:
             post.wait()
-            result = _result(collective, out, len(ranks), ranks.index(self._rank))
+            result = _result(collective, out, len(ranks), ranks.index(self._rank), not is_halved)
             if payload.device.type == "cuda":
                 result = result.to(payload.device)
                 torch.cuda.current_stream().synchronize()  # NCCL's wait only orders streams
@@ -156,7 +162,7 @@ class Collectives:
         return Pending(named(name), self._desk, finish, ranks, number)
 
 
-def _result(collective: Collective, out: torch.Tensor, members: int, position: int) -> torch.Tensor:
+def _result(collective: Collective, out: torch.Tensor, members: int, position: int, is_to_divide: bool) -> torch.Tensor:
     """This rank's result from what the transport gave; gloo has no cheaper reduce-scatter than an all-reduce."""
     if collective.kind == "all_gather":
         return out.flatten(0, 1) if out.dim() > 1 else out
@@ -164,7 +170,7 @@ def _result(collective: Collective, out: torch.Tensor, members: int, position: i
         return out
     if collective.kind == "reduce" and position != collective.root:
         return out.new_empty(0)
-    if collective.op == "mean":
+    if collective.op == "mean" and is_to_divide:
         out.div_(members)
     if collective.kind == "reduce_scatter":
         return out.chunk(members)[position].clone()
