@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 
 from distsim.backends.real import checkpoints
+from distsim.backends.real.allocator import keep_freed_memory
 from distsim.backends.real.board import RUNS, Desk
 from distsim.backends.real.checkpoints import Checkpoints
 from distsim.backends.real.clock import Clock, align
@@ -32,6 +33,7 @@ _START = 0.005  # seconds from the agreement on the clock's origin to that origi
 
 def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> None:
     """Run one rank of a job. `raised` takes what a task raised."""
+    keep_freed_memory()
     torch.set_num_threads(order.threads)
     if order.deterministic:
         make_deterministic()
