@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 PIP_FLAGS ?=
+GPU_PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: report test test-slow test-netns lint mutation setup clean
+.PHONY: report test test-slow test-gpu test-netns lint mutation setup clean
 
 report: setup  ## Calibrate, run experiments/01_which_road, write reports/01_which_road/index.html
 	$(RUN)/python experiments/01_which_road/run.py
@@ -21,6 +22,9 @@ test-slow: setup  ## What takes longer, or a device that most machines lack
 test-netns: setup  ## Real runs over links of 200 Mbit/s between network namespaces: needs root, and installs iproute2
 	@command -v tc > /dev/null || PATH=$$PATH:/usr/sbin command -v tc > /dev/null || $(SUDO) apt-get install --yes iproute2
 	$(SUDO) env PATH="$$PATH:/usr/sbin:/sbin" $(RUN)/pytest -q -m netns -rs -p no:cacheprovider
+
+test-gpu:  ## On this machine's GPUs, in an environment of your own (GPU_PYTHON) with torch, simpy, hydra-core, pandas, plotly, pytest
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -q -m gpu -rs -W ignore::pytest.PytestConfigWarning tests/gpu
 
 mutation: setup  ## Small mistakes made on purpose: how many of a sample do quick tests notice? Some 30 minutes
 	$(RUN)/python tests/mutation/mutate.py

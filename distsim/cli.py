@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--real", action="store_true", help="on two real ranks, too")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
+    calibrate.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the ranks compute on")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
     bench = commands.add_parser("bench", help="measure distsim itself")
     _add_benchmarks(bench.add_subparsers(dest="what", required=True, metavar="BENCHMARK"))
@@ -279,7 +280,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     if problems := _unwritable("--output", options.output):
         raise BadInput(problems)
-    profile = calibrate(DigitsMLP(), quick=options.quick)
+    profile = calibrate(DigitsMLP(), quick=options.quick, device=options.device)
     profile.save(options.output)
     print(options.output)
     return 0

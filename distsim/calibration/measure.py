@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,10 +51,12 @@ def calibrate(
     quick: bool = True,
     progress: Callable[[str], None] = print,
     seconds: float | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> Profile:
     """Measure the blocks of `workloads`, and messages and all-reduces among `workers` local ranks.
 
-    Takes some 25 s if `quick`, else some 2 min. Raises `DistsimError` if the ranks failed.
+    Takes some 25 s if `quick`, else some 2 min. On `cuda` the ranks share the GPUs that are there. Raises `DistsimError` if
+    the ranks failed, `BadInput` where there is no such device.
     """
     workloads = list(workloads) if isinstance(workloads, Sequence) else [workloads]
     seconds = seconds or (QUICK if quick else FULL)
@@ -61,7 +64,7 @@ def calibrate(
     profile: Profile | None = None
     for index, workload in enumerate(workloads):
         progress(f"calibrating {workload.name} with {workers} workers: about {share + 4:.0f} s")
-        record, details = _measured(workload, workers, share, with_communication=index == 0)
+        record, details = _measured(workload, workers, share, index == 0, device)
         if profile is None:
             profile = _profile(record, details)
         else:
@@ -75,7 +78,7 @@ def calibrate(
 
 
 def _measured(
-    workload: Workload, workers: int, seconds: float, with_communication: bool
+    workload: Workload, workers: int, seconds: float, with_communication: bool, device: Literal["cpu", "cuda"]
 ) -> tuple[Record, dict[str, str | int | float]]:
     model = workload.model()
     on_bench = bench(model, workers, LARGEST, sorted({*SIZES, model.parameter_bytes}))
@@ -85,15 +88,15 @@ def _measured(
         cluster=_unknown_machine(workers),
         budget=Budget(seconds=seconds),
         numerics=BenchFactory(
-            TensorsFactory(workload, on_bench.share, SGD(1e-3), seed=0),
+            TensorsFactory(workload, on_bench.share, SGD(1e-3), seed=0, device=device),
             on_bench.first,
-            partial(_payload, on_bench.model),
+            partial(_payload, on_bench.model, device),
             partial(_work, on_bench.machine[0]),
         ),
     )
     with tempfile.TemporaryDirectory(prefix="distsim-calibration-") as folder:
         begun = time.monotonic()
-        outcome = launch(job, RealOptions(device="cpu", hang_seconds=60.0), Path(folder))
+        outcome = launch(job, RealOptions(device=device, hang_seconds=60.0), Path(folder))
         took = time.monotonic() - begun
     if outcome.status != "done":
         raise DistsimError(f"the calibration {outcome.status}: {outcome.message}")
@@ -102,6 +105,7 @@ def _measured(
     details: dict[str, str | int | float] = {
         "workload": workload.name,
         "workers": workers,
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
         "seconds": round(took, 1),
         "rounds": len(others),
         "rounds_kept": len(kept),
@@ -134,9 +138,9 @@ def _unknown_machine(workers: int) -> Cluster:
     return Cluster(workers, 1, Roofline(1e9, 1e9), Loopback(Curve(((1.0, 1.0),)), free, {}))
 
 
-def _payload(model: Model, block: int) -> Tensor:
+def _payload(model: Model, device: str, block: int) -> Tensor:
     dtype = torch.float64 if model.itemsize == 8 else torch.float32
-    return torch.zeros(model.blocks[block].parameters, dtype=dtype)
+    return torch.zeros(model.blocks[block].parameters, dtype=dtype, device=device)
 
 
 def _work(matmul: int, block: int, x: Tensor) -> Tensor:

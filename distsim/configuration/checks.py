@@ -47,9 +47,16 @@ def together(
         allowed = f"one update takes {samples} samples"
         reader.refuse("budget.samples", budget.samples, allowed, f"at least budget.samples={samples}")
     check_network(reader, strategy, cluster)
-    if backend == "real" and cluster.network != "loopback":
+    ranks = cluster.workers + strategy.server_count(cluster.workers)
+    is_one_node = cluster.network == "two_level" and cluster.node_size is not None and ranks <= cluster.node_size
+    if backend == "real" and cluster.network != "loopback" and not is_one_node:
         remedy = f"take cluster=local4 cluster.workers={cluster.workers}, or backend=modeled"
-        reader.refuse("cluster.network", cluster.network, "backend=real runs on this machine: loopback", remedy)
+        reader.refuse(
+            "cluster.network",
+            cluster.network,
+            "backend=real runs on this machine: loopback, or one node of two_level",
+            remedy,
+        )
 
 
 def machine(

@@ -156,8 +156,8 @@ SINGLE = {
     "cluster.memory=80": "cluster.memory=80: a size greater than 0 with its unit, like 80GB; did you mean 80GB?",
     "cluster.memory=80Gb": "cluster.memory='80Gb': a size greater than 0 with its unit, like 80GB; "
     "did you mean 80GB (bytes) or 10GB (the same number of bits)?",
-    "backend=real cluster=switch": "cluster.network='switch': backend=real runs on this machine: loopback; "
-    "take cluster=local4 cluster.workers=4, or backend=modeled",
+    "backend=real cluster=switch": "cluster.network='switch': backend=real runs on this machine: loopback, or one node "
+    "of two_level; take cluster=local4 cluster.workers=4, or backend=modeled",
     "label=../x": f"label='../x': {NAME}",
     'label="<script>"': f"label='<script>': {NAME}",
     'label="=cmd()"': f"label='=cmd()': {NAME}",

@@ -73,7 +73,8 @@ async def talks(worker, note):
 
 def test_every_rank_has_a_log(bench):
     bench.run(talks)
-    assert (bench.folder / "rank1.log").read_text() == "hello from rank 1\n"
+    lines = (bench.folder / "rank1.log").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("[Gloo]")] == ["hello from rank 1"]  # torch 2.8 has its say, too
     assert not list(bench.folder.glob("*.results"))
 
 

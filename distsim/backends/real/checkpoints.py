@@ -67,7 +67,7 @@ class Checkpoints:
         self._job = job
         self._rank = rank
         self._fabric = fabric
-        self._device = torch.device(fabric.device)
+        self._device = torch.device(fabric.device.name)
         self._begin = begin
         self._private = private
         self._tally = tally

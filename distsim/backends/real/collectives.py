@@ -1,5 +1,7 @@
 """Collectives on gloo (NCCL where every rank has its own GPU), in call order per group.
 
+gloo's payloads are in host memory, wherever the ranks compute. Of NCCL nobody waits on the host: see devices.py.
+
 A group is made at its first collective, by a thread: making it waits for all its members, and a call must not. Until then
 its collectives queue. Different kinds or sizes within a group are found by the group's ledger.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,10 +19,12 @@ from torch._C._distributed_c10d import Store
 
 from distsim.backends.real import gloo
 from distsim.backends.real.board import Desk
+from distsim.backends.real.devices import CudaDevice, Mark
 from distsim.backends.real.handle import PeerLost, Pending, Ready, named
 from distsim.backends.real.ledger import Ledger, group_file
 from distsim.interface import Collective, Handle, StrategyError
 
+R = TypeVar("R")
 Meet = Callable[[str, int], Store]
 """The store, of this name, where so many ranks meet; a connection of the caller's own."""
 _HALVED = (torch.float32, torch.float64)
@@ -30,10 +34,15 @@ _HALVED = (torch.float32, torch.float64)
 class Post:
     """A collective that gloo knows of, or that waits for its group to be made."""
 
-    def __init__(self, call: Callable[[gloo.Group], gloo.Request]) -> None:
+    def __init__(
+        self, call: Callable[[gloo.Group], gloo.Request], mark: Callable[[gloo.Request], Mark] | None = None
+    ) -> None:
         self._call = call
+        self._mark = mark
         self._called = threading.Event()
         self._request: gloo.Request | None = None
+        self.end: Mark | None = None
+        """Where it ends on the device, once it was called."""
         self._error: BaseException | None = None
 
     def call(self, group: gloo.Group | None, error: BaseException | None = None) -> None:
@@ -42,17 +51,21 @@ class Post:
         try:
             if group is not None:
                 self._request = self._call(group)
+                if self._mark is not None:
+                    self.end = self._mark(self._request)
         except RuntimeError as failure:
             self._error = failure
         self._called.set()
 
-    def wait(self) -> None:
-        """Wait until it is over. Raises `PeerLost` if a member is gone."""
+    def wait(self, gpu: CudaDevice | None = None) -> None:
+        """Wait until it is over, or have the GPU wait. Raises `PeerLost` if a member is gone."""
         self._called.wait()
         try:
             if self._error is not None:
                 raise self._error
-            if self._request is not None:
+            if gpu is not None and self.end is not None:
+                gpu.expect(self.end)
+            elif self._request is not None:
                 self._request.wait()
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
@@ -61,10 +74,12 @@ class Post:
 class Group:
     """One group of ranks, in the order that its members give; in another order it is another group, as in the simulator."""
 
-    def __init__(self, folder: Path, meet: Meet, ranks: tuple[int, ...], rank: int, world_size: int, nccl: bool) -> None:
+    def __init__(
+        self, folder: Path, meet: Meet, ranks: tuple[int, ...], rank: int, world_size: int, gpu: CudaDevice | None
+    ) -> None:
         self.ranks = ranks
         self._rank = rank
-        self._nccl = nccl
+        self._gpu = gpu
         self._meet = meet
         self._name = group_file(folder, ranks).name
         self.ledger = Ledger(folder, ranks, rank)
@@ -75,9 +90,9 @@ class Group:
         if self._group is None:
             threading.Thread(target=self._make, daemon=True).start()
 
-    def post(self, call: Callable[[gloo.Group], gloo.Request]) -> Post:
+    def post(self, call: Callable[[gloo.Group], gloo.Request], mark: Callable[[gloo.Request], Mark] | None = None) -> Post:
         """Start a collective, in call order."""
-        post = Post(call)
+        post = Post(call, mark)
         with self._lock:
             if self._group is None and self._error is None:
                 self._queue.append(post)
@@ -89,11 +104,13 @@ class Group:
         error: BaseException | None = None
         made: gloo.Group | None = None
         try:
+            if self._gpu is not None:
+                self._gpu.enter()
             made = gloo.make_group(
                 self._meet(f"{self._name}.store", len(self.ranks)),
                 self.ranks.index(self._rank),
                 len(self.ranks),
-                self._nccl,
+                self._gpu is not None,
             )
         except Exception as failure:
             error = failure
@@ -104,21 +121,38 @@ class Group:
             self._group, self._error = made, error
 
 
-class Collectives:
-    """One rank's collectives."""
+class Joined(Pending[R]):
+    """A collective under way."""
 
-    def __init__(self, desk: Desk, folder: Path, meet: Meet, rank: int, world_size: int, nccl: bool) -> None:
+    def __init__(
+        self, what: str, desk: Desk, finish: Callable[[], R], peers: tuple[int, ...], number: int, post: Post
+    ) -> None:
+        super().__init__(what, desk, finish, peers, number)
+        self._post = post
+
+    def moment(self) -> float:
+        """When it has ended; on a GPU that is told later."""
+        return super().moment() if self._post.end is None else self._post.end
+
+
+class Collectives:
+    """One rank's collectives; `gpu` if it is the rank's own."""
+
+    def __init__(
+        self, desk: Desk, folder: Path, meet: Meet, rank: int, world_size: int, gpu: CudaDevice | None = None
+    ) -> None:
         self._desk = desk
         self._folder = folder
         self._meet = meet
         self._rank = rank
         self._world_size = world_size
-        self._nccl = nccl
+        self._gpu = gpu
         self._groups: dict[tuple[int, ...], Group] = {}
 
     def start(self, ranks: tuple[int, ...], collective: Collective, given: torch.Tensor | None) -> Handle[Any]:
         """Join the next collective of these ranks, in this order; a barrier's payload and result are None."""
-        payload = torch.zeros(1, device="cuda" if self._nccl else "cpu") if given is None else given
+        gpu = self._gpu
+        payload = torch.zeros(1, device="cpu" if gpu is None else gpu.name) if given is None else given
         if collective.kind in ("reduce_scatter", "all_to_all") and payload.numel() % len(ranks):
             raise StrategyError(f"{collective.kind} of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
         if len(ranks) == 1:
@@ -126,9 +160,9 @@ class Collectives:
             return Ready(None if given is None else given.clone(), now, now)
         group = self._groups.get(ranks)
         if group is None:
-            group = self._groups[ranks] = Group(self._folder, self._meet, ranks, self._rank, self._world_size, self._nccl)
+            group = self._groups[ranks] = Group(self._folder, self._meet, ranks, self._rank, self._world_size, gpu)
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
-        x = payload.detach() if self._nccl else payload.detach().cpu()
+        x = payload.detach().cpu() if gpu is None else payload.detach()
         x = x.contiguous()
         shape = {"all_gather": (len(ranks), *x.shape), "all_to_all": x.shape}.get(collective.kind)
         is_halved = collective.op == "mean" and x.dtype in _HALVED and len(ranks).bit_count() == 1
@@ -148,18 +182,26 @@ class Collectives:
                 return gloo.reduce(group, out, collective.root)
             return gloo.all_reduce(group, out)
 
-        post = group.post(call)
+        mark = None
+        if gpu is not None:
+            posted = gpu.mark(self._desk.now())
 
-        def finish() -> torch.Tensor | None:
-            post.wait()
+            def mark(request: gloo.Request) -> Mark:
+                return gpu.ended(request, ranks, posted)
+
+        post = group.post(call, mark)
+
+        def finish(keep: torch.Tensor = x) -> torch.Tensor | None:  # NCCL may read it until the stream has waited
+            post.wait(gpu)
+            if given is None:
+                if gpu is not None:
+                    gpu.wait()
+                return None
             result = _result(collective, out, len(ranks), ranks.index(self._rank), not is_halved)
-            if payload.device.type == "cuda":
-                result = result.to(payload.device)
-                torch.cuda.current_stream().synchronize()  # NCCL's wait only orders streams
-            return None if given is None else result
+            return result.to(payload.device)
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
-        return Pending(named(name), self._desk, finish, ranks, number)
+        return Joined(named(name), self._desk, finish, ranks, number, post)
 
 
 def _result(collective: Collective, out: torch.Tensor, members: int, position: int, is_to_divide: bool) -> torch.Tensor:

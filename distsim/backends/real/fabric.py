@@ -1,6 +1,7 @@
 """The real fabric: time is the machine's, transport is torch.distributed, a task is a thread.
 
-- Compute runs at the call, one operation at a time; messages and collectives run beside it, in gloo's threads.
+- Compute runs at the call, one operation at a time; messages and collectives run beside it, in gloo's threads. A GPU works
+  behind its host, and its times are put into the records at the end: see devices.py.
 - An injected straggler of factor f adds (f - 1) x the calibrated uncontended seconds of the operation's cost, asleep, using
   no CPU; a delay is slept after the first block. An episode is on or off by the run's wall clock when the operation begins.
   What a sleep takes too long is a credit for the next; less than 0.2 ms is saved up. A factor under 1 adds nothing.
@@ -13,10 +14,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import torch
-
 from distsim.backends.real.board import COMPUTES, IDLES, Desk
 from distsim.backends.real.collectives import Collectives
+from distsim.backends.real.devices import Device
 from distsim.backends.real.gloo import Store
 from distsim.backends.real.handle import Pending, Ready, named
 from distsim.backends.real.messages import Messages
@@ -49,7 +49,7 @@ class Sleeper:
 class Real:
     """The fabric of one rank. `connect` gives it its transport once all ranks have met."""
 
-    def __init__(self, rank: int, job: Job, desk: Desk, device: str, raised: Callable[[BaseException], None]) -> None:
+    def __init__(self, rank: int, job: Job, desk: Desk, device: Device, raised: Callable[[BaseException], None]) -> None:
         self.rank = rank
         self._job = job
         self._desk = desk
@@ -76,7 +76,7 @@ class Real:
         """Run `action` now, and the straggler's wait between its blocks and after it."""
         what = named(_words(cost, batch))
         with self._queue:
-            begun = self.now()
+            begun = self.device.mark(self.now())
             if batch is not None:
                 self._desk.step = batch.step
             self._desk.enter(COMPUTES, what)
@@ -86,17 +86,18 @@ class Real:
             def stop() -> bool:
                 # asked before each block: the one before it is paid for now. The first asks before anything ran.
                 nonlocal asked
+                if (waits or unless is not None) and asked:
+                    self.device.wait()
                 if waits and asked:
                     self._sleep(waits.pop(0))
                 asked = True
                 return unless is not None and unless.over()
 
             value = action(stop)
-            if self.device == "cuda":
-                torch.cuda.current_stream().synchronize()
             if waits and not (value is None and unless is not None and unless.over()):
+                self.device.wait()
                 self._sleep(sum(waits))
-            ended = self.now()
+            ended = self.device.mark(self.now())
             self._desk.leave(ended - begun)
         return Ready(value, begun, ended)
 
@@ -117,8 +118,7 @@ class Real:
 
         def run() -> None:
             self._desk.open_flow()
-            if self.device == "cuda":
-                torch.cuda.set_device(self.rank % torch.cuda.device_count())
+            self.device.enter()
             handle.complete()
             self._desk.close_flow()
 

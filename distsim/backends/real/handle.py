@@ -94,8 +94,12 @@ class Pending(Generic[R]):
         except BaseException as error:
             self._error = error
         self._finish = None  # what it holds (buffers, requests) may go
-        self.ended = self._desk.now()
+        self.ended = self.moment()
         self._over.set()
+
+    def moment(self) -> float:
+        """When it has ended, which it has just done."""
+        return self._desk.now()
 
     @property
     def is_over(self) -> bool:

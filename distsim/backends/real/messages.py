@@ -13,7 +13,9 @@ moves bytes only once both sides have posted. Rules:
   has arrived, for its receiver could not expect it.
 - Receives of one channel complete in the order of their calls, in whichever order they are awaited.
 
-CUDA payloads travel through host memory: NCCL knows neither tags nor a receive from any.
+CUDA payloads travel through host memory, whatever the collectives do. NCCL knows neither tags nor a receive from any, and a
+send of its own occupies the stream until the receiver posts: two ranks that send to each other first and receive then, as
+they may here, would wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from zlib import crc32
 import torch
 
 from distsim.backends.real.board import Desk
+from distsim.backends.real.devices import Device
 from distsim.backends.real.gloo import Request, irecv, isend
 from distsim.backends.real.handle import PeerLost, Pending, named
 from distsim.interface import Envelope, Message, StrategyError
@@ -133,7 +136,7 @@ class Channel:
 class Receive(Pending[Message[torch.Tensor]]):
     """A receive under way: it completes in its channel's order."""
 
-    def __init__(self, desk: Desk, channel: Channel, device: str) -> None:
+    def __init__(self, desk: Desk, channel: Channel, device: Device) -> None:
         peer = "any rank" if channel.source is None else f"rank {channel.source}"
         frame = torch.empty(_AHEAD + _INLINE, dtype=torch.uint8)
         try:
@@ -154,7 +157,7 @@ class Receive(Pending[Message[torch.Tensor]]):
 class Messages:
     """One rank's sends and receives."""
 
-    def __init__(self, desk: Desk, rank: int, device: str) -> None:
+    def __init__(self, desk: Desk, rank: int, device: Device) -> None:
         self._desk = desk
         self._rank = rank
         self._device = device
@@ -225,7 +228,7 @@ class Messages:
         self._background.put((request, body))
 
 
-def _read(channel: Channel, frame: torch.Tensor, request: Request, device: str) -> Message[torch.Tensor]:
+def _read(channel: Channel, frame: torch.Tensor, request: Request, device: Device) -> Message[torch.Tensor]:
     """Wait for a frame, then for the payload if it comes by itself."""
     try:
         request.wait()
@@ -244,7 +247,7 @@ def _read(channel: Channel, frame: torch.Tensor, request: Request, device: str) 
             payload = frame[_AHEAD : _AHEAD + nbytes].clone().view(dtype).view(shape)
     except RuntimeError as error:
         raise PeerLost(str(error)) from error
-    return Message(source, version, label, payload if device == "cpu" else payload.to(device))
+    return Message(source, version, label, payload if device.name == "cpu" else payload.to(device.name))
 
 
 def _drain(waiting: queue.SimpleQueue[tuple[Request, torch.Tensor]]) -> None:

@@ -21,8 +21,10 @@ def plain(value: Any) -> Any:
     """The same in plain words, tensors on the CPU. Raises `TypeError` for anything else."""
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, str)):
         return value
+    if isinstance(value, float):
+        return float(value)  # of a GPU's mark its number
     if isinstance(value, dict):
         return {_NAME: "dict", "entries": [(plain(key), plain(entry)) for key, entry in value.items()]}
     if isinstance(value, list):

@@ -18,7 +18,7 @@ from distsim.backends.real.board import RUNS, Desk
 from distsim.backends.real.checkpoints import Checkpoints
 from distsim.backends.real.clock import Clock, align
 from distsim.backends.real.collectives import Collectives
-from distsim.backends.real.devices import make_deterministic
+from distsim.backends.real.devices import CudaDevice, Device, HostDevice, make_deterministic
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.gloo import FOREVER
 from distsim.backends.real.handle import PeerLost
@@ -37,11 +37,13 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     torch.set_num_threads(order.threads)
     if order.deterministic:
         make_deterministic()
+    device: Device = HostDevice()
     if order.device == "cuda":
-        torch.cuda.set_device(order.local_rank % torch.cuda.device_count())
+        device = CudaDevice(order.local_rank % torch.cuda.device_count())
+        device.enter()
     desk.phase("numerics")
     job: Job = pickle.loads(order.job)
-    fabric = Real(order.rank, job, desk, order.device, raised)
+    fabric = Real(order.rank, job, desk, device, raised)
     begin = order.begin
     state = job.rank(order.rank, fabric, checkpoints.start(begin))
     tally = Tally(tally_of(order.private), order.world_size)
@@ -50,7 +52,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     _warm_up()
     desk.phase("rendezvous")
     try:
-        clock = _meet(order, desk, fabric)
+        clock = _meet(order, desk, fabric, device)
     except RuntimeError as error:  # of gloo: another rank is gone
         raise PeerLost(str(error)) from error
     if order.rank == 0:
@@ -60,8 +62,11 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
     desk.phase("end")
+    done = device.settle(state.trace)
     shown = state.progress.snapshots
-    snapshots = [s._replace(pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in shown]
+    snapshots = [
+        s._replace(time=done(s.time), pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in shown
+    ]
     weights = {block: _on_cpu(x) for block, x in state.weights().items()}
     torch.save((state.trace, snapshots, weights, clock), order.results)
 
@@ -74,7 +79,7 @@ def _warm_up() -> None:
     torch.nn.functional.cross_entropy(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))
 
 
-def _meet(order: Order, desk: Desk, fabric: Real) -> float:
+def _meet(order: Order, desk: Desk, fabric: Real, device: Device) -> float:
     """Connect to all ranks, over the order's interface only, and agree on the origin of the clock; how many seconds this
     machine's clock can be off."""
     os.environ["GLOO_SOCKET_IFNAME"] = order.interface
@@ -90,8 +95,9 @@ def _meet(order: Order, desk: Desk, fabric: Real) -> float:
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     size = order.world_size
     dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
-    messages = Messages(desk, order.rank, order.device)
-    collectives = Collectives(desk, order.private, store, order.rank, size, own_gpu)
+    messages = Messages(desk, order.rank, device)
+    gpu = device if own_gpu and isinstance(device, CudaDevice) else None
+    collectives = Collectives(desk, order.private, store, order.rank, size, gpu)
     fabric.connect(messages, collectives, store("decide", size))
     begin = order.begin
     if order.rank == 0:
@@ -106,6 +112,7 @@ def _meet(order: Order, desk: Desk, fabric: Real) -> float:
     start = float(agreed) - clock.behind
     desk.origin = start - begin.at if begin.origin is None else begin.origin
     time.sleep(max(0.0, start - time.monotonic()))
+    device.start(desk.now)
     return clock.uncertainty
 
 
