@@ -52,7 +52,7 @@ SINGLE = {
     "lognormal, pareto, bernoulli, histogram; did you mean exponential?",
     "workload=digit_mlp": "workload='digit_mlp': one of char_gpt, digits_cnn, digits_mlp, module; did you mean digits_mlp?",
     "cluster=local": "cluster='local': one of dgx_a100, dgx_h100, dumbbell, ethernet_10, ethernet_100, "
-    "ethernet_25, fat_tree, infiniband_hdr, infiniband_ndr, local4, switch, torus; did you mean local4?",
+    "ethernet_25, fat_tree, infiniband_hdr, infiniband_ndr, local4, node8, switch, torus; did you mean local4?",
     "optimizer.learning_rat=1": "optimizer.learning_rat=1: no such key; did you mean optimizer.learning_rate?",
     "strategy.learning_rate=1": "strategy.learning_rate=1: no such key; did you mean optimizer.learning_rate?",
     "strategy.weight=inverse": "strategy.weight='inverse': no such key; a key of strategy=async_ps",
