@@ -7,6 +7,7 @@ Ctrl-C; 143 by SIGTERM).
     distsim list strategies | workloads | backends | clusters | stragglers | failures | optimizers
     distsim explain k_sync strategy.k=3 --html k_sync.html
     distsim check k_sync strategy.k=3
+    distsim emit slurm strategy=all_reduce cluster=dgx_h100 > job.sh
     distsim calibrate --quick
     distsim bench fabric --json fabric.json
     distsim bench overhead --json overhead.json
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain", "check")):
+    if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain", "check", "emit")):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     from distsim import signals
@@ -85,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy.k=3 cluster.workers=4 budget.updates=20")
     check.add_argument("--equals-one-process", action="store_true", help="its weights must be those of one process")
     check.add_argument("--real", action="store_true", help="on two real ranks, too")
+    emit = commands.add_parser("emit", help="print a script that starts a run on a cluster")
+    emit.add_argument("engine", choices=("slurm", "torchrun"))
+    emit.add_argument("--per-node", metavar="N", help="ranks a node (default: as the cluster says)")
+    emit.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy=async_ps cluster=dgx_h100 ...")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the ranks compute on")
@@ -264,6 +269,13 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _emit(options: argparse.Namespace) -> int:
+    from distsim import emit
+
+    print(emit.script(options.engine, [*options.settings, *options.rest], options.per_node), end="")
+    return 0
+
+
 def _unwritable(key: str, path: Path) -> list[Problem]:
     from distsim.interface.errors import Problem
 
@@ -329,6 +341,7 @@ _COMMANDS = {
     "list": _list,
     "explain": _explain,
     "check": _check,
+    "emit": _emit,
     "calibrate": _calibrate,
     "bench": _bench,
 }

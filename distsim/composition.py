@@ -216,8 +216,9 @@ def _bad_launcher(overrides: Sequence[str]) -> list[Problem]:
                 with initialize_config_dir(str(conf()), version_base="1.3"):
                     hydra_compose("run", [text])
             except HydraException as error:
+                package = value.partition("_")[0]  # submitit_slurm is one of two that it has
                 there = ", ".join(getattr(error, "options", None) or []) or "a launcher that Hydra finds"
-                problems.append(Problem(key, value, f"one of {there}", f"install hydra-{value}-launcher"))
+                problems.append(Problem(key, value, f"one of {there}", f"install hydra-{package}-launcher"))
     return problems
 
 

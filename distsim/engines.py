@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distsim import execution, sweeping
-from distsim.backends.real.world import World, world
 from distsim.execution import Prepared
 from distsim.interface import BadInput, Problem
 from distsim.results import identity
@@ -28,6 +27,7 @@ from distsim.results.store import Result
 
 if TYPE_CHECKING:
     from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.world import World
 
 _OWN = ("host", "world")
 """Inputs in which hosts may differ."""
@@ -40,6 +40,10 @@ Conduct = Callable[[Callable[[Prepared], Result]], int]
 
 def started(overrides: Sequence[str]) -> World | None:
     """What an engine has started, this process being a part of it. Raises `BadInput`."""
+    if not os.environ.keys() & {"RANK", "SLURM_PROCID"}:
+        return None
+    from distsim.backends.real.world import world
+
     found = world()
     if found is not None and sweeping.has_launcher(overrides):
         allowed = f"starts jobs of its own, and {found.engine} has started {found.size} processes of this command"

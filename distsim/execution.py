@@ -45,6 +45,7 @@ from distsim.signals import whole
 
 if TYPE_CHECKING:
     from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.world import World
 
 
 Company = Callable[[], "tuple[Meeting, str]"]
@@ -78,7 +79,11 @@ class Prepared:
 
 def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     """The run that a configuration describes, or None and everything that is wrong with it. Writes nothing."""
-    resolved, problems = resolve(values)
+    try:
+        around = _world(values)
+    except BadInput as error:
+        return None, error.problems
+    resolved, problems = resolve(values, around is None)
     if resolved is None:
         return None, problems
     problems += store.check(resolved.runs)
@@ -103,19 +108,15 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         from distsim.backends.real.options import device_of
         from distsim.backends.real.options import problems as real_problems
         from distsim.backends.real.world import problems as world_problems
-        from distsim.backends.real.world import world
 
         problems += real_problems(resolved.options)
         inputs["host"] = identity.host()
         ranks = cluster.world_size if cluster else 0
-        try:
-            if cluster and (around := world()):
-                problems += world_problems(around, ranks, resolved.options.interface)
-                problems += no_restarts(resolved.failure, resolved.options, around.engine)
-                inputs["world"] = f"{around.local_size} of {ranks} ranks are on this host"
-                ranks = around.local_size
-        except BadInput as error:
-            problems += error.problems
+        if cluster and around:
+            problems += world_problems(around, ranks, resolved.options.interface)
+            problems += no_restarts(resolved.failure, resolved.options, around.engine)
+            inputs["world"] = f"{around.local_size} of {ranks} ranks are on this host"
+            ranks = around.local_size
         if cluster and not problems:
             inputs["device"] = device_of(resolved.options, ranks)
             if inputs["device"] == "cpu":  # ranks share this machine's memory; the key describes a device of their own
@@ -133,6 +134,16 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         except BadInput as error:
             return None, error.problems
     return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes)), []
+
+
+def _world(values: Mapping[str, Any]) -> World | None:
+    """The world that a real run is to run in."""
+    section = values.get("backend")
+    if not isinstance(section, Mapping) or section.get("name") != "real":
+        return None
+    from distsim.backends.real.world import world
+
+    return world()
 
 
 def run(prepared: Prepared, company: Company | None = None) -> Result:

@@ -31,6 +31,7 @@ BELOW["jobs"] = {"signals", "interface", "configuration", "results", "execution"
 BELOW["api"] = {*BELOW} - {"report"}
 BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "api"}
 BELOW["engines"] = {"interface", "backends", "results", "execution", "sweeping"}
+BELOW["emit"] = {"interface", "configuration", "composition"}
 BELOW["cli"] = {*BELOW}
 BELOW["__main__"] = {"cli"}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}

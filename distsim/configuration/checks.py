@@ -47,6 +47,10 @@ def together(
         allowed = f"one update takes {samples} samples"
         reader.refuse("budget.samples", budget.samples, allowed, f"at least budget.samples={samples}")
     check_network(reader, strategy, cluster)
+
+
+def network(reader: Reader, strategy: Strategy, backend: str, cluster: ClusterSection) -> None:
+    """A real run that one machine runs all of has the network of that."""
     ranks = cluster.workers + strategy.server_count(cluster.workers)
     is_one_node = cluster.network == "two_level" and cluster.node_size is not None and ranks <= cluster.node_size
     if backend == "real" and cluster.network != "loopback" and not is_one_node:
@@ -121,11 +125,11 @@ def runs_folder(reader: Reader, runs: Any) -> None:
 
 
 def warnings(
-    strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, straggler: Straggler
+    strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, straggler: Straggler, alone: bool
 ) -> Iterator[str]:
     """What runs all the same, and is said on the terminal and in the run's notes."""
     ranks = cluster.workers + strategy.server_count(cluster.workers)
-    if backend == "real" and ranks > cores():
+    if alone and backend == "real" and ranks > cores():
         yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
     yield from strategy.warnings(cluster.workers, model)
     for worker, factor in straggler.slow.items():

@@ -67,8 +67,9 @@ class Resolved:
     warnings: tuple[str, ...]
 
 
-def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
-    """The run that `values` describe, or None and everything that is wrong with them."""
+def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | None, list[Problem]]:
+    """The run that `values` describe, or None and everything that is wrong with them. `alone`: this machine runs all of it,
+    so that it must fit."""
     reader = Reader(values, known_keys)
     strategy = reader.component("strategy")
     options = reader.component("backend")
@@ -96,9 +97,11 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
     checks.runs_folder(reader, run["runs"])
     checks.precision(reader, run["precision"], model, strategy, cluster)
     if cluster and options is not None:
-        fits = checks.machine(reader, backend, options, cluster, model, strategy)
+        fits = not alone or checks.machine(reader, backend, options, cluster, model, strategy)
         if fits and strategy and model and budget:
             checks.together(reader, strategy, backend, model, cluster, budget)
+            if alone:
+                checks.network(reader, strategy, backend, cluster)
     if failure and strategy and cluster:
         failure = check_failure(reader, failure, strategy, backend, cluster)
         if checkpoint:
@@ -147,7 +150,7 @@ def resolve(values: Mapping[str, Any]) -> tuple[Resolved | None, list[Problem]]:
         seed=run_seed(run["seed"], run["repeat"]),
         runs=Path(run["runs"]).expanduser(),
         warnings=(
-            *checks.warnings(strategy, backend, model, cluster, straggler),
+            *checks.warnings(strategy, backend, model, cluster, straggler, alone),
             *checks.precision_warnings(run["precision"], backend, cluster),
             *failure_warnings(failure.failure, cluster.workers + strategy.server_count(cluster.workers)),
             *course.warnings(budget.updates_allowed(strategy.gradients_an_update(cluster.workers) * model.batch)),

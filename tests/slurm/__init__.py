@@ -1,0 +1,1 @@
+"""Runs in Slurm: a cluster of two nodes on this machine (root; `make test-slurm`)."""
