@@ -17,9 +17,10 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from distsim import execution, sweeping
+from distsim import execution, signals, sweeping
 from distsim.execution import Prepared
 from distsim.interface import BadInput, Problem
 from distsim.results import identity
@@ -114,7 +115,7 @@ def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
         code = 2
         raise
     except KeyboardInterrupt:
-        code = 130
+        code = signals.exit_code()
         raise
     finally:
         _say_goodbye(meeting, ordered + 1, code)
@@ -154,7 +155,8 @@ def _follow(meeting: Meeting, real: Mapping[str, Prepared]) -> int:
         print(f"rank {rank}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        meeting.put(f"interrupt/{rank}", True)
+        with suppress(LauncherLost):
+            meeting.put(f"interrupt/{rank}", True)
         raise
 
 

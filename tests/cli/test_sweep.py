@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +158,17 @@ def is_second(prepared: Prepared) -> bool:
     return prepared.config["repeat"] == 1
 
 
-def dies(prepared: Prepared, folder: Path, backend: Callable[..., Any]) -> Any:
+def dies(prepared: Prepared, *rest: Any, backend: Callable[..., Any]) -> Any:
     if is_second(prepared):
         os.kill(os.getpid(), signal.SIGKILL)
-    return backend(prepared, folder)
+    return backend(prepared, *rest)
 
 
 def test_a_process_that_dies_costs_its_own_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = execution._backend
-    monkeypatch.setattr(execution, "_backend", lambda prepared, folder: dies(prepared, folder, backend))
+    monkeypatch.setattr(execution, "_backend", partial(dies, backend=backend))
     assert main(["run", "-m", "--jobs=2", "repeat=range(0,6)", *TINY, "budget.updates=2"]) == 3
     assert capsys.readouterr().out.splitlines()[-1] == "5 of 6 runs done in runs"
     rows = {row.config["repeat"]: row for row in store.scan(here / "runs")}
@@ -223,7 +224,7 @@ def test_a_run_that_cannot_be_stored_is_said(
 
 def places(prepared: list[Prepared], at_once: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     """The backend of each run in the order of their ends, and whether it was in this process."""
-    monkeypatch.setattr(jobs, "attempt", lambda each: f"{each.resolved.backend} {os.getpid()}")
+    monkeypatch.setattr(jobs, "attempt", lambda each, run=None: f"{each.resolved.backend} {os.getpid()}")
     said: list[str] = []
     jobs.run_all(prepared, at_once, lambda number, row: said.append(str(row)))
     return [(text.split()[0], text.split()[1] == str(os.getpid())) for text in said]
