@@ -16,7 +16,7 @@ from typing import Any
 from distsim.configuration import checks, quantities
 from distsim.configuration.checkpoints import check_checkpoint, read_checkpoint, spelled_checkpoint
 from distsim.configuration.cluster import ClusterSection, read_cluster
-from distsim.configuration.failures import check_failure, read_failure
+from distsim.configuration.failures import check_failure, check_worker_loss, read_failure
 from distsim.configuration.failures import warnings as failure_warnings
 from distsim.configuration.optimizers import check_course, read_optimizer
 from distsim.configuration.reader import Reader
@@ -104,6 +104,8 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
                 checks.network(reader, strategy, backend, cluster)
     if failure and strategy and cluster:
         failure = check_failure(reader, failure, strategy, backend, cluster)
+        if backend == "real" and options is not None:
+            check_worker_loss(reader, options.on_worker_loss, strategy, cluster.workers)
         if checkpoint:
             ranks = cluster.workers + strategy.server_count(cluster.workers)
             checkpoint = check_checkpoint(reader, checkpoint, failure.failure, strategy, ranks)

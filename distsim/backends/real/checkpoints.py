@@ -5,6 +5,8 @@ checkpoint is due; the first of them to ask decides for all. A rank's compute qu
 them asks the others, the workers of servers, to save what they hold meanwhile, and once they have it commits. So a
 worker is never saved before a server has: every gradient that a server has decided about was sent by what its worker
 saved.
+
+On a GPU what is saved of records has the host's times: what the device did when is known at the end of a run only.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class Checkpoints:
         self._since = 0.0
         workers, size = job.cluster.workers, job.cluster.world_size
         self._makers = range(workers, size) if job.cluster.servers else range(size)
+        self._asks: dict[int, int] = {}
         self.is_broken = False
         """A rank is gone for good: nothing is saved any more, as it could not go on."""
         if begin.manifest is not None:
@@ -90,16 +93,23 @@ class Checkpoints:
         if self._begin.number:
             self._interrupt(now)
         rank.progress.arrive = self._arrive
+        if self._begin.works_on and rank.rank not in self._makers:
+            self._fabric.count_gradient = lambda: self._tally.write(rank.rank, 0, rank.trace.gradients)
         if not self._rule.is_off and rank.rank not in self._makers:
             path = saved.fifo(self._private, rank.rank)
             threading.Thread(target=self._listen, args=(path,), daemon=True).start()
+
+    def lose(self, rank: int) -> None:
+        """A worker is lost, and the others work on."""
+        self.is_broken = True
+        self._fabric.lose(rank)
 
     # ---- saving
 
     def _arrive(self, update: int) -> bool:
         """This rank is about to make an update."""
         self._tally.write(self._rank.rank, update, self._rank.trace.gradients)
-        if update > self._first and not self._rule.is_off and self._is_due(update):
+        if update > self._first and not (self._rule.is_off or self.is_broken) and self._is_due(update):
             self._fabric.aside(f"a checkpoint before update {update}", lambda begun: self._save(update, begun))
         return True
 
@@ -133,8 +143,9 @@ class Checkpoints:
         begin, others = self._begin, [r for r in range(self._job.cluster.world_size) if r not in self._makers]
         folder = begin.folder
         for rank in others:
-            with saved.fifo(self._private, rank).open("w") as ask:
-                ask.write(f"{update}\n")
+            if rank not in self._asks:  # for reading, too, so that opening and writing wait for nobody
+                self._asks[rank] = os.open(saved.fifo(self._private, rank), os.O_RDWR)
+            os.write(self._asks[rank], f"{update}\n".encode())
         for rank in others:
             while not self._beside(update, rank).exists():
                 if self.is_broken:
@@ -167,6 +178,7 @@ class Checkpoints:
 
     def _listen(self, path: Path) -> None:
         """Save this rank, which makes no updates, whenever one that does asks for it."""
+        self._fabric.device.enter()
         with os.fdopen(os.open(path, os.O_RDWR)) as asked:  # for writing, too: so it never ends
             for line in asked:
                 self._write(int(line))

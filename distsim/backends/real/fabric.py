@@ -58,9 +58,15 @@ class Real:
         self._queue = threading.Lock()
         self._pace = job.pace(rank)
         self._sleeper = Sleeper()
+        self.count_gradient: Callable[[], None] | None = None
+        """Told of every gradient before it is sent."""
         self._messages: Messages
         self._collectives: Collectives
         self._store: Store
+
+    def lose(self, rank: int) -> None:
+        """A worker is lost, and this rank, a server, works on."""
+        self._messages.lose(rank)
 
     def connect(self, messages: Messages, collectives: Collectives, store: Store) -> None:
         """Take the transport."""
@@ -103,6 +109,8 @@ class Real:
 
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Handle[None]:
         """Send; over when it has arrived."""
+        if self.count_gradient is not None and envelope.label == "gradient" and envelope.payload is not None:
+            self.count_gradient()
         return self._messages.send(to, tag, envelope)
 
     def receive(self, source: int | None, tag: str) -> Handle[Message[Any]]:

@@ -33,9 +33,10 @@ def make_fifos(job: Job, private: Path) -> None:
 class Incarnations:
     """Begins each incarnation of a run, and keeps what outlives it."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, folder: Path, works_on: bool) -> None:
         self._job = job
         self._folder = folder
+        self._works_on = works_on
         self._name = saved.fingerprint(job)
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
         self._next = next(self._losses, None)
@@ -43,7 +44,7 @@ class Incarnations:
         self.told: list[str] = []
         """What the row says: what was gone on from, who was lost."""
         manifest = self._find()
-        self.begin = Begin(folder, self._name)
+        self.begin = Begin(folder, self._name, works_on=works_on)
         if manifest is not None:
             self.told.append(f"resumed at update {manifest.update}")
             self.begin = self._from(manifest, manifest.number + 1, manifest.seconds)
@@ -64,6 +65,7 @@ class Incarnations:
             manifest=manifest,
             since=at,
             count=manifest.count,
+            works_on=self._works_on,
             failures=manifest.failures,
             restarts=manifest.restarts,
             lost_seconds=manifest.lost_seconds,
@@ -117,6 +119,7 @@ class Incarnations:
             lost=(loss.at, loss.rank),
             made=tally.updates,
             count=0 if manifest is None else manifest.count,
+            works_on=self._works_on,
             failures=failures,
             restarts=begin.restarts + 1,
             lost_seconds=lost_seconds,

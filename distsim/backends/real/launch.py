@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from distsim.backends.real import failures
 from distsim.backends.real.board import Board
-from distsim.backends.real.failures import Killer, lost
+from distsim.backends.real.failures import Killer, lost, make_pipes, works_on
 from distsim.backends.real.gather import gather, results_of
 from distsim.backends.real.incarnations import Incarnations, make_fifos
 from distsim.backends.real.mirror import Mirrors
@@ -50,11 +50,11 @@ def launch(
     caller's) becomes `Interrupted`, with what the ranks had recorded.
     """
     check(options)
-    failures.check(job)
+    failures.check(job, options)
     pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    runs = Incarnations(job, (checkpoints or folder / "checkpoints").resolve())
+    runs = Incarnations(job, (checkpoints or folder / "checkpoints").resolve(), works_on(job, options))
     until = None if options.limit_seconds is None else time.monotonic() + options.limit_seconds
     outcome = None
     while outcome is None:
@@ -77,10 +77,11 @@ def _incarnation(
         logs = [folder / f"rank{r}.log" for r in range(size)]
         board, tally = Board(board_of(private), size), Tally(tally_of(private), size, make=True)
         make_fifos(job, private)
+        make_pipes(job, private)
         try:
             with started(orders) as (processes, reports), Mirrors(meeting, run, board, private, logs) as others:
                 everyone: list[Any] = [*processes, *others.processes]
-                killer = Killer(runs, everyone, board)
+                killer = Killer(job, options, runs, everyone, board, private)
                 said = [*reports, *others.reports]
                 patience = SILENT + 1.5 if meeting else LOST
                 watch = Watch(everyone, said, board, options, logs, private, killer, patience)
@@ -90,6 +91,8 @@ def _incarnation(
                     known = interrupted(collect(processes, reports, board, size, private), _notes(options, size, meeting))
                     explained(End(known.status, known.message), board, size, private, folder)
                     raise Interrupted(known) from None
+                finally:
+                    killer.close()
                 others.said = end.status
                 if end.status != "done":
                     end = explained(end, board, size, private, folder)
@@ -100,12 +103,16 @@ def _incarnation(
                     return None
                 end = end._replace(message=f"{end.message}; {reason}")
             losses = runs.result(tally.started, int(killer.struck is not None and loss is None))
+            sent = {rank: tally.read(rank)[1] for rank in killer.absent}
+            killer.stand_in(lambda rank: orders[rank].results)
         finally:
             board.close()
             tally.close()
         results = list(results_of(end, orders, logs, meeting, run))
     outcome = gather(end, results, _notes(options, size, meeting))
     outcome.losses = losses
+    if outcome.status == "done":
+        killer.account(outcome, sent)
     return outcome
 
 

@@ -20,6 +20,7 @@ they may here, would wait for each other for ever.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import queue
 import struct
@@ -35,7 +36,8 @@ import torch
 from distsim.backends.real.board import Desk
 from distsim.backends.real.devices import Device
 from distsim.backends.real.gloo import Request, irecv, isend
-from distsim.backends.real.handle import PeerLost, Pending, named
+from distsim.backends.real.handle import PeerLost, Pending, Ready, named
+from distsim.backends.real.membership import Inbox
 from distsim.interface import Envelope, Message, StrategyError
 
 Layout = tuple[torch.dtype, tuple[int, ...]]
@@ -157,21 +159,29 @@ class Receive(Pending[Message[torch.Tensor]]):
 class Messages:
     """One rank's sends and receives."""
 
-    def __init__(self, desk: Desk, rank: int, device: Device) -> None:
+    def __init__(self, desk: Desk, rank: int, device: Device, hears_on: str | None = None) -> None:
         self._desk = desk
         self._rank = rank
         self._device = device
+        self._hears_on = hears_on
+        self._gone: set[int] = set()  # only membership is asked
+        self._inbox: Inbox | None = None
         self._channels: dict[tuple[int | None, str], Channel] = {}
         self._sent: set[tuple[int, str, Layout]] = set()
         self._background: queue.SimpleQueue[tuple[Request, torch.Tensor]] | None = None
         self._lock = threading.Lock()
 
-    def send(self, to: int, tag: str, envelope: Envelope[torch.Tensor]) -> Pending[None]:
-        """Start sending; over when the receiver has it (see the module's rules for the first of a layout)."""
+    def send(self, to: int, tag: str, envelope: Envelope[torch.Tensor]) -> Pending[None] | Ready[None]:
+        """Start sending; over when the receiver has it (see the module's rules for the first of a layout), or is gone and
+        the others work on."""
+        if to in self._gone:
+            now = self._desk.now()
+            return Ready(None, now, now)
         frame, body = self._pack(tag, envelope)
+        requests: list[Request] = []
         try:
             with self._lock:  # a header and its payload keep their order against other flows
-                requests = [isend(frame, to, tag=_slot(tag, None))]
+                requests.append(isend(frame, to, tag=_slot(tag, None)))
                 if body is not None:
                     layout = (body.dtype, tuple(body.shape))
                     known = (to, tag, layout) in self._sent
@@ -183,24 +193,41 @@ class Messages:
                         self._sent.add((to, tag, layout))
                         self._let_go(request, body)
         except RuntimeError as error:
-            raise PeerLost(str(error)) from error
+            if self._hears_on is None:
+                raise PeerLost(str(error)) from error
 
         def finish(keep: Any = (frame, body)) -> None:
             try:
                 for request in requests:
                     request.wait()
             except RuntimeError as error:
-                raise PeerLost(str(error)) from error
+                if self._hears_on is None:  # else the launcher will say that it is gone
+                    raise PeerLost(str(error)) from error
 
         return Pending(named(f"send {tag!r} to rank {to}"), self._desk, finish, (to,))
 
-    def receive(self, source: int | None, tag: str) -> Receive:
+    def receive(self, source: int | None, tag: str) -> Pending[Message[torch.Tensor]]:
         """Post a receive from `source`, or from any rank."""
+        if source is None and tag == self._hears_on:
+            return self._open().receive(self._desk, tag)
         with self._lock:
             channel = self._channels.get((source, tag))
             if channel is None:
                 channel = self._channels[source, tag] = Channel(source, tag)
             return Receive(self._desk, channel, self._device)
+
+    def lose(self, rank: int) -> None:
+        """A worker is lost, and this server works on."""
+        self._gone.add(rank)
+        self._open().lose(rank)
+
+    def _open(self) -> Inbox:
+        with self._lock:
+            if self._inbox is None:
+                assert self._hears_on is not None
+                channel, device = Channel(None, self._hears_on), self._device
+                self._inbox = Inbox(channel.slot, _AHEAD + _INLINE, lambda f, r: _read(channel, f, r, device))
+            return self._inbox
 
     def _pack(self, tag: str, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The frame of a message, and its payload if that is too large for the frame."""
@@ -253,10 +280,8 @@ def _read(channel: Channel, frame: torch.Tensor, request: Request, device: Devic
 def _drain(waiting: queue.SimpleQueue[tuple[Request, torch.Tensor]]) -> None:
     while True:
         request, _body = waiting.get()
-        try:
+        with contextlib.suppress(RuntimeError):  # a rank is lost; whoever waits for it says so
             request.wait()
-        except RuntimeError:
-            return  # a rank is lost; whoever waits for it says so
 
 
 def _slot(tag: str, layout: Layout | None) -> int:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 
-from distsim.backends.real import checkpoints
+from distsim.backends.real import checkpoints, membership
 from distsim.backends.real.allocator import keep_freed_memory
 from distsim.backends.real.board import RUNS, Desk
 from distsim.backends.real.checkpoints import Checkpoints
@@ -25,7 +25,7 @@ from distsim.backends.real.handle import PeerLost
 from distsim.backends.real.meeting import connect
 from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
-from distsim.backends.real.tally import Tally, tally_of
+from distsim.backends.real.tally import Tally, pipe, tally_of
 from distsim.interface import Job, Worker, drive, finish
 
 _START = 0.005  # seconds from the agreement on the clock's origin to that origin
@@ -52,12 +52,15 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     _warm_up()
     desk.phase("rendezvous")
     try:
-        clock = _meet(order, desk, fabric, device)
+        hears_on = job.strategy.hears_on if begin.works_on and order.rank >= job.cluster.workers else None
+        clock = _meet(order, desk, fabric, device, hears_on)
     except RuntimeError as error:  # of gloo: another rank is gone
         raise PeerLost(str(error)) from error
     if order.rank == 0:
         tally.start(desk.now())
     saver.begin()
+    if hears_on is not None:
+        membership.listen(pipe(order.private, order.rank), saver.lose)
     desk.phase("run")
     desk.enter(RUNS, "")
     drive(finish(job.strategy, Worker(state, range(order.world_size))))
@@ -79,7 +82,7 @@ def _warm_up() -> None:
     torch.nn.functional.cross_entropy(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))
 
 
-def _meet(order: Order, desk: Desk, fabric: Real, device: Device) -> float:
+def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str | None) -> float:
     """Connect to all ranks, over the order's interface only, and agree on the origin of the clock; how many seconds this
     machine's clock can be off."""
     os.environ["GLOO_SOCKET_IFNAME"] = order.interface
@@ -95,7 +98,7 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device) -> float:
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     size = order.world_size
     dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
-    messages = Messages(desk, order.rank, device)
+    messages = Messages(desk, order.rank, device, hears_on)
     gpu = device if own_gpu and isinstance(device, CudaDevice) else None
     collectives = Collectives(desk, order.private, store, order.rank, size, gpu)
     fabric.connect(messages, collectives, store("decide", size))

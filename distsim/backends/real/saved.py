@@ -73,6 +73,8 @@ class Begin:
     """By rank, the updates it had made then."""
     count: int = 0
     """Complete checkpoints before."""
+    works_on: bool = False
+    """Servers work on if a worker is lost."""
     failures: int = 0
     restarts: int = 0
     lost_seconds: float = 0.0

@@ -54,3 +54,8 @@ class Tally:
 def tally_of(private: Path) -> Path:
     """Where the tally of a launch lies."""
     return private / "tally"
+
+
+def pipe(private: Path, rank: int) -> Path:
+    """Where a server hears of workers that are lost."""
+    return private / f"lost{rank}"

@@ -73,6 +73,7 @@ class Watch:
         self._patience = patience
         self._reports: dict[int, Report] = {}
         self._dead: dict[int, int] = {}
+        self._absent: set[int] = set()  # the run goes on without these; only membership and number are asked
         self._lost_since: float | None = None
         self._stopped_since: dict[int, float] = {}
         self._cpu: dict[int, tuple[int, float]] = {}
@@ -87,7 +88,7 @@ class Watch:
             if self._failed() is not None:
                 self._collect_all(_SETTLE)
                 return self._failed() or End("failed")
-            if len(self._reports) == len(self._processes) and not self._lost_since:
+            if len({*self._reports, *self._absent}) == len(self._processes) and not self._lost_since:
                 return End("done")
             end = self._look() if time.monotonic() - self._looked >= _LOOK else None
             if end is not None:
@@ -97,7 +98,7 @@ class Watch:
     def died(self) -> int | None:
         """The first rank known to have died by itself, if no rank has raised."""
         raised = any(report.status != "done" and not report.lost for report in self._reports.values())
-        return None if raised else next(iter(self._dead), None)
+        return None if raised else next((rank for rank in self._dead if rank not in self._absent), None)
 
     # ---- what the ranks say, and whether they live
 
@@ -111,6 +112,8 @@ class Watch:
             code = self._processes[rank].exitcode
             if code is not None:
                 self._dead[rank] = code
+                if self._killer.forgives(rank):
+                    self._absent.add(rank)
 
     def _collect_all(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -135,6 +138,8 @@ class Watch:
             if report.status != "done" and not report.lost:
                 return End(report.status, self._raised(rank, report))
         for rank, code in self._dead.items():
+            if rank in self._absent:
+                continue
             return End("failed", self._died(rank, code))
         if self._lost_since is not None and time.monotonic() - self._lost_since > self._patience:
             rank, report = next((r, x) for r, x in self._reports.items() if x.lost)
@@ -160,6 +165,8 @@ class Watch:
             self._stopped_since.clear()
         self._looked = now
         parts = [self._board.read(rank) for rank in range(len(self._processes))]
+        for rank in self._absent:
+            parts[rank] = parts[rank]._replace(phase="done", flows=[])
         busy = False
         for rank, part in enumerate(parts):
             state, cpu = _state(self._processes[rank])

@@ -1,0 +1,88 @@
+"""Servers that work on without a worker: in a real run it is killed, and the run ends with the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from oracles.replicas import job
+
+from distsim.backends.real import RealOptions, launch
+from distsim.interface import SGD, BadInput, Failure, Job, Outcome, Strategy
+from distsim.results.conservation import check_conservation
+from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import SSP, AsyncPS, BackupWorkers, KAsync, KBatchAsync
+from real.mortal import Mortal
+
+WORKERS, UPDATES = 3, 40
+
+
+def run(a_job: Job, folder: Path, **options: object) -> Outcome:
+    return launch(a_job, RealOptions(device="cpu", **options), folder)  # type: ignore[arg-type]
+
+
+def checked(outcome: Outcome, victim: int) -> None:
+    """It went on to its end without the victim, whose gradients are all applied, discarded or dropped."""
+    assert (outcome.status, outcome.message) == ("done", "")
+    check_conservation(outcome.traces)
+    server, lost = outcome.traces[-1], outcome.traces[victim]
+    assert [update.number for update in server.updates] == [*range(1, UPDATES + 1)]
+    (interruption,) = lost.interruptions
+    assert (interruption.lost, interruption.resumed) == (victim, float("inf"))
+    decided = sum(arrival.source == victim for trace in outcome.traces for arrival in trace.arrivals)
+    assert (interruption.gradients >= 0, decided + interruption.gradients) == (True, lost.gradients)
+    (said,) = [note for note in outcome.notes if note.startswith(f"rank {victim} was lost at")]
+    assert said.endswith("dropped")
+    assert outcome.losses is None or outcome.losses.failures == 1
+    assert not any(trace.interruptions for trace in outcome.traces if trace.rank != victim)
+
+
+def test_a_worker_that_dies_is_missed_by_nobody(tmp_path: Path) -> None:
+    """It dies in its fifth gradient, so that the server has decided about four."""
+    a_run = job(AsyncPS(), WORKERS, UPDATES, SGD(0.05))
+    outcome = run(replace(a_run, strategy=Mortal(a_run.strategy, str(tmp_path), 1, 5)), tmp_path, on_worker_loss="continue")
+    checked(outcome, 1)
+    server = outcome.traces[-1]
+    assert sum(arrival.source == 1 for arrival in server.arrivals) == outcome.traces[1].gradients == 4
+    assert [a.staleness for a in server.arrivals if a.applied] == [
+        k - a.version for k, a in enumerate(a for a in server.arrivals if a.applied)
+    ]
+
+
+def test_who_cannot_work_on_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"backend.on_worker_loss='continue': AllReduce cannot work on without a worker"):
+        run(job(AllReduce(), 2, 2, SGD(0.05)), tmp_path, on_worker_loss="continue")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        AsyncPS(),
+        AsyncPS(servers=2),
+        AsyncPS(compression="top_k"),
+        KAsync(k=2),
+        KBatchAsync(k=2),
+        SSP(bound=1),
+        BackupWorkers(backups=1),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("at", [1, 6])
+def test_every_server_that_can_works_on(strategy: Strategy, at: int, tmp_path: Path) -> None:
+    a_run = job(strategy, WORKERS, UPDATES, SGD(0.05))
+    outcome = run(replace(a_run, strategy=Mortal(strategy, str(tmp_path), 1, at)), tmp_path, on_worker_loss="continue")
+    checked(outcome, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0.0, 0.02, 0.05, 0.1, 0.2])
+def test_a_worker_is_lost_at_its_time_and_missed_by_nobody(at: float, tmp_path: Path) -> None:
+    """Wherever it is then: computing, sending, waiting."""
+    failure = Failure(ranks={2: (at,)}, on_loss="continue")
+    a_run = replace(job(AsyncPS(), WORKERS, UPDATES, SGD(0.05)), failure=failure)
+    outcome = run(a_run, tmp_path)
+    if outcome.traces and not outcome.traces[2].interruptions:
+        pytest.skip("the run ended before it")
+    checked(outcome, 2)
