@@ -165,7 +165,8 @@ def predictions(page: Page, canvas: Canvas) -> Html | None:
     modes = dict.fromkeys(c.predicted_in.mode for c in found.comparisons)
     names = [element("span", f"{'circle' if mode == 'modeled' else 'diamond'}: {mode}") for mode in modes]
     marks = element("p", *names, class_="legend") if len(modes) > 1 else None
-    lead = f"Seconds an update: predicted without running, against the same runs for real.{band}"
+    crossed = " or ".join(dict.fromkeys(c.measured_in.network for c in found.comparisons))
+    lead = f"Seconds an update: predicted without running, against the same runs for real, over {crossed}.{band}"
     left = element("div", plot, legend(used, page.colors), marks)
     right = element("div", predictions_table(found), *said)
     return section(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from distsim.interface.trace import Trace
 from distsim.results.keys import CaseKey, Config, case_key, contender_key, is_control, is_random, pair_key
-from distsim.results.naming import Places, labels
+from distsim.results.naming import Places, labels, network_in_words
 from distsim.results.summary import OUT_OF_MEMORY
 
 BADGES = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"}
@@ -126,6 +126,11 @@ class Case:
     def where(self) -> str:
         """The cluster, with what tells it from other cases on the page."""
         return ", ".join(filter(None, (self.cluster, self.model, self.options)))
+
+    @property
+    def network(self) -> str:
+        """What its bytes cross, in words."""
+        return network_in_words(self.contenders[0].config)
 
     @property
     def slowness(self) -> str:

@@ -98,6 +98,20 @@ def _transport(transport: Mapping[str, Any]) -> str:
     return ", ".join([*([preset] if preset != "none" else []), *told]) or "none"
 
 
+def network_in_words(config: Config) -> str:
+    """What a run's bytes cross, as its configuration describes it."""
+    cluster = config["cluster"]
+    network = str(cluster.get("network"))
+    if network == "loopback":
+        return "the loopback interface of one machine"
+    told = [f"links of {cluster['bandwidth']}"] if cluster.get("bandwidth") else []
+    if (share := (cluster.get("transport") or {}).get("bandwidth_factor", 1.0)) != 1.0:
+        told.append(f"{100 * share:.1f} % of that for payload")
+    if cluster.get("latency"):
+        told.append(f"{duration(cluster['latency'])} a link")
+    return f"a network of hosts ({', '.join([network.replace('_', ' '), *told])})"
+
+
 class Places:
     """Where runs were made, in words: what differs between the given ones is told, what they share is not."""
 

@@ -4,7 +4,8 @@ Rules, applied one after the other; each keeps what agrees with the newest run o
 1.  One version of distsim on the whole page: runs of different source are not compared.
 2.  One set of other inputs in a case: the same profile, data, machine and versions of libraries for all its contenders.
 3.  One version of a user's own strategy for a contender.
-4.  One run for each (case, contender, seed, repeat).
+4.  One placement of a contender's ranks on hosts: strategies with servers have more ranks than others.
+5.  One run for each (case, contender, seed, repeat).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _inputs(run: Described) -> Mapping[str, str]:
 
 
 def _shared(run: Described) -> str:
-    return canonical({key: value for key, value in _inputs(run).items() if key not in ("source", "strategy")})
+    return canonical({key: value for key, value in _inputs(run).items() if key not in ("source", "strategy", "world")})
 
 
 RULES = (
@@ -83,6 +84,11 @@ RULES = (
         lambda run: (case_key(run.config), contender_key(run.config)),
         lambda run: _inputs(run).get("strategy"),
         "made by another version of their strategy",
+    ),
+    Rule(
+        lambda run: (case_key(run.config), contender_key(run.config)),
+        lambda run: _inputs(run).get("world"),
+        "made with other numbers of ranks on a host",
     ),
     Rule(
         lambda run: (case_key(run.config), contender_key(run.config), pair_key(run.config)),

@@ -8,16 +8,15 @@ through at both ends of its cable, one for each direction. TCP, its headers and 
 programs that run in such hosts exchange bytes as over a switch; there is no delay but what the kernel takes. Congestion
 control is cubic, the kernel's default, whatever this machine prefers: another fills the same links otherwise.
 
-Needs root and the programs of iproute2 and util-linux (Linux). Nothing has a name or lies on disk: a namespace lives as
-long as a process in it, the kernel kills every process here when this one dies, and so nothing outlives it however it ends.
+Needs root and the programs of iproute2 and util-linux (Linux). Nothing has a name or lies on disk. The processes of a host
+have a namespace, too: the kernel kills all of them with its first, and that one with this process, however it ends. So
+nothing is left, whatever was started there; and no process is killed by a number that may be another's by now.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,9 @@ over up to 64 KiB at a time; a bucket that holds little more loses time whenever
 QUEUE_SECONDS = 0.1
 """What a queue holds before frames are dropped, as the time that it takes to send."""
 _PROGRAMS = ("ip", "tc", "unshare", "nsenter", "setpriv")
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+_UNSHARE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+_FILES = {"net": "net", "mount": "mnt", "pid": "pid_for_children"}
 _TRIAL = "ip link add one type veth peer name two && ip link add three type bridge && tc qdisc add dev one root tbf {}"
 
 
@@ -52,7 +54,7 @@ def obstacle() -> str | None:
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"{', '.join(missing)} not found (iproute2, util-linux)"
-    trial = ["unshare", "--net", "sh", "-c", _TRIAL.format(_shaped(200e6))]
+    trial = [*_UNSHARE, "sh", "-c", _TRIAL.format(_shaped(200e6))]
     tried = subprocess.run(trial, capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else f"the kernel allows none here: {tried.stderr.strip()}"
 
@@ -99,12 +101,12 @@ class Network:
         cwd: Path | None = None,
         output: IO[bytes] | int | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a program on a host; `output` takes what it prints and its errors. It is killed when the network is left,
-        and what it started in its session with it."""
-        entered = [*_DIES_WITH_US, "nsenter", f"--net=/proc/{self._namespaces[host].pid}/ns/net", *command]
+        """Start a program on a host, in `cwd` or where we are; `output` takes what it prints and its errors. It is killed
+        when the network is left, with all that it has started."""
+        inside = [*_entered(self._namespaces[host], *_FILES), "env", f"--chdir={cwd or Path.cwd()}", *command]
         errors = None if output is None else subprocess.STDOUT
         program = subprocess.Popen(
-            entered, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+            inside, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
         )
         self._started.append(program)
         return program
@@ -132,11 +134,9 @@ class Network:
         )
 
     def _end(self) -> None:
-        for program in self._started:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(program.pid, signal.SIGKILL)
+        for namespace in self._namespaces:
+            namespace.kill()
         for process in (*self._started, *self._namespaces):
-            process.kill()
             process.wait()
             if process.stdout:
                 process.stdout.close()
@@ -144,12 +144,9 @@ class Network:
         self._namespaces.clear()
 
 
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-
-
 def _namespace() -> subprocess.Popen[bytes]:
-    """A process that does nothing, in a network namespace of its own."""
-    command = [*_DIES_WITH_US, "unshare", "--net", "sh", "-c", "echo; exec sleep infinity"]
+    """The parent of a process that does nothing but being the first in namespaces of its own."""
+    command = [*_DIES_WITH_US, *_UNSHARE, "sh", "-c", "echo; exec sleep infinity"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     process.stdout.readline()  # it is there
@@ -158,10 +155,15 @@ def _namespace() -> subprocess.Popen[bytes]:
 
 def _configure(namespace: subprocess.Popen[bytes], commands: Sequence[str]) -> None:
     """Run commands in a namespace. Raises `NoNamespaces` with what the first that fails said."""
-    enter = ["nsenter", f"--net=/proc/{namespace.pid}/ns/net", "sh", "-c", " && ".join(commands)]
-    ran = subprocess.run(enter, capture_output=True, text=True, check=False)
+    inside = [*_entered(namespace, "net"), "sh", "-c", " && ".join(commands)]
+    ran = subprocess.run(inside, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise NoNamespaces(f"`{' && '.join(commands)}` failed: {ran.stderr.strip()}")
+
+
+def _entered(namespace: subprocess.Popen[bytes], *kinds: str) -> list[str]:
+    """What runs the command behind it in these of the namespaces."""
+    return ["nsenter", *(f"--{kind}=/proc/{namespace.pid}/ns/{_FILES[kind]}" for kind in kinds)]
 
 
 def _shaped(bits_per_second: float) -> str:

@@ -92,3 +92,14 @@ def test_the_parts_of_a_pipeline_step_add_up():
     assert pipelines.step(run) == 1.0
     assert pipelines.idle(run) == pytest.approx(1.0 - (0.7 + 0.0) / 2)
     assert pipelines.peaks(run) == (20.0, 3.0)
+
+
+def test_what_links_carry_by_hand_is_what_a_modeled_run_takes(tmp_path):
+    network = plan("05_real_network")
+    assert network.hosts("one server") == [0, 1, 2, 3, 4]
+    assert network.hosts("a server beside each worker") == [0, 1, 2, 3, 0, 1, 2, 3]
+    for contender in network.CONTENDERS:
+        run = api.run(**network.settings(contender, "modeled", 0, updates=2, runs=str(tmp_path)))
+        exchange = network.payload(contender)[1] / network.LINK
+        assert exchange < network.step(run) < 1.02 * exchange  # and a little computing
+        assert [c for c in network.CONTENDERS if network._is_of(run, c)] == [contender]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,13 @@ def test_hosts_reach_each_other_and_nobody_else() -> None:
 def test_what_was_started_ends_with_the_network() -> None:
     with Network(2, RATE) as network:
         programs = [network.start(host, ["sh", "-c", "sleep 1000 & sleep 1000"]) for host in network.hosts]
+        left = network.start(0, ["sh", "-c", "setsid sleep 1000 & echo"], output=subprocess.PIPE)
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"\n"  # it has ended, and not what it started
+        everybody = inside(network)
+        assert len(everybody) >= 7  # two programs of two, the one left, and a first of each host
     assert [program.returncode for program in programs] == [-signal.SIGKILL] * 2
+    assert are_gone(everybody)
 
 
 KILLED = """
@@ -98,10 +105,26 @@ def test_nothing_outlives_a_killed_maker() -> None:
     assert len(pids) == 4
     maker.kill()
     maker.wait()
+    assert are_gone(pids)
+
+
+def are_gone(pids: list[int]) -> bool:
+    """None of them runs any more, now or soon."""
     until = time.monotonic() + 30.0
     while any(map(is_running, pids)) and time.monotonic() < until:
         time.sleep(0.01)
-    assert not any(map(is_running, pids))
+    return not any(map(is_running, pids))
+
+
+def inside(network: Network) -> list[int]:
+    """All processes in the namespaces of the hosts."""
+    hosts = {Path(f"/proc/{network._namespaces[host].pid}/ns/net").readlink() for host in network.hosts}
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "ns" / "net").readlink() in hosts:
+                found.append(int(entry.name))
+    return found
 
 
 def is_running(pid: int) -> bool:

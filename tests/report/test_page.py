@@ -116,6 +116,18 @@ def test_another_model_is_told_wherever_its_runs_are_shown(full: tuple[str, str,
     assert "Throughput alone, on switch 10Gbit/s, depth 64, no straggler: highest for " in page
 
 
+def test_real_and_modeled_runs_of_one_network_are_compared_by_strategy(tmp_path: Path) -> None:
+    names, modes = ("all_reduce", "sync_ps"), ("real", "modeled")
+    write_report(
+        [store(tmp_path, name, mode, cluster="switch") for name in names for mode in modes], tmp_path / "page.html"
+    )
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    (predictions,) = re.findall(r'<section id="predictions">.*?</section>', page, re.DOTALL)
+    assert "for real, over a network of hosts (switch, links of 10Gbit/s, 5 us a link)." in predictions
+    assert re.findall(r'class="who">(\w+)<small>', predictions) == ["all_reduce", "sync_ps"]
+    assert predictions.count('data-name="off by">') == 2
+
+
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     runs = [store(tmp_path / "runs", name, repeat=i, workers=2) for i in range(2) for name in ("all_reduce", "async_ps")]
     for run in runs:

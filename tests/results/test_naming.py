@@ -10,7 +10,7 @@ from races import run
 
 from distsim import registry
 from distsim.results.cases import cases
-from distsim.results.naming import field_in_words
+from distsim.results.naming import field_in_words, network_in_words
 
 
 def labels(*runs: Any) -> list[str]:
@@ -55,6 +55,22 @@ def test_every_field_of_every_strategy_tells_namesakes_apart(name: str) -> None:
         other = {bool: lambda v: not v, str: lambda v: f"{v}2"}.get(type(value), lambda v: 2 * v + 1)(value)
         found = labels(run(name, 0, 1.0, fields=fields), run(name, 0, 1.0, fields={**fields, key: other}))
         assert found == sorted(f"{name}, {field_in_words(key, each)}" for each in (value, other))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ({"network": "loopback"}, "the loopback interface of one machine"),
+        ({"network": "torus", "bandwidth": "1Gbit/s", "latency": 0.0}, "a network of hosts (torus, links of 1Gbit/s)"),
+        ({"network": "graph", "bandwidth": None, "latency": None}, "a network of hosts (graph)"),
+        (
+            {"network": "fat_tree", "bandwidth": "200Mbit/s", "latency": 5e-6, "transport": {"bandwidth_factor": 0.956407}},
+            "a network of hosts (fat tree, links of 200Mbit/s, 95.6 % of that for payload, 5 us a link)",
+        ),
+    ],
+)
+def test_networks_in_words(cluster: dict[str, Any], words: str) -> None:
+    assert network_in_words({"cluster": cluster}) == words
 
 
 def test_optimizers_in_words() -> None:

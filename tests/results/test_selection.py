@@ -86,6 +86,19 @@ def test_versions_of_a_strategy_are_not_mixed_in_a_contender() -> None:
     )
 
 
+def test_strategies_with_servers_have_more_ranks_and_stay_placements_are_not_mixed_in_one() -> None:
+    ring, older, newer = (
+        run("ring", 3, world="1 of 4 ranks"),
+        run("older", 1, strategy="ps", repeat=1, world="5 of 5 ranks"),
+        run("newer", 2, strategy="ps", world="1 of 5 ranks"),
+    )
+    assert names(ring, newer) == (["ring", "newer"], [])
+    assert names(ring, older, newer) == (
+        ["ring", "newer"],
+        ["1 older run is left out: made with other numbers of ranks on a host"],
+    )
+
+
 def test_runs_of_before_inputs_were_stored_are_of_one_version() -> None:
     runs = [run("a", 1), run("b", 2, repeat=1)]
     for each in runs:
