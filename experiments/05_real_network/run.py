@@ -151,16 +151,19 @@ def calibrated() -> None:
     profile.save(PROFILE)
 
 
-def trained(progress: Progress) -> list[Result]:
-    """Every real run. In a random order, a repeat after the other: what disturbs the machine disturbs all alike."""
+def trained(progress: Progress) -> dict[str, list[Result]]:
+    """Every contender's real runs, by repeat. In a random order, a repeat after the other: what disturbs the machine
+    disturbs all alike."""
     order = [(contender, repeat) for repeat in range(REPEATS) for contender in _shuffled(repeat)]
-    done, meter = [], Others(os.getpid())
+    done: dict[str, list[Result]] = {contender: [] for contender in CONTENDERS}
+    meter = Others(os.getpid())
     meter()
     with Network(1 + max(host for contender in CONTENDERS for host in hosts(contender)), RATE) as network:
         for i, (contender, repeat) in enumerate(order):
             one = settings(contender, "real", repeat, **COSTS)
-            done.append(train(network, one, hosts(contender), FIRST_PORT + i))
-            progress.step(f"{i + 1}/{len(order)} {contender}, repeat {repeat}: {done[-1].status}", expected(contender))
+            run = train(network, one, hosts(contender), FIRST_PORT + i)
+            done[contender].append(run)
+            progress.step(f"{i + 1}/{len(order)} {contender}, repeat {repeat}: {run.status}", expected(contender))
     print(f"  other processes used {meter():.0%} of the CPU meanwhile")
     return done
 
@@ -225,25 +228,17 @@ def main() -> int:
     real = trained(progress)
     progress.part("the same, modeled")
     modeled = {c: [api.run(**settings(c, "modeled", repeat, **COSTS)) for repeat in range(REPEATS)] for c in CONTENDERS}
-    runs = [*real, *(run for found in modeled.values() for run in found)]
+    runs = [run for each in (real, modeled) for found in each.values() for run in found]
     for run in [run for run in runs if run.status != "done"]:
         print(f"  {run.id} {run.status}: {run.summary['message'].splitlines()[0]}")
         return 1
     write_report(runs, PAGE, title="A real network")
     print(f"  {len(runs)} runs in {minutes(progress.elapsed())}: {PAGE}\n")
-    by_contender = {c: [run for run in real if _is_of(run, c)] for c in CONTENDERS}
     print(
         f"a model of {MODEL / 1e6:.2f} MB, {WORKERS} workers, {UPDATES} updates, {REPEATS} repeats; seconds of an update\n"
     )
-    print(table(by_contender, {c: found[0] for c, found in modeled.items()}))
+    print(table(real, {c: found[0] for c, found in modeled.items()}))
     return 0
-
-
-def _is_of(run: Result, contender: str) -> bool:
-    own = {"servers": 1, "beside": False, **{k.removeprefix("strategy."): v for k, v in CONTENDERS[contender].items()}}
-    strategy = run.config["strategy"]
-    same = own["strategy"] == "all_reduce" or all(strategy[key] == own[key] for key in ("servers", "beside"))
-    return bool(strategy["name"] == own["strategy"] and same)
 
 
 if __name__ == "__main__":
