@@ -70,8 +70,9 @@ SINGLE = {
     "cluster=switch cluster.efficiency=0.5": "cluster.efficiency=0.5: only for cluster.device=roofline; "
     "add cluster.device=roofline",
     "cluster=dgx_h100 cluster.efficiency=1.5": "cluster.efficiency=1.5: a number greater than 0 and at most 1",
-    "backend=real cluster=dgx_h100 cluster.workers=4": "cluster.network='two_level': backend=real runs on this machine: "
-    "loopback; take cluster=local4 cluster.workers=4, or backend=modeled",
+    "backend=real cluster=dgx_h100 cluster.workers=4 cluster.node_size=2 cluster.nics=2": "cluster.network='two_level': "
+    "backend=real runs on this machine: loopback, or one node of two_level; "
+    "take cluster=local4 cluster.workers=4, or backend=modeled",
 }  # fmt: skip
 GOOD = """
 hosts: [a, b, c, d]
