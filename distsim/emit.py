@@ -129,7 +129,7 @@ def _torchrun(plan: _Plan) -> str:
             *_interface(plan),
         ]
         start = (
-            f'exec torchrun --nnodes={plan.nodes} --nproc-per-node={plan.per_node} --node-rank="$NODE" '
+            f'exec torchrun --nnodes={plan.nodes} --nproc-per-node={plan.per_node} --node-rank="$NODE" \\\n    '
             '--master-addr="$HEAD" --master-port="$PORT" -m distsim run'
         )
     return "\n".join([*lines, _command(start, plan)]) + "\n"
