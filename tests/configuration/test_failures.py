@@ -73,6 +73,8 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
         ({"backend": "real", "failure": "one_loss", "failure.on_loss": "continue"},
          "failure.on_loss='continue': backend=real can restart or abort: a group of real ranks is not made smaller; "
          "take failure.on_loss=restart, or backend=cosimulated"),
+        ({"backend": "real", "backend.on_worker_loss": "continue", "strategy": "sync_ps"},
+         "backend.on_worker_loss='continue': strategy=sync_ps cannot work on without a worker; take stop or restart"),
     ],
 )  # fmt: skip
 def test_refused(settings: dict[str, Any], says: str) -> None:

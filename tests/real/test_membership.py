@@ -9,13 +9,14 @@ import pytest
 from oracles.replicas import job
 
 from distsim.backends.real import RealOptions, launch
-from distsim.interface import SGD, BadInput, Failure, Job, Outcome, Strategy
+from distsim.interface import SGD, BadInput, Checkpoint, Failure, Job, Outcome, Strategy
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SSP, AsyncPS, BackupWorkers, KAsync, KBatchAsync
 from real.mortal import Mortal
 
 WORKERS, UPDATES = 3, 40
+EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
 
 
 def run(a_job: Job, folder: Path, **options: object) -> Outcome:
@@ -86,3 +87,18 @@ def test_a_worker_is_lost_at_its_time_and_missed_by_nobody(at: float, tmp_path: 
     if outcome.traces and not outcome.traces[2].interruptions:
         pytest.skip("the run ended before it")
     checked(outcome, 2)
+
+
+@pytest.mark.slow
+def test_a_lost_server_brings_the_worker_back(tmp_path: Path) -> None:
+    """Rank 2 dies in its third gradient, and the others work on; the server dies before its update 30: all begin again."""
+    a_run = job(AsyncPS(), WORKERS, UPDATES, SGD(0.05))
+    worker = Mortal(a_run.strategy, str(tmp_path), 2, 3)
+    both = replace(a_run, strategy=Mortal(worker, str(tmp_path), WORKERS, 30), failure=EVERY_2)
+    first = run(both, tmp_path / "run", on_worker_loss="continue")
+    assert (first.status, first.message.partition(" while")[0]) == ("failed", f"rank {WORKERS} was killed by SIGKILL")
+    second = run(both, tmp_path / "run", on_worker_loss="continue")
+    assert (second.status, second.message) == ("done", "")
+    check_conservation(second.traces)
+    assert [update.number for update in second.traces[-1].updates] == [*range(1, UPDATES + 1)]
+    assert len([arrival for arrival in second.traces[-1].arrivals if arrival.source == 2]) > 3  # it is there again
