@@ -13,11 +13,12 @@ from distsim.interface import Trace, rank
 TESTS = Path(__file__).parent.parent
 
 
-def test_the_hash_of_all_records_is_the_same_in_two_processes():
+@pytest.mark.parametrize("which", [[], pytest.param(["all"], marks=pytest.mark.slow)], ids=["few", "all"])
+def test_the_hash_of_all_records_is_the_same_in_two_processes(which):
     outputs = []
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-        command = [sys.executable, "-m", "contract.trace_hash"]
+        command = [sys.executable, "-m", "contract.trace_hash", *which]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]

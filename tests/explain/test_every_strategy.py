@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from distsim.report.lesson import render
 STRATEGIES = registry.installed("strategy")
 
 
+@cache
 def made(name: str, *given: tuple[str, object]) -> Lesson:
+    """The same for all who ask: nobody changes it."""
     values, problems = composition.compose([("strategy", name), *given])
     read, more = settings.read(values, [key for key, _ in given])
     assert [*problems, *more] == []

@@ -42,6 +42,8 @@ class Group:
 
 
 SERVERS = "tests/oracles/test_servers.py"
+WEIGHTS = "tests/oracles/test_server_weights.py"
+ELASTIC = "tests/oracles/test_elastic.py"
 SIMULATED = "distsim/backends/simulated/"
 GROUPS = {
     "sharing": Group(
@@ -73,26 +75,42 @@ GROUPS = {
             "distsim/strategies/parameter_server_program.py": (),
         },
         (
-            "tests/results/test_summary.py",
             "tests/strategies/test_server_problems.py",
-            f"{SERVERS}::test_incast_is_shared_by_the_servers",
-            f"{SERVERS}::test_servers_share_the_work_of_updates",
-            f"{SERVERS}::test_updates_are_counted_once",
+            *(
+                f"{ELASTIC}::test_{name}"
+                for name in (
+                    "asynchronous_updates_by_hand",
+                    "nobody_waits_for_a_lost_worker",
+                    "the_slowest_of_those_who_are_there_holds_the_others",
+                    "who_joins_again_has_given_as_many_as_the_slowest",
+                    "who_joins_again_has_given_what_it_gave",
+                    "a_server_waits_when_all_workers_are_lost",
+                    "sync_ps_cannot_go_on_without_a_worker",
+                )
+            ),
+            f"{SERVERS}::test_staleness_of_steady_workers_in_a_row",
             f"{SERVERS}::test_averaging_takes_time",
-            f"{SERVERS}::test_staleness_counts_each_servers_own_versions",
-            "tests/oracles/test_server_time.py::test_the_ends_of_each_scale_are_known_rules",
-            "tests/oracles/test_server_time.py::test_bounded_staleness_bounds_clocks_and_what_is_read",
-            "tests/oracles/test_server_staleness.py",
+            f"{SERVERS}::test_incast_is_shared_by_the_servers",
+            f"{SERVERS}::test_a_server_keeps_its_shard_only",
+            f"{WEIGHTS}::test_in_an_update_of_several_each_counts_by_its_own_staleness",
+            f"{WEIGHTS}::test_k_async_of_steady_workers",
+            f"{WEIGHTS}::test_bounded_staleness_weighs_a_gradient_by_the_number_of_workers",
+            f"{WEIGHTS}::test_delay_compensation_of_steady_workers",
+            "tests/results/test_summary.py",
             "tests/contract/test_errors.py::test_a_gradient_is_applied_or_discarded_once_and_nothing_else_is[modeled]",
             "tests/contract/test_errors.py::test_a_gradient_neither_applied_nor_discarded[modeled]",
+            "tests/oracles/test_server_staleness.py",
+            "tests/oracles/test_server_time.py::test_the_ends_of_each_scale_are_known_rules",
+            "tests/oracles/test_server_time.py::test_bounded_staleness_bounds_clocks_and_what_is_read",
+            f"{SERVERS}::test_servers_share_the_work_of_updates",
+            f"{SERVERS}::test_updates_are_counted_once",
+            f"{SERVERS}::test_staleness_counts_each_servers_own_versions",
             f"{SERVERS}::test_servers_that_each_wait_for_others_would_stop",
-            f"{SERVERS}::test_sharded_updates_are_those_of_one_server",
-            f"{SERVERS}::test_a_server_keeps_its_shard_only",
-            "tests/oracles/test_server_weights.py::test_a_weight_is_a_factor_on_the_rate",
-            "tests/oracles/test_server_weights.py::test_delay_compensation_of_steady_workers",
-            f"{SERVERS}::test_several_servers_end_and_conserve[strategy1-network0]",
             f"{SERVERS}::test_a_server_goes_on_when_another_has_made_all_its_updates",
-            f"{SERVERS}::test_staleness_of_steady_workers_in_a_row",
+            f"{SERVERS}::test_several_servers_end_and_conserve[strategy1-network0]",
+            f"{WEIGHTS}::test_a_weight_is_a_factor_on_the_rate",
+            f"{SERVERS}::test_sharded_updates_are_those_of_one_server",
+            f"{ELASTIC}::test_whoever_is_lost_when_all_updates_are_made_and_nothing_is_counted_twice",
         ),
     ),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -117,6 +117,23 @@ def test_k_batch_async_of_steady_workers(workers: int, k: int) -> None:
         reads = [max(0, (a - workers + 1) // k) for a in range(u * k, u * k + k)]
         x.append(x[-1] - rate * sum(h * x[read] for read in reads) / k)
     assert path(KBatchAsync(k), workers, 30, Loss(h, rate)) == pytest.approx(x, rel=1e-12)
+
+
+@dataclass(frozen=True)
+class Weighed(KBatchAsync):
+    """Gradients of one update that count differently."""
+
+    def weigh(self, staleness: int, workers: int) -> float:
+        return 1.0 / (1 + staleness)
+
+
+@pytest.mark.parametrize(("workers", "k"), [(4, 2), (6, 4), (3, 1)])
+def test_in_an_update_of_several_each_counts_by_its_own_staleness(workers: int, k: int) -> None:
+    h, rate, x = 1.5, 0.1, [1.0]
+    for u in range(30):
+        reads = [max(0, (a - workers + 1) // k) for a in range(u * k, u * k + k)]  # as above
+        x.append(x[-1] - rate * sum(h * x[read] / (1 + u - read) for read in reads) / k)
+    assert path(Weighed(k), workers, 30, Loss(h, rate)) == pytest.approx(x, rel=1e-12)
 
 
 @pytest.mark.parametrize(("workers", "k"), [(4, 2), (6, 3), (6, 2), (5, 5)])

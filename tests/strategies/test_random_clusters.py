@@ -1,6 +1,6 @@
 """No strategy deadlocks, loses a gradient or leaves work unawaited, on whatever cluster and with whatever stragglers.
 
-Every strategy runs 200 times, 50 of them in the quick suite: other numbers of workers, settings of its own (any that its
+Every strategy runs 200 times, 25 of them in the quick suite: other numbers of workers, settings of its own (any that its
 `problems` lets pass), models, bandwidths, latencies, stragglers and options of the simulator. All modeled.
 """
 
@@ -31,7 +31,7 @@ from distsim.interface import (
 from distsim.numerics.sizes import SizesFactory
 from distsim.results.conservation import check_conservation
 
-RUNS, PARTS = 200, 4
+RUNS, PARTS = 200, 8
 JITTERS = ("none", "exponential", "lognormal", "pareto", "bernoulli")
 
 

@@ -36,6 +36,7 @@ MODEL = Model(tuple(Block(i, "block", 10, 4, 4, 1.0, 1.0, 1.0) for i in range(4)
         SSP(10**9),
         DCASGD(0.0),
         DCASGD(2.0, adaptive=True, decay=0.0),
+        KSync(2, compression="top_k"),
         EASGD(0.0, 1),
         EASGD(1.0),
     ],
@@ -60,6 +61,11 @@ def test_what_can_run_has_no_problem(strategy: Strategy) -> None:
         (SSP(-1), "strategy.bound=-1: must be at least 0; 0 keeps all workers in step"),
         (SyncPS(servers=0), "strategy.servers=0: must be 1 to 40: this model has 40 parameters to share"),
         (AsyncPS(servers=41), "strategy.servers=41: must be 1 to 40: this model has 40 parameters to share"),
+        (
+            AsyncPS(compression="powersgd"),
+            "strategy.compression='powersgd': its two rounds are all-reduces, and a server takes one code of each worker; "
+            "take top_k, fp16 or strategy=all_reduce",
+        ),
         (AsyncPS("polynomial", -0.5), "strategy.exponent=-0.5: must be at least 0; for example strategy.exponent=0.5"),
         (AsyncPS("polynomial", float("nan")), "strategy.exponent=nan: must be at least 0"),
         (DCASGD(-1.0), "strategy.compensation=-1.0: must be at least 0; 0 is async_ps"),
