@@ -154,21 +154,31 @@ async def wrong_arithmetic(worker, note):
     worker.read() + block(worker)
 
 
-@pytest.mark.parametrize(
-    ("program", "expected"),
-    [
-        (backward_first, "backward of block 1, Batch(step=0, part=0, parts=1, weight=1.0), before its forward"),
-        (backward_twice, "before its forward"),
-        (backward_of_another_batch, "backward of block 0, Batch(step=1, part=0, parts=1, weight=1.0), before its forward"),
-        (weights_first, "part='weights' before part='input'"),
-        (not_placed, "block 1 is not placed on this rank, which holds [0]"),
-        (wrong_input, "takes 128 bytes, it was given 32"),
-        (wrong_gradient, "update of blocks [0, 1] takes 64 bytes, it was given 32"),
-        (wrong_arithmetic, "size"),
-    ],
-)
-def test_misused_blocks_and_payloads(mode, program, expected):
-    message = mode.run(program, ranks=1, status="failed").outcome.message
+MISUSES = [
+    (backward_first, "backward of block 1, Batch(step=0, part=0, parts=1, weight=1.0), before its forward"),
+    (backward_twice, "before its forward"),
+    (backward_of_another_batch, "backward of block 0, Batch(step=1, part=0, parts=1, weight=1.0), before its forward"),
+    (weights_first, "part='weights' before part='input'"),
+    (not_placed, "block 1 is not placed on this rank, which holds [0]"),
+    (wrong_input, "takes 128 bytes, it was given 32"),
+    (wrong_gradient, "update of blocks [0, 1] takes 64 bytes, it was given 32"),
+    (wrong_arithmetic, "size"),
+]
+
+
+@pytest.mark.parametrize(("program", "expected"), MISUSES)
+def test_misused_blocks_and_payloads(exact, program, expected):
+    check_misuse(exact, program, expected)
+
+
+@pytest.mark.parametrize(("program", "expected"), [MISUSES[0], MISUSES[-1]])
+def test_misuse_is_said_in_every_mode(mode, program, expected):
+    """What numerics of tensors refuse they refuse on real ranks, too; how that is said there, one of each kind shows."""
+    check_misuse(mode, program, expected)
+
+
+def check_misuse(bench, program, expected):
+    message = bench.run(program, ranks=1, status="failed").outcome.message
     assert expected in message
     assert "rank 0" in message
     number = program.__code__.co_firstlineno

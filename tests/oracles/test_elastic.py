@@ -181,8 +181,8 @@ def test_nobody_waits_for_a_lost_worker() -> None:
 
 
 def test_the_slowest_of_those_who_are_there_holds_the_others() -> None:
-    """Workers of 1, 3 and 1 s, which may be one gradient ahead; worker 2 is lost at 0.5 s. Worker 0 has given two at 2 s and
-    waits for the first of worker 1, at 3 s; it has given three at 4 s and waits for the second, at 6 s."""
+    """Workers of 1, 3 and 1 s, which may be one gradient ahead; worker 2 is lost at 0.5 s. Worker 0 has given two at 2 s
+    and waits for the first of worker 1 at 3 s; it has given three at 4 s, and waits for the second at 6 s."""
     a_run = job(SSP(1), 3, 6, Times(forward=1.0), straggler=Straggler(slow={1: 3.0}))
     outcome = done(replace(a_run, failure=Failure(ranks={2: (0.5,)}, restart=100.0)))
     assert [update.time for update in outcome.traces[3].updates] == [1.0, 2.0, 3.0, 4.0, 6.0, 7.0]
@@ -197,8 +197,8 @@ def test_who_joins_again_has_given_as_many_as_the_slowest() -> None:
 
 
 def test_who_joins_again_has_given_what_it_gave() -> None:
-    """Workers of 1 and 3 s; worker 0 has given one when it is lost at 1.5 s, is back at 2 s, and gives the second at 3 s, the
-    third at 4 s. Then it waits for the second of worker 1, at 6 s."""
+    """Workers of 1 and 3 s; worker 0 has given one when it is lost at 1.5 s, is back at 2 s, and gives its second at 3 s and
+    its third at 4 s. Then it waits for the second of worker 1, at 6 s."""
     a_run = job(SSP(1), 2, 6, Times(forward=1.0), straggler=Straggler(slow={1: 3.0}))
     outcome = done(replace(a_run, failure=Failure(ranks={0: (1.5,)}, restart=0.5)))
     assert [update.time for update in outcome.traces[2].updates] == [1.0, 3.0, 3.0, 4.0, 6.0, 7.0]

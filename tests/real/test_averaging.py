@@ -32,16 +32,18 @@ def assert_learned(outcome):
     assert task.evaluate(dict(enumerate(ends)))[0] < task.evaluate(Replica(0, 1, SGD()).blocks())[0] - 0.2
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+CASES = [
+    (LocalSGD(3, after=2), OPTIMIZER, 2),
+    (SlowMo(4), OPTIMIZER, 4),
+    (DiLoCo(4), AdamW(0.003), 2),
+    (StreamingDiLoCo(every=4, fragments=3, delay=2), OPTIMIZER, 4),
+    (Gossip(), OPTIMIZER, 4),
+]
+
+
 @pytest.mark.parametrize(
-    ("strategy", "optimizer"),
-    [
-        (LocalSGD(3, after=2), OPTIMIZER),
-        (SlowMo(4), OPTIMIZER),
-        (DiLoCo(4), AdamW(0.003)),
-        (StreamingDiLoCo(every=4, fragments=3, delay=2), OPTIMIZER),
-        (Gossip(), OPTIMIZER),
-    ],
+    ("strategy", "optimizer", "workers"),
+    [*CASES, *(pytest.param(*case, 6 - workers, marks=pytest.mark.slow) for *case, workers in CASES)],
     ids=lambda value: type(value).__name__,
 )
 def test_real_weights_are_cosimulated_weights(strategy, optimizer, workers, tmp_path):

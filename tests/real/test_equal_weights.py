@@ -19,9 +19,14 @@ from distsim.strategies.pipeline import ModelParallel, OneFOneB
 AVERAGING = [LocalSGD(1), DiLoCo(1, 1.0, 0.0)]
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+QUICK = [(AllReduce(8e3), 4), (SyncPS(), 2), (OneFOneB(8), 4), (ModelParallel(), 2), (AVERAGING[0], 4), (AVERAGING[1], 2)]
+OTHERS = [(strategy, 6 - workers) for strategy, workers in QUICK]
+
+
 @pytest.mark.parametrize(
-    "strategy", [AllReduce(8e3), SyncPS(), OneFOneB(8), ModelParallel(), *AVERAGING], ids=lambda s: type(s).__name__
+    ("strategy", "workers"),
+    [*QUICK, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+    ids=lambda value: value if isinstance(value, int) else type(value).__name__,
 )
 def test_weights_are_those_of_one_process(strategy, workers, tmp_path):
     task, optimizer = workload(workers, "float64"), OPTIMIZERS[strategy not in AVERAGING]

@@ -46,15 +46,15 @@ def ran(strategy, workers, updates, folder, task, optimizer, straggler=None, dev
 @pytest.mark.parametrize(
     ("strategy", "workers"),
     [
-        (KSync(2), 2),
         (KSync(4), 4),
         (BackupWorkers(0), 2),
-        (BackupWorkers(0), 4),
-        (SSP(0), 2),
         (SSP(0), 4),
-        (SyncPS(servers=2), 2),
         (SyncPS(servers=2), 4),
         (KSync(2, late="drop", servers=3), 2),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [(KSync(2), 2), (BackupWorkers(0), 4), (SSP(0), 2), (SyncPS(servers=2), 2)]
+        ),
     ],
 )
 def test_weights_are_those_of_one_process(strategy, workers, tmp_path):

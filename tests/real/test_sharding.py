@@ -27,13 +27,14 @@ REFEREED = [("float64", MOMENTUM), ("float64", ADAMW), ("float32", MOMENTUM)]
 @pytest.mark.parametrize(
     ("strategy", "workers"),
     [
-        (Zero(1, 1e3), 2),
+        # on two workers against torch's own ranks below
+        pytest.param(Zero(1, 1e3), 2, marks=pytest.mark.slow),
         (Zero(1, 1e3), 4),
-        (Zero(2, 1e3, microbatches=2), 2),
+        pytest.param(Zero(2, 1e3, microbatches=2), 2, marks=pytest.mark.slow),
         (Zero(2, 1e3, microbatches=2), 4),
-        (Zero(3), 2),
+        pytest.param(Zero(3), 2, marks=pytest.mark.slow),
         (Zero(3), 4),
-        (TensorParallel(), 2),
+        pytest.param(TensorParallel(), 2, marks=pytest.mark.slow),
         (TensorParallel(), 4),
         (HSDP(2), 4),  # two groups of two: fewer workers are one group, as in ZeRO-3, or groups of one
         (HSDP(2), 2),

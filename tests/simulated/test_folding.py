@@ -124,9 +124,11 @@ ALIKE = {
 
 @pytest.mark.parametrize("mode", ["auto", "flows"])
 @pytest.mark.parametrize("name", ALIKE)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=[pytest.mark.slow] * (name == "slow switch")) for name in NETWORKS]
+)
 def test_networks_and_modes(network: str, name: str, mode: Any) -> None:
-    given, options = job(ALIKE[name], network, 16), replace(NONE, collectives=mode, algorithm="ring")
+    given, options = job(ALIKE[name], network, 16, updates=2), replace(NONE, collectives=mode, algorithm="ring")
     check_same(simulate(given, options), simulate(given, replace(options, fold_ranks=0)))
 
 
