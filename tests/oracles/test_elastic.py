@@ -197,8 +197,8 @@ def test_who_joins_again_has_given_as_many_as_the_slowest() -> None:
 
 
 def test_who_joins_again_has_given_what_it_gave() -> None:
-    """Workers of 1 and 3 s; worker 0 has given one when it is lost at 1.5 s, is back at 2 s, and gives its second at 3 s and
-    its third at 4 s. Then it waits for the second of worker 1, at 6 s."""
+    """Workers of 1 and 3 s; worker 0 has given one when it is lost at 1.5 s; it is back at 2 s, gives its second at 3 s
+    and its third at 4 s. Then it waits for the second of worker 1, at 6 s."""
     a_run = job(SSP(1), 2, 6, Times(forward=1.0), straggler=Straggler(slow={1: 3.0}))
     outcome = done(replace(a_run, failure=Failure(ranks={0: (1.5,)}, restart=0.5)))
     assert [update.time for update in outcome.traces[2].updates] == [1.0, 3.0, 3.0, 4.0, 6.0, 7.0]
