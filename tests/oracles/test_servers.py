@@ -230,10 +230,11 @@ def test_updates_are_counted_once(servers: int) -> None:
             assert row["staleness"]["mean"] <= 3 / strategy.gradients_an_update(4)
 
 
-def test_a_server_keeps_its_shard_only() -> None:
+@pytest.mark.parametrize("servers", [1, 2, 4])
+def test_a_server_keeps_its_shard_only(servers: int) -> None:
     model = chain(blocks=3, parameters=100)  # 1,200 bytes
-    run = done(job(SyncPS(servers=4), 4, 3, Times(1.0), model=model))
-    assert [trace.peak.parameters for trace in run.traces] == [1200.0] * 4 + [300.0] * 4
+    run = done(job(SyncPS(servers=servers), 4, 3, Times(1.0), model=model))
+    assert [trace.peak.parameters for trace in run.traces] == [1200.0] * 4 + [1200.0 / servers] * servers
 
 
 def test_staleness_counts_each_servers_own_versions() -> None:
