@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from distsim import Result, api
 from distsim.calibration.host import Others
 from distsim.calibration.profile import Profile
 from distsim.report.page import write_report
+from distsim.results.matching import begins, sides
 from distsim.results.statistics import mean_interval
 from distsim.study import Progress, Settings, minutes, script
 from distsim.testing.namespaces import PAYLOAD, Network, obstacle
@@ -189,23 +191,48 @@ def step(run: Result) -> float:
     return float(run.summary["seconds_per_update"])
 
 
+def exchanges(run: Result) -> dict[str, float]:
+    """Of all-reduces, models and gradients: seconds from when the first of an update can move until all have arrived, the
+    median over the updates."""
+    traces = run.trace()
+    ready, times = begins(traces), defaultdict(list)
+    for (channel, number), found in sides(traces).items():
+        if found[0].transfer.nbytes:
+            kind = channel.split()[-1 if channel.startswith("message") else 0]
+            arrived = max(transfer.ended for _, transfer in found if transfer.kind != "send")
+            times[kind, number].append((ready[channel, number], arrived))
+    spans = defaultdict(list)
+    for (kind, _), each in times.items():
+        spans[kind].append(max(arrived for _, arrived in each) - min(begun for begun, _ in each))
+    return {kind: median(found) for kind, found in spans.items()}
+
+
 def table(real: Mapping[str, Sequence[Result]], modeled: Mapping[str, Result]) -> str:
-    """A row a contender: what the links need, what was predicted and what came out."""
+    """A row a contender: what the links need, and what was modeled and measured of the exchanges and of the whole step."""
     lines = [
-        "| | a link carries | it needs | by hand | modeled | of that computing | measured (95 %) | modeled over measured |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | a link carries | by hand | exchanges: modeled | measured | off by "
+        "| step: modeled | measured (95 %) | off by | computing: modeled | measured |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for contender, prediction in modeled.items():
         one_way, in_turn = payload(contender)
-        found = mean_interval([step(run) for run in real[contender]])
-        errors = [100.0 * (step(prediction) / step(run) - 1.0) for run in real[contender]]
-        computing = prediction.summary["breakdown"]["compute"]
+        runs = real[contender]
+        moved, predicted = [sum(exchanges(run).values()) for run in runs], sum(exchanges(prediction).values())
+        found = mean_interval([step(run) for run in runs])
+        computing = [run.summary["breakdown"]["compute"] for run in runs]
         lines.append(
-            f"| {contender} | {one_way / 1e6:.1f} MB | {_ms(one_way / LINK)} | {_ms(in_turn / LINK)} "
-            f"| {_ms(step(prediction))} | {computing:.1%} | {_ms(found.value)} ({_ms(found.low)} to {_ms(found.high)}) "
-            f"| {median(errors):+.1f} % ({min(errors):+.1f} to {max(errors):+.1f}) |"
+            f"| {contender} | {one_way / 1e6:.1f} MB | {_ms(in_turn / LINK)} "
+            f"| {_ms(predicted)} | {_ms(median(moved))} | {_off(predicted, moved)} "
+            f"| {_ms(step(prediction))} | {_ms(found.value)} ({_ms(found.low)} to {_ms(found.high)}) "
+            f"| {_off(step(prediction), [step(run) for run in runs])} "
+            f"| {prediction.summary['breakdown']['compute']:.0%} | {median(computing):.0%} |"
         )
     return "\n".join(lines)
+
+
+def _off(predicted: float, measured: Sequence[float]) -> str:
+    errors = [100.0 * (predicted / seconds - 1.0) for seconds in measured]
+    return f"{median(errors):+.1f} % ({min(errors):+.1f} to {max(errors):+.1f})"
 
 
 def _ms(seconds: float) -> str:

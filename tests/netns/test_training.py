@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections import defaultdict
 from pathlib import Path
-from statistics import median
 from types import ModuleType
 
 import pytest
 
 from distsim import Result, api
 from distsim.report.page import write_report
-from distsim.results.matching import begins, sides
 from distsim.testing.namespaces import BURST, PAYLOAD, Network
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
@@ -61,22 +58,6 @@ def runs(experiment: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> di
     return found
 
 
-def exchanges(run: Result) -> dict[str, float]:
-    """Of all-reduces, models and gradients: seconds from when the first of an update can move until all have arrived, the
-    median over the updates."""
-    traces = run.trace()
-    ready, times = begins(traces), defaultdict(list)
-    for (channel, number), found in sides(traces).items():
-        if found[0].transfer.nbytes:
-            kind = channel.split()[-1 if channel.startswith("message") else 0]
-            arrived = max(transfer.ended for _, transfer in found if transfer.kind != "send")
-            times[kind, number].append((ready[channel, number], arrived))
-    spans = defaultdict(list)
-    for (kind, _), each in times.items():
-        spans[kind].append(max(arrived for _, arrived in each) - min(begun for begun, _ in each))
-    return {kind: median(found) for kind, found in spans.items()}
-
-
 @pytest.mark.parametrize("contender", LEAST)
 def test_no_run_is_quicker_than_its_links(runs: dict[str, tuple[Result, Result]], contender: str) -> None:
     least = (UPDATES * LEAST[contender] * MODEL - BURST) / RATE
@@ -86,8 +67,10 @@ def test_no_run_is_quicker_than_its_links(runs: dict[str, tuple[Result, Result]]
 
 
 @pytest.mark.parametrize("contender", LEAST)
-def test_exchanges_take_what_was_modeled(runs: dict[str, tuple[Result, Result]], contender: str) -> None:
-    measured, modeled = map(exchanges, runs[contender])
+def test_exchanges_take_what_was_modeled(
+    experiment: ModuleType, runs: dict[str, tuple[Result, Result]], contender: str
+) -> None:
+    measured, modeled = map(experiment.exchanges, runs[contender])
     assert measured.keys() == modeled.keys() == ({"all_reduce"} if contender == "all_reduce" else {"model", "gradient"})
     for kind, seconds in measured.items():
         assert modeled[kind] / 1.1 <= seconds <= 1.5 * modeled[kind], kind
