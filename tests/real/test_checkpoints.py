@@ -38,7 +38,7 @@ def alike(expected: Outcome, found: Outcome) -> bool:
 
 def test_a_rank_that_dies_ends_nothing_if_all_begin_again(tmp_path: Path) -> None:
     """Rank 1 dies before update 7: the checkpoint before update 6 is the last, and of each rank's updates at most the
-    seventh is undone (a rank may have ended it)."""
+    seventh is undone (the other rank may not have ended it)."""
     a_run = replace(job(AllReduce(), 2, UPDATES, SGD(0.05, momentum=0.9)), samples_between_snapshots=2 * 24)
     expected = run(a_run, tmp_path / "whole")
     assert (expected.status, expected.message) == ("done", "")
@@ -50,7 +50,7 @@ def test_a_rank_that_dies_ends_nothing_if_all_begin_again(tmp_path: Path) -> Non
     assert [[i.lost for i in trace.interruptions] for trace in found.traces] == [[1], [1]]
     for trace in found.traces:
         (interruption,) = trace.interruptions
-        assert interruption.updates in (1, 2)
+        assert interruption.updates in ((1,) if trace.rank == 1 else (0, 1))
         assert [update.number for update in trace.updates] == [*range(1, UPDATES + 1)]
         assert [span.name for span in trace.compute].count("checkpoint") == 4
     assert sorted(s.number for s in found.snapshots) == sorted(s.number for s in expected.snapshots)
@@ -105,7 +105,8 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
     last = max(step for step in range(7) if step % 2 == 0 and strategy.can_resume(step))
     second = run(cut, tmp_path / "cut")
     assert (second.status, second.message) == ("done", "")
-    assert f"resumed at update {last}" in second.notes
+    resumed = [note.removeprefix("resumed at update ") for note in second.notes if note.startswith("resumed at")]
+    assert all(int(update) <= last for update in resumed)  # who need not wait for others may die before they have saved
     assert alike(expected, second)
     check_conservation(second.traces)
 
