@@ -21,7 +21,7 @@ test-slow: setup  ## What takes longer, or a device that most machines lack
 
 test-netns: setup  ## Real runs over links of 200 Mbit/s between network namespaces: needs root, and installs iproute2
 	@command -v tc > /dev/null || PATH=$$PATH:/usr/sbin command -v tc > /dev/null || $(SUDO) apt-get install --yes iproute2
-	$(SUDO) env PATH="$$PATH:/usr/sbin:/sbin" $(RUN)/pytest -q -m netns -rs -p no:cacheprovider
+	$(SUDO) env PATH="$$PATH:/usr/sbin:/sbin" $(RUN)/pytest -q -m netns -rs -p no:cacheprovider tests/netns
 
 test-slurm: setup  ## Runs in Slurm, two nodes on this machine: needs root, and installs Debian's Slurm
 	@command -v slurmd > /dev/null || PATH=$$PATH:/usr/sbin command -v slurmd > /dev/null || $(SUDO) apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client munge

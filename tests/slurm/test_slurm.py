@@ -50,7 +50,7 @@ def test_tasks_that_are_not_the_ranks_are_refused_with_both_numbers(slurm: Slurm
     assert expected in ended.stderr
 
 
-@pytest.mark.skipif(find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="needs hydra-submitit-launcher")
+@pytest.mark.skipif(find_spec("submitit") is None, reason="needs hydra-submitit-launcher")
 def test_submitit_runs_a_sweep_of_four_jobs(slurm: Slurm) -> None:
     grid = ["strategy=all_reduce,sync_ps", "repeat=0,1", "backend=real", "cluster.workers=2", "budget.updates=5"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=10", "runs=sweep"]
