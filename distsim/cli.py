@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     from distsim import signals
-    from distsim.interface.errors import BadInput, DistsimError
+    from distsim.interface.errors import BadInput, DistsimError, full_disk
 
     try:
         with signals.heeded():
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DistsimError, OSError) as error:
-        print(f"distsim: {error}", file=sys.stderr)
+        print(f"distsim: {full_disk(error) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -28,7 +28,7 @@ from typing import Any
 from distsim import execution, signals
 from distsim.configuration import checks
 from distsim.execution import Prepared, Stopped
-from distsim.interface.errors import DistsimError
+from distsim.interface.errors import DistsimError, full_disk
 from distsim.results.store import Result
 
 Ended = Callable[[int, Result | str], None]
@@ -63,7 +63,7 @@ def attempt(prepared: Prepared, run: Callable[[Prepared], Result] = execution.ru
     try:
         return run(prepared)
     except Exception as error:
-        return _failed(prepared, f"{type(error).__name__}: {error}")
+        return _failed(prepared, full_disk(error) or f"{type(error).__name__}: {error}")
 
 
 def _failed(prepared: Prepared, message: str) -> Result | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -59,6 +60,14 @@ class BadInput(DistsimError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def full_disk(error: BaseException) -> str:
+    """What to do about an error that says that the disk is full; empty for any other."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the disk is full{where}: make room, then give the same command again; what is finished is kept"
 
 
 def foreign_await(yielded: object) -> str:

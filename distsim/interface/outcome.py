@@ -62,6 +62,8 @@ class Outcome:
     """Ranks that each trace stands for: identical ones may have been simulated as one."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the result must know: contention, approximations."""
+    contended: bool = False
+    """Ranks shared cores or GPUs: times hold for the machine they were measured on alone."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -67,6 +67,8 @@ class Straggler:
     episodes: Episodes = field(default_factory=Episodes)
     lengths: Lengths = field(default_factory=Lengths)
     experts: Experts = field(default_factory=Experts)
+    burn: bool = False
+    """What a slow worker takes longer it computes instead of idling: on a shared machine that slows its neighbours."""
 
     @property
     def is_off(self) -> bool:

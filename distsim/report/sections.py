@@ -199,6 +199,10 @@ def method(page: Page) -> Html:
         for note in run.summary.get("notes") or ():
             notes.setdefault(str(note), {})[BADGES[run.config["backend"]["name"]]] = None
     points += [f"{note[:1].upper()}{note[1:]}." for note in page.left_out]
+    if contended := sum(bool(run.summary.get("contended")) for run in page.runs):
+        points.append(
+            f"In {contended} of {len(page.runs)} runs ranks shared cores: their times hold for that machine only."
+        )
     points += [element("span", note, badges(marks)) for note, marks in list(notes.items())[:NOTES]]
     facts = [element("p", text, class_="note") for text in _hosts(page)]
     return section("How this was judged", None, element("ul", *(element("li", p) for p in points)), *facts, name="method")

@@ -4,6 +4,7 @@ seconds, updates, samples    until the last update, on the run's clock
 curve                        the evaluated snapshots: update, samples, seconds, loss, accuracy (null if not finite)
 status                       the backend's; diverged too if the last snapshot's loss is not finite; out of memory if a rank
                              held more than its device has: then no time and no loss of the run means anything
+contended                    ranks of a real run shared cores or GPUs
 memory                       bytes that the rank with most of them held at its peak, by what they were for; see _memory
 final_loss, final_accuracy   of the model after the last update; null if that was not evaluated
 staleness                    of the gradients that were applied; null where no gradient travelled
@@ -49,6 +50,7 @@ def summarize(job: Job, outcome: Outcome, curve: Curve) -> dict[str, Any]:
         "seconds_per_update": seconds / updates if timed else None,
         "samples_per_second": samples / seconds if timed else None,
         "staleness": _staleness(outcome.traces),
+        "contended": outcome.contended,
         "memory": _memory(outcome.traces),
         "losses": None if outcome.losses is None else outcome.losses._asdict(),
         "breakdown": breakdown(outcome.traces, job.cluster.workers, seconds) if complete else None,

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -214,9 +215,35 @@ def test_a_run_that_cannot_be_stored_is_said(
     assert main(["run", "-m", f"--jobs={at_once}", "repeat=range(0,3)", *TINY, "budget.updates=2"]) == 3
     output = capsys.readouterr()
     assert output.out.splitlines()[-1] == "2 of 3 runs done in runs; 1 left no row"
-    assert re.search(r"\[\d/3\] all_reduce-modeled-\w+: OSError: \[Errno 28\] No space left on device\n", output.err)
+    what = "the disk is full: make room, then give the same command again; what is finished is kept"
+    assert re.search(rf"\[\d/3\] all_reduce-modeled-\w+: {what}\n", output.err)
     with pytest.raises(distsim.interface.errors.DistsimError, match="1 of 3 runs left no row"):
         distsim.sweep({"repeat": [0, 1, 2], **GRID}, jobs=at_once)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep on 400 KB: what fits is finished, and stays; what does not is said; with room, the same command goes on."""
+    (here / "runs").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "none", here / "runs"], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        command = ["run", "-m", "--jobs=1", "repeat=range(0,40)", *TINY, "budget.updates=2"]
+        assert main(command) == 3
+        said = capsys.readouterr()
+        done = int(re.match(r"(\d+) of 40 runs done in runs", said.out.splitlines()[-1])[1])  # type: ignore[index]
+        assert 0 < done < 40
+        assert "the disk is full" in said.err
+        assert [row.status for row in store.scan(here / "runs") if row.is_finished] == ["done"] * done
+        assert list(here.glob("runs/*/.*.json.*")) == []
+        subprocess.run(["mount", "-o", "remount,size=40m", here / "runs"], check=True)
+        assert main(command) == 0
+        assert f"{done} of them stored before" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", "-l", here / "runs"], check=True)
 
 
 # ---- where runs run

@@ -66,6 +66,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
         ("straggler.jitter", "histogram"),
         ("straggler.histogram", {"2.5": 5, 1: "95"}),
         ("straggler.scales_with_work", False),
+        ("straggler.burn", True),
         ("straggler.work_seconds", "20ms"),
         ("straggler.stages", [1, 1.25]),
         ("straggler.stage_width", 2),
@@ -158,6 +159,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "episodes": {"share": 0.5, "mean_seconds": 600.0, "factor": 2.0, "who": [0, 3]},
             "lengths": {"sigma": 0.0, "attention": 0.0},
             "experts": {"hottest": 1.0, "group": 4, "share": 1.0},
+            "burn": True,
         },
         "failure": {
             "name": "none",

@@ -90,6 +90,7 @@ def test_the_outcome_holds_what_every_rank_gave(tmp_path):
     said = f"contended: 4 ranks share {cores()} cores, so times hold for this machine only"  # as the configuration says it
     expected = [said] if cores() < 4 else []
     assert outcome.notes == expected
+    assert outcome.contended is (cores() < 4)
 
 
 async def decides(worker, note):

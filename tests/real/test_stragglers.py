@@ -39,6 +39,12 @@ def test_a_slow_worker_waits_idle_and_the_others_do_not(tmp_path):
     assert notes[1]["cpu"] < 4 * 0.06
 
 
+def test_a_slow_worker_that_burns_uses_the_cpu(tmp_path):
+    """4 x .06 s more of it, whatever else the machine does; half a percent is what clocks may differ by."""
+    _, notes = ran(one_gradient, tmp_path, Straggler(slow={1: 5.0}, burn=True))
+    assert notes[1]["cpu"] >= 0.995 * 4 * 0.06 > notes[0]["cpu"]
+
+
 async def until_told(worker, note):
     if worker.rank == 0:
         await worker.receive(1, "started")

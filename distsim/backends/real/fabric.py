@@ -3,14 +3,16 @@
 - Compute runs at the call, one operation at a time; messages and collectives run beside it, in gloo's threads. A GPU works
   behind its host, and its times are put into the records at the end: see devices.py.
 - An injected straggler of factor f adds (f - 1) x the calibrated uncontended seconds of the operation's cost, asleep, using
-  no CPU; a delay is slept after the first block. An episode is on or off by the run's wall clock when the operation begins.
-  What a sleep takes too long is a credit for the next; less than 0.2 ms is saved up. A factor under 1 adds nothing.
+  no CPU; a delay is slept after the first block. With `burn` it uses so many seconds of CPU instead. An episode is on or
+  off by the run's wall clock when the operation begins. What a sleep takes too long is a credit for the next; less than
+  0.2 ms is saved up. A factor under 1 adds nothing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -25,6 +27,7 @@ from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Me
 R = TypeVar("R")
 
 _SHORTEST = 2e-4  # seconds; the kernel wakes a sleeper some 0.06 ms late
+_BURNT = bytes(1 << 17)  # whose checksum takes some 30 us
 _LARGEST_CREDIT = 0.1  # seconds; a rank that was suspended for longer does not run ahead afterwards
 
 
@@ -46,6 +49,13 @@ class Sleeper:
         self._owed = max(self._owed - (self._clock() - begun), -_LARGEST_CREDIT)
 
 
+def _burn(seconds: float) -> None:
+    """Use so much CPU on this thread, without the interpreter's lock: others of the rank's threads go on."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        zlib.crc32(_BURNT)
+
+
 class Real:
     """The fabric of one rank. `connect` gives it its transport once all ranks have met."""
 
@@ -57,7 +67,8 @@ class Real:
         self._raised = raised
         self._queue = threading.Lock()
         self._pace = job.pace(rank)
-        self._sleeper = Sleeper()
+        self._burns = job.straggler.burn
+        self._sleeper = Sleeper(_burn, time.thread_time) if self._burns else Sleeper()
         self.count_gradient: Callable[[], None] | None = None
         """Told of every gradient before it is sent."""
         self._messages: Messages
@@ -183,6 +194,9 @@ class Real:
         return [(factor - 1.0) * each * whole / sum(seconds) for each in seconds] if whole else []
 
     def _sleep(self, seconds: float) -> None:
+        if self._burns:
+            self._sleeper.owe(seconds)
+            return
         self._desk.turn(IDLES)
         self._sleeper.owe(seconds)
         self._desk.turn(COMPUTES)

@@ -61,6 +61,7 @@ def launch(
         left = None if until is None else max(1e-3, until - time.monotonic())
         outcome = _incarnation(job, replace(options, limit_seconds=left), folder, pickled, runs, meeting, run)
     outcome.notes += runs.told
+    outcome.contended = any(note.startswith("contended: ") for note in outcome.notes)
     if outcome.status == "done":
         outcome.notes += job.failure.after(outcome.seconds)
     return outcome

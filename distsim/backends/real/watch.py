@@ -6,13 +6,14 @@
 | a rank died        | its exit code; its last operation is on the board    | 0.2 s             | failed              |
 | a rank was stopped | its state in /proc, for 2 s on end                   | 2.5 s             | failed              |
 | nothing completes  | the board                                            | the hang limit    | deadlocked          |
+| a rank is asleep   | the board, and the CPU that it does not use          | the hang limit    | deadlocked          |
 | a rank is not up   | its phase                                            | the start limit   | failed              |
 | it takes too long  | the wall clock                                       | the run's limit   | timed out           |
 
 The hang limit is max(hang_seconds, 20 x the slowest operation so far). A rank that is in a compute operation and uses CPU,
-or is slowed down on purpose, is not hung before 300 s, nor one that saves its results. A rank that only lost its
-connection to another is never the cause: the launcher waits 2 s for the cause to show, or 6.5 s where that may be the loss
-of another launcher. Ranks of other launchers are watched like its own (mirror.py).
+or is slowed down on purpose, is not hung before 300 s, nor one that saves its results, with CPU or the disk. A rank that
+only lost its connection to another is never the cause: the launcher waits 2 s for the cause to show, or 6.5 s where that
+may be the loss of another launcher. Ranks of other launchers are watched like its own (mirror.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Part
+from distsim.backends.real.board import COMPUTES, IDLES, RUNS, WAITS, Board, Part
 from distsim.backends.real.deadlock import describe
 from distsim.backends.real.failures import Killer
 from distsim.backends.real.mirror import Mirror
@@ -175,18 +176,19 @@ class Watch:
                     return End("failed", f"rank {rank} was stopped (SIGSTOP) {part.doing}; its log is {self._logs[rank]}")
             else:
                 self._stopped_since.pop(rank, None)
-            if cpu != self._cpu.get(rank, (-1, now))[0]:
+            if state in "DR" or cpu != self._cpu.get(rank, (-1, now))[0]:  # at work: on the disk, or with the CPU
                 self._cpu[rank] = (cpu, now)
-            busy = busy or self._is_busy(part, now - self._cpu[rank][1] < self._options.hang_seconds, now)
+            at_work = now - self._cpu[rank][1] < self._options.hang_seconds
+            busy = busy or self._is_busy(part, at_work, now)
         limit = self._options.limit_seconds
         if limit is not None and now - self._began > limit:
             return End("timed out", f"the run did not end within {limit:g} s:\n{describe(parts, self._private, now)}")
-        return self._hung(parts, busy, now)
+        return None if self._stopped_since else self._hung(parts, busy, now)
 
-    def _is_busy(self, part: Part, used_cpu: bool, now: float) -> bool:
+    def _is_busy(self, part: Part, at_work: bool, now: float) -> bool:
         if part.phase == "end":
-            return now - part.progressed < _BUSY
-        busy = [f for f in part.flows if f.state == IDLES or (f.state == COMPUTES and used_cpu)]
+            return at_work and now - part.progressed < _BUSY
+        busy = [f for f in part.flows if f.state == IDLES or (f.state == COMPUTES and at_work)]
         return any(now - flow.since < max(_BUSY, _SLOW * part.slowest) for flow in busy)
 
     def _hung(self, parts: Sequence[Part], busy: bool, now: float) -> End | None:
@@ -197,23 +199,36 @@ class Watch:
             text = "; ".join(f"rank {rank} is in its phase {parts[rank].phase!r}" for rank in late)
             return End("failed", f"the ranks did not meet within {self._options.start_seconds:g} s: {text}")
         limit = max(self._options.hang_seconds, _SLOW * max(part.slowest for part in parts))
+        for rank, part in enumerate(parts):
+            asleep = now - max(self._quiet_since, part.progressed, self._cpu[rank][1])
+            if (
+                part.phase in ("run", "end")
+                and asleep > limit
+                and any(flow.state in (RUNS, COMPUTES) and now - flow.since > limit for flow in part.flows)
+            ):
+                text = f"{describe(parts, self._private, now)}{self._stacks([rank])}"
+                what = f"hung: nothing completed for {asleep:.1f} s on rank {rank}, which used no CPU"
+                return End("deadlocked", f"{what}, {part.doing}:\n{text}")
         quiet = now - max(self._quiet_since, *(part.progressed for part in parts))
         if busy or quiet <= limit:
             return None
-        waiting = all(part.phase == "done" or all(f.state == WAITS for f in part.flows) for part in parts)
-        stacks = "" if waiting else self._stacks(parts)
-        what = "deadlock" if waiting else "hung"
+        alone = [rank for rank, part in enumerate(parts) if not _waits(part)]
+        what = "hung" if alone else "deadlock"
+        who = "".join(f", rank {rank} {parts[rank].doing}" for rank in alone[:3])
         text = describe(parts, self._private, now)
-        return End("deadlocked", f"{what}: nothing completed for {quiet:.1f} s:\n{text}{stacks}")
+        return End("deadlocked", f"{what}: nothing completed for {quiet:.1f} s{who}:\n{text}{self._stacks(alone)}")
 
-    def _stacks(self, parts: Sequence[Part]) -> str:
-        """Where the ranks are that wait for nobody, from their fault handlers."""
+    def _stacks(self, ranks: Sequence[int]) -> str:
+        """Where these ranks are, from their fault handlers."""
         text = ""
-        for rank, part in enumerate(parts):
-            if part.phase != "done" and not all(flow.state == WAITS for flow in part.flows):
-                _show_stack(self._processes[rank])
-                text += f"\nrank {rank}:\n{tail(self._logs[rank])}"
+        for rank in ranks:
+            _show_stack(self._processes[rank])
+            text += f"\nrank {rank}:\n{tail(self._logs[rank])}"
         return text
+
+
+def _waits(part: Part) -> bool:
+    return part.phase == "done" or (part.phase == "run" and all(flow.state == WAITS for flow in part.flows))
 
 
 def _state(process: BaseProcess | Mirror) -> tuple[str, int]:

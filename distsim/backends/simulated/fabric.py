@@ -105,6 +105,7 @@ class SimulatedFabric:
             rank,
             partial(hosts.work, rank),
             at_start if pace.has_episodes else None,
+            self.simulation.job.straggler.burn,
         )
 
     def now(self) -> float:

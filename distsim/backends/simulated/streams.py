@@ -2,7 +2,8 @@
 
 An operation reads its values when it starts on the queue; its result is there when its modeled time is over. A straggler's
 factor f >= 1 adds an idle wait of (f - 1) x the uncontended time, which uses no core, as in a real run; a factor below 1
-makes the work itself shorter. Its delay is an idle wait after the first piece.
+makes the work itself shorter. Its delay is an idle wait after the first piece. A straggler that burns works instead of
+idling.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class _Job:
 class Stream:
     """One rank's compute queue; `work` does a piece of uncontended work, calls back, and can be stopped.
 
-    `at_start` is asked for the factor of an operation once more when it starts, where it depends on the clock.
+    `at_start` is asked for the factor of an operation once more when it starts, where it depends on the clock. `burns`:
+    what a straggler adds is work, too.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class Stream:
         rank: int,
         work: Callable[[float, Callable[[], None]], Callable[[], None]],
         at_start: Callable[[float], float] | None = None,
+        burns: bool = False,
     ) -> None:
         self._engine = engine
         self._rank = rank
         self._work = work
         self._at_start = at_start
+        self._burns = burns
         self._starting = False
         self._queue: deque[_Job] = deque()
 
@@ -111,10 +115,12 @@ class Stream:
 
     def _idle(self, job: _Job, seconds: float) -> None:
         """A piece is done but for what a straggler waits."""
-        if seconds:
-            self._engine.after(seconds, partial(self._go_on, job))
-        else:
+        if not seconds:
             self._go_on(job)
+        elif self._burns:
+            job.stop = self._work(seconds, partial(self._go_on, job))
+        else:
+            self._engine.after(seconds, partial(self._go_on, job))
 
     def _end(self, job: _Job, result: Any) -> None:
         if job.operation.over():
