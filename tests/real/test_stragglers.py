@@ -9,6 +9,7 @@ import pytest
 from contract.kit import SWITCH, Program
 from contract.tiny import DEVICE
 
+from distsim.backends.real.devices import HostDevice
 from distsim.backends.real.fabric import Real, Sleeper
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.interface import Batch, Cluster, Cost, Curve, Episodes, Lengths, Loopback, Measured, Straggler
@@ -131,7 +132,7 @@ def test_a_rank_waits_exactly_as_long_as_a_simulated_one(rank, tmp_path):
     host = Loopback(cores=Curve(((1.0, 1.0),)), message=Curve(((0.0, 0.0),)), all_reduce={})
     made = job(Program(one_gradient, ""), tmp_path, cluster=Cluster(2, 0, FAST, host), straggler=DISTURBED)
     desk = Desk()
-    real = Real(rank, made, desk, "cpu", lambda error: None)
+    real = Real(rank, made, desk, HostDevice(), lambda error: None)
     real._sleeper = Sleeper(desk.pass_by, desk.now)
     found = []
     for cost, batch in operations:
