@@ -27,8 +27,8 @@ from distsim.interface import Collective, Handle, StrategyError
 R = TypeVar("R")
 Meet = Callable[[str, int], Store]
 """The store, of this name, where so many ranks meet; a connection of the caller's own."""
-_HALVED = (torch.float32, torch.float64)
-"""What a power of two divides exactly (but for values of some 1e-38 that have lost digits already): before the sum, too."""
+_DIVIDED_FIRST = (torch.float32, torch.float64)
+"""What a power of two divides exactly, so before the sum as well as after it (but for what is near the smallest number)."""
 
 
 class Post:
@@ -165,11 +165,11 @@ class Collectives:
         x = payload.detach().cpu() if gpu is None else payload.detach()
         x = x.contiguous()
         shape = {"all_gather": (len(ranks), *x.shape), "all_to_all": x.shape}.get(collective.kind)
-        is_halved = collective.op == "mean" and x.dtype in _HALVED and len(ranks).bit_count() == 1
+        is_divided = collective.op == "mean" and x.dtype in _DIVIDED_FIRST and len(ranks).bit_count() == 1
         if shape is not None:
             out = torch.empty(shape, dtype=x.dtype, device=x.device)
         else:  # one pass over memory for the copy and the mean
-            out = x / len(ranks) if is_halved else x.clone()
+            out = x / len(ranks) if is_divided else x.clone()
 
         def call(group: gloo.Group) -> gloo.Request:
             if collective.kind == "all_gather":
@@ -197,14 +197,14 @@ class Collectives:
                 if gpu is not None:
                     gpu.wait()
                 return None
-            result = _result(collective, out, len(ranks), ranks.index(self._rank), not is_halved)
+            result = _result(collective, out, len(ranks), ranks.index(self._rank), is_divided)
             return result.to(payload.device)
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
         return Joined(named(name), self._desk, finish, ranks, number, post)
 
 
-def _result(collective: Collective, out: torch.Tensor, members: int, position: int, is_to_divide: bool) -> torch.Tensor:
+def _result(collective: Collective, out: torch.Tensor, members: int, position: int, is_divided: bool) -> torch.Tensor:
     """This rank's result from what the transport gave; gloo has no cheaper reduce-scatter than an all-reduce."""
     if collective.kind == "all_gather":
         return out.flatten(0, 1) if out.dim() > 1 else out
@@ -212,7 +212,7 @@ def _result(collective: Collective, out: torch.Tensor, members: int, position: i
         return out
     if collective.kind == "reduce" and position != collective.root:
         return out.new_empty(0)
-    if collective.op == "mean" and is_to_divide:
+    if collective.op == "mean" and not is_divided:
         out.div_(members)
     if collective.kind == "reduce_scatter":
         return out.chunk(members)[position].clone()
