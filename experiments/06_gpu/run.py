@@ -1,6 +1,6 @@
 """What a GPU does with what is written here: step times against torch's own loop, and against what is modeled of the chip.
 
-`python experiments/07_gpu/run.py` calibrates the GPU, runs everything, prints a table and writes results/CHIP.json beside
+`python experiments/06_gpu/run.py` calibrates the GPU, runs everything, prints a table and writes results/CHIP.json beside
 this file. `--device cpu --updates 6` tries the script without a GPU; its figures are of no use, and not written.
 """
 
