@@ -10,7 +10,7 @@ import pytest
 
 from distsim.backends.real.devices import CudaDevice, HostDevice
 from distsim.backends.real.fabric import Real
-from distsim.interface import Batch, Cost, Trace
+from distsim.interface import Batch, Cost, Straggler, Trace
 from distsim.interface.trace import Compute, Loss, Transfer, Update
 
 
@@ -179,7 +179,7 @@ class Flow:
 
 def test_the_host_waits_between_blocks_that_may_be_cancelled_only():
     cuda, device = started()
-    job = SimpleNamespace(pace=lambda rank: None, straggler=SimpleNamespace(is_off=True))
+    job = SimpleNamespace(pace=lambda rank: None, straggler=Straggler())
     flow = Flow(cuda)
     fabric = Real(0, job, flow, device, lambda error: None)
 
