@@ -82,6 +82,7 @@ GROUPS = {
                     "asynchronous_updates_by_hand",
                     "nobody_waits_for_a_lost_worker",
                     "the_slowest_of_those_who_are_there_holds_the_others",
+                    "who_is_lost_while_it_waits_gets_no_model",
                     "who_joins_again_has_given_as_many_as_the_slowest",
                     "who_joins_again_has_given_what_it_gave",
                     "a_server_waits_when_all_workers_are_lost",

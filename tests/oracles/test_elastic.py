@@ -188,6 +188,14 @@ def test_the_slowest_of_those_who_are_there_holds_the_others() -> None:
     assert [update.time for update in outcome.traces[3].updates] == [1.0, 2.0, 3.0, 4.0, 6.0, 7.0]
 
 
+def test_who_is_lost_while_it_waits_gets_no_model() -> None:
+    """Workers of 1 and 3 s; worker 0 has given two at 2 s and waits for the first of worker 1 when it is lost at 2.5 s.
+    Worker 1 makes the other updates alone, and the server does not wait for an answer of worker 0 at the end."""
+    a_run = job(SSP(1), 2, 5, Times(forward=1.0), straggler=Straggler(slow={1: 3.0}))
+    outcome = done(replace(a_run, failure=Failure(ranks={0: (2.5,)}, restart=100.0)))
+    assert [update.time for update in outcome.traces[2].updates] == [1.0, 2.0, 3.0, 6.0, 9.0]
+
+
 def test_who_joins_again_has_given_as_many_as_the_slowest() -> None:
     """The same, and worker 2 is back at 3.75 s: as if it had given one, like worker 1. Its second and third, at 4.75 and
     5.75 s, may go before worker 1's second, at 6 s; its fourth, like worker 0's, comes at 7 s, and all wait for 9 s."""
