@@ -60,7 +60,10 @@ def conduct(world: World | None, prepared: Sequence[Prepared], runs: Conduct) ->
     if not real:
         return runs(execution.run) if world.leads else 0
     meeting = _meet(world, real)
-    return _lead(meeting, real, runs) if world.leads else _follow(meeting, real)
+    try:
+        return _lead(meeting, real, runs) if world.leads else _follow(meeting, real)
+    finally:
+        meeting.pulse.stop()
 
 
 def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
@@ -72,8 +75,6 @@ def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
     does = {name: _depends(each) for name, each in real.items()}
     meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), does))
     meeting.pulse.start(range(1, world.size) if world.leads else [0])
-    if world.leads:
-        _await_all(meeting, options.start_seconds)
     return meeting
 
 
@@ -94,6 +95,7 @@ def _await_all(meeting: Meeting, seconds: float) -> None:
 
 def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
     code, ordered = 1, 0
+    _await_all(meeting, next(iter(real.values())).resolved.options.start_seconds)
 
     def run(prepared: Prepared) -> Result:
         nonlocal ordered
@@ -128,8 +130,11 @@ def _say_goodbye(meeting: Meeting, number: int, code: int) -> None:
     until = time.monotonic() + _GOODBYE
     try:
         meeting.put(f"order/{number}", code)
-        everyone = [f"bye/{rank}" for rank in range(1, meeting.world.size)]
-        while not meeting.has(*everyone) and time.monotonic() < until:
+        left = list(range(1, meeting.world.size))
+        while time.monotonic() < until:
+            left = [rank for rank in left if not (meeting.pulse.is_silent(rank) or meeting.has(f"bye/{rank}"))]
+            if not left:
+                return
             time.sleep(_LOOK)
     except LauncherLost:
         return

@@ -35,12 +35,19 @@ class Pulse:
         self._moved: dict[int, tuple[int, float]] = {}
         self._watched: list[int] = []
         self._lost: LauncherLost | None = None
+        self._ends = threading.Event()
 
     def start(self, watched: Iterable[int]) -> None:
         """Begin; those watched have begun, or will before they are checked."""
         self._watched = list(watched)
         self._meeting.put(self._key, 0)
-        threading.Thread(target=self._run, name="distsim pulse", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="distsim pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End: a thread that is in the store when Python ends would abort the process."""
+        self._ends.set()
+        self._thread.join()
 
     def check(self, rank: int) -> None:
         """Raise `LauncherLost` if the launcher of this rank is gone."""
@@ -58,12 +65,12 @@ class Pulse:
     def _run(self) -> None:
         beats, looked = 0, time.monotonic()
         try:
-            while True:
+            while not self._ends.is_set():
                 beats += 1
                 self._meeting.put(self._key, beats)
                 self._look(time.monotonic() - looked > 2.0)
                 looked = time.monotonic()
-                time.sleep(_BEAT)
+                self._ends.wait(_BEAT)
         except LauncherLost as error:
             self._lost = error
 
