@@ -41,6 +41,8 @@ LOST = 2.0
 _SETTLE = 0.1  # seconds to collect what fails at the same time
 _BUSY = 300.0  # seconds of a single compute operation
 _SLOW = 20.0  # times the slowest operation so far
+_IDLE = 0.02  # of a core: what the transport's threads use while nothing goes on
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class End(NamedTuple):
@@ -176,7 +178,8 @@ class Watch:
                     return End("failed", f"rank {rank} was stopped (SIGSTOP) {part.doing}; its log is {self._logs[rank]}")
             else:
                 self._stopped_since.pop(rank, None)
-            if state in "DR" or cpu != self._cpu.get(rank, (-1, now))[0]:  # at work: on the disk, or with the CPU
+            ticks, since = self._cpu.setdefault(rank, (cpu, now))
+            if state in "DR" or cpu - ticks > _IDLE * _TICKS * (now - since):  # at work: on the disk, or with the CPU
                 self._cpu[rank] = (cpu, now)
             at_work = now - self._cpu[rank][1] < self._options.hang_seconds
             busy = busy or self._is_busy(part, at_work, now)
