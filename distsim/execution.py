@@ -195,7 +195,7 @@ def _commit(prepared: Prepared, draft: Draft, outcome: Outcome, started: datetim
     return draft.commit(row, metrics(outcome, curve), outcome.traces)
 
 
-def _backend(prepared: Prepared, folder: Path, company: Company | None) -> Outcome:
+def _backend(prepared: Prepared, folder: Path, company: Company | None = None) -> Outcome:
     """Hand the job to its backend; whatever it raises becomes a failed outcome."""
     options = prepared.resolved.options
     try:
