@@ -27,8 +27,8 @@ from distsim.results import identity
 from distsim.results.store import Result
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
-    from distsim.backends.real.world import World
+    from distsim.backends.real.worlds.meeting import Meeting
+    from distsim.backends.real.worlds.world import World
 
 _OWN = ("host", "world")
 """Inputs in which hosts may differ."""
@@ -43,7 +43,7 @@ def started(overrides: Sequence[str]) -> World | None:
     """What an engine has started, this process being a part of it. Raises `BadInput`."""
     if not os.environ.keys() & {"RANK", "SLURM_PROCID"}:
         return None
-    from distsim.backends.real.world import world
+    from distsim.backends.real.worlds.world import world
 
     found = world()
     if found is not None and sweeping.has_launcher(overrides):
@@ -68,7 +68,7 @@ def conduct(world: World | None, prepared: Sequence[Prepared], runs: Conduct) ->
 
 def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what warnings of its store say, ours say in a line
-    from distsim.backends.real.meeting import Hello, machine, meet
+    from distsim.backends.real.worlds.meeting import Hello, machine, meet
 
     options = next(iter(real.values())).resolved.options
     meeting = meet(world, options.interface, options.start_seconds)
@@ -125,7 +125,7 @@ def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
 
 
 def _say_goodbye(meeting: Meeting, number: int, code: int) -> None:
-    from distsim.backends.real.pulse import LauncherLost
+    from distsim.backends.real.worlds.pulse import LauncherLost
 
     until = time.monotonic() + _GOODBYE
     try:
@@ -141,8 +141,8 @@ def _say_goodbye(meeting: Meeting, number: int, code: int) -> None:
 
 
 def _follow(meeting: Meeting, real: Mapping[str, Prepared]) -> int:
-    from distsim.backends.real.follow import follow
-    from distsim.backends.real.pulse import LauncherLost
+    from distsim.backends.real.worlds.follow import follow
+    from distsim.backends.real.worlds.pulse import LauncherLost
 
     rank = meeting.world.rank
     number = 0

@@ -44,8 +44,8 @@ from distsim.results.summary import Curve, metrics, summarize
 from distsim.signals import whole
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
-    from distsim.backends.real.world import World
+    from distsim.backends.real.worlds.meeting import Meeting
+    from distsim.backends.real.worlds.world import World
 
 
 Company = Callable[[], "tuple[Meeting, str]"]
@@ -104,10 +104,10 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     except BadInput as error:
         problems += error.problems
     if resolved.backend == "real":
-        from distsim.backends.real.failures import no_restarts
         from distsim.backends.real.options import device_of
         from distsim.backends.real.options import problems as real_problems
-        from distsim.backends.real.world import problems as world_problems
+        from distsim.backends.real.watching.failures import no_restarts
+        from distsim.backends.real.worlds.world import problems as world_problems
 
         problems += real_problems(resolved.options)
         inputs["host"] = identity.host()
@@ -141,7 +141,7 @@ def _world(values: Mapping[str, Any]) -> World | None:
     section = values.get("backend")
     if not isinstance(section, Mapping) or section.get("name") != "real":
         return None
-    from distsim.backends.real.world import world
+    from distsim.backends.real.worlds.world import world
 
     return world()
 

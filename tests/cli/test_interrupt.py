@@ -19,7 +19,7 @@ import pytest
 
 import distsim
 from distsim import execution
-from distsim.backends.real.board import _HEAD
+from distsim.backends.real.watching.board import _HEAD
 from distsim.interface import Strategy, Worker
 from distsim.results import store
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distsim.backends.real import RealOptions, launch
-from distsim.backends.real.devices import CudaDevice
+from distsim.backends.real.transport.devices import CudaDevice
 from distsim.backends.simulated import simulate
 from distsim.calibration.measure import calibrate
 from distsim.interface import SGD, Batch, Budget, Cluster, Job, Precision, Roofline, Switch, Trace

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from distsim.backends.real.board import COMPUTES, IDLES, WAITS, Board, Desk
-from distsim.backends.real.deadlock import describe
-from distsim.backends.real.ledger import Ledger
-from distsim.backends.real.operations import NAME, explained
-from distsim.backends.real.watch import End
+from distsim.backends.real.transport.ledger import Ledger
+from distsim.backends.real.watching.board import COMPUTES, IDLES, WAITS, Board, Desk
+from distsim.backends.real.watching.deadlock import describe
+from distsim.backends.real.watching.operations import NAME, explained
+from distsim.backends.real.watching.watch import End
 from distsim.interface import Collective, Trace, Update
 
 

@@ -10,8 +10,9 @@ import torch
 from oracles.replicas import job
 from oracles.test_restart_weights import RUNS
 
-from distsim.backends.real import RealOptions, launch, saved
-from distsim.backends.real.saved import Manifest
+from distsim.backends.real import RealOptions, launch
+from distsim.backends.real.saving import saved
+from distsim.backends.real.saving.saved import Manifest
 from distsim.interface import SGD, Checkpoint, Failure, Job, Outcome
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distsim.backends.real.devices import CudaDevice, HostDevice
 from distsim.backends.real.fabric import Real
+from distsim.backends.real.transport.devices import CudaDevice, HostDevice
 from distsim.interface import Batch, Cost, Straggler, Trace
 from distsim.interface.trace import Compute, Loss, Transfer, Update
 

@@ -9,8 +9,8 @@ import pytest
 from contract.kit import SWITCH, Program
 from contract.tiny import DEVICE
 
-from distsim.backends.real.devices import HostDevice
 from distsim.backends.real.fabric import Real, Sleeper
+from distsim.backends.real.transport.devices import HostDevice
 from distsim.backends.simulated.fabric import SimulatedFabric, SimulatedOptions, Simulation
 from distsim.interface import Batch, Cluster, Cost, Curve, Episodes, Lengths, Loopback, Measured, Straggler
 from real.faults import job, run

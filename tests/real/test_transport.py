@@ -1,4 +1,4 @@
-"""What gloo would do wrong by itself: see the rules of distsim/backends/real/messages.py and collectives.py."""
+"""What gloo would do wrong by itself: see the rules of distsim/backends/real/transport/messages.py and collectives.py."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distsim.backends.real import clock, world
+from distsim.backends.real.worlds import clock, world
 from distsim.interface import BadInput
 
 TORCHRUN = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from distsim.backends.real import world
+from distsim.backends.real.worlds import world
 from distsim.results import store
 
 pytestmark = pytest.mark.slow

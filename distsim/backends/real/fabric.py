@@ -16,12 +16,12 @@ import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from distsim.backends.real.board import COMPUTES, IDLES, Desk
-from distsim.backends.real.collectives import Collectives
-from distsim.backends.real.devices import Device
-from distsim.backends.real.gloo import Store
-from distsim.backends.real.handle import Pending, Ready, named
-from distsim.backends.real.messages import Messages
+from distsim.backends.real.transport.collectives import Collectives
+from distsim.backends.real.transport.devices import Device
+from distsim.backends.real.transport.gloo import Store
+from distsim.backends.real.transport.handle import Pending, Ready, named
+from distsim.backends.real.transport.messages import Messages
+from distsim.backends.real.watching.board import COMPUTES, IDLES, Desk
 from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, drive
 
 R = TypeVar("R")

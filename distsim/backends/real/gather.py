@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim.backends.real.process import Order
-from distsim.backends.real.pulse import LauncherLost
-from distsim.backends.real.watch import End
+from distsim.backends.real.watching.watch import End
+from distsim.backends.real.worlds.pulse import LauncherLost
 from distsim.interface import Outcome
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.worlds.meeting import Meeting
 
 
 def results_of(

@@ -11,26 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distsim.backends.real import failures
-from distsim.backends.real.board import Board
-from distsim.backends.real.failures import Killer, lost, make_pipes, works_on
 from distsim.backends.real.gather import gather, results_of
-from distsim.backends.real.incarnations import Incarnations, make_fifos
-from distsim.backends.real.mirror import Mirrors
-from distsim.backends.real.operations import explained
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
 from distsim.backends.real.parcel import pack
-from distsim.backends.real.partial import collect
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import board_of
-from distsim.backends.real.pulse import SILENT
+from distsim.backends.real.saving.incarnations import Incarnations, make_fifos
+from distsim.backends.real.saving.tally import Tally, tally_of
 from distsim.backends.real.starting import order, started
-from distsim.backends.real.tally import Tally, tally_of
-from distsim.backends.real.watch import LOST, End, Watch
+from distsim.backends.real.watching import failures
+from distsim.backends.real.watching.board import Board
+from distsim.backends.real.watching.failures import Killer, lost, make_pipes, works_on
+from distsim.backends.real.watching.operations import explained
+from distsim.backends.real.watching.partial import collect
+from distsim.backends.real.watching.watch import LOST, End, Watch
+from distsim.backends.real.worlds.mirror import Mirrors
+from distsim.backends.real.worlds.pulse import SILENT
 from distsim.interface import Interrupted, Job, Outcome, interrupted
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.worlds.meeting import Meeting
 
 
 def launch(

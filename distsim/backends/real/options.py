@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from distsim.backends.real.world import interface_problems
+from distsim.backends.real.worlds.world import interface_problems
 from distsim.interface import BadInput, Problem
 
 _POSITIVE = {"above": 0.0}

@@ -23,9 +23,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distsim.backends.real.board import Desk
-from distsim.backends.real.partial import answer
-from distsim.backends.real.saved import Begin
+from distsim.backends.real.saving.saved import Begin
+from distsim.backends.real.watching.board import Desk
+from distsim.backends.real.watching.partial import answer
 
 _PR_SET_PDEATHSIG = 1
 
@@ -122,7 +122,7 @@ def enter(order: Order, reports: Connection) -> None:
 
 
 def _report(error: BaseException) -> Report:
-    from distsim.backends.real.handle import PeerLost
+    from distsim.backends.real.transport.handle import PeerLost
 
     is_full = type(error).__name__ in (
         "OutOfMemoryError",

@@ -12,20 +12,21 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 
-from distsim.backends.real import checkpoints, membership
 from distsim.backends.real.allocator import keep_freed_memory
-from distsim.backends.real.board import RUNS, Desk
-from distsim.backends.real.checkpoints import Checkpoints
-from distsim.backends.real.clock import Clock, align
-from distsim.backends.real.collectives import Collectives
-from distsim.backends.real.devices import CudaDevice, Device, HostDevice, make_deterministic
 from distsim.backends.real.fabric import Real
-from distsim.backends.real.gloo import FOREVER
-from distsim.backends.real.handle import PeerLost
-from distsim.backends.real.meeting import connect
-from distsim.backends.real.messages import Messages
 from distsim.backends.real.process import Order
-from distsim.backends.real.tally import Tally, pipe, tally_of
+from distsim.backends.real.saving import checkpoints
+from distsim.backends.real.saving.checkpoints import Checkpoints
+from distsim.backends.real.saving.tally import Tally, pipe, tally_of
+from distsim.backends.real.transport import membership
+from distsim.backends.real.transport.collectives import Collectives
+from distsim.backends.real.transport.devices import CudaDevice, Device, HostDevice, make_deterministic
+from distsim.backends.real.transport.gloo import FOREVER
+from distsim.backends.real.transport.handle import PeerLost
+from distsim.backends.real.transport.messages import Messages
+from distsim.backends.real.watching.board import RUNS, Desk
+from distsim.backends.real.worlds.clock import Clock, align
+from distsim.backends.real.worlds.meeting import connect
 from distsim.interface import Job, Worker, drive, finish
 
 _START = 0.005  # seconds from the agreement on the clock's origin to that origin

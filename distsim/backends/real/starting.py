@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from distsim.backends.real.options import RealOptions, device_of
 from distsim.backends.real.parcel import main_module
 from distsim.backends.real.process import Elsewhere, Order, enter
-from distsim.backends.real.saved import Begin
+from distsim.backends.real.saving.saved import Begin
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.worlds.meeting import Meeting
 
 _PRELOAD = ["torch", "torch.distributed", "torch.fx.experimental.symbolic_shapes", "distsim.backends.real.rank"]
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from distsim.backends.real.pulse import SILENT, LauncherLost, Pulse
-from distsim.backends.real.world import World, address_of, is_loopback, resolve
+from distsim.backends.real.worlds.pulse import SILENT, LauncherLost, Pulse
+from distsim.backends.real.worlds.world import World, address_of, is_loopback, resolve
 from distsim.interface import BadInput, Problem
 
 _OPERATION = timedelta(seconds=SILENT)  # of one operation on the store, all of which are short

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distsim.backends.real.board import WAITS, Part
-from distsim.backends.real.ledger import not_joined
+from distsim.backends.real.transport.ledger import not_joined
+from distsim.backends.real.watching.board import WAITS, Part
 from distsim.interface.deadlock import find_cycle
 
 

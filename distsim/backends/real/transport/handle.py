@@ -9,12 +9,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from distsim.backends.real.board import WAITS, Desk
+from distsim.backends.real.watching.board import WAITS, Desk
 from distsim.interface import DistsimError
 
 R = TypeVar("R")
 
-_OURS = (str(Path(__file__).parent), str(Path(__file__).parents[2] / "interface"))
+_OURS = (str(Path(__file__).parents[1]), str(Path(__file__).parents[3] / "interface"))
 
 
 class PeerLost(DistsimError):

@@ -6,9 +6,9 @@ import contextlib
 import time
 from pathlib import Path
 
-from distsim.backends.real.board import Board
-from distsim.backends.real.deadlock import describe
-from distsim.backends.real.watch import End
+from distsim.backends.real.watching.board import Board
+from distsim.backends.real.watching.deadlock import describe
+from distsim.backends.real.watching.watch import End
 
 NAME = "last_operations.txt"
 _SHOWN = 8  # ranks in the message; the file has all

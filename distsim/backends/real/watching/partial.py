@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from distsim.backends.real.board import Board, Desk
+from distsim.backends.real.watching.board import Board, Desk
 from distsim.interface import Trace
 
 _PATIENCE = 2.0  # seconds for all ranks together

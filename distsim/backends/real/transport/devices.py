@@ -33,7 +33,7 @@ from typing import Any, Protocol
 
 import torch
 
-from distsim.backends.real.gloo import Request
+from distsim.backends.real.transport.gloo import Request
 from distsim.interface import Trace
 
 TAKE_OVER = 10.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from distsim.interface import DistsimError
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.worlds.meeting import Meeting
 
 SILENT = 5.0
 """Seconds without a pulse after which a launcher is gone."""

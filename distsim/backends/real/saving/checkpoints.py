@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from distsim.backends.real import saved
 from distsim.backends.real.fabric import Real
-from distsim.backends.real.plain import plain, restored
-from distsim.backends.real.saved import Begin, Manifest
-from distsim.backends.real.tally import Tally
+from distsim.backends.real.saving import saved
+from distsim.backends.real.saving.plain import plain, restored
+from distsim.backends.real.saving.saved import Begin, Manifest
+from distsim.backends.real.saving.tally import Tally
 from distsim.interface import (
     Arrival,
     Compute,

@@ -16,13 +16,13 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from distsim.backends.real import ledger
-from distsim.backends.real.board import Board, Raw
 from distsim.backends.real.process import Report
-from distsim.backends.real.pulse import SILENT, LauncherLost
+from distsim.backends.real.transport import ledger
+from distsim.backends.real.watching.board import Board, Raw
+from distsim.backends.real.worlds.pulse import SILENT, LauncherLost
 
 if TYPE_CHECKING:
-    from distsim.backends.real.meeting import Meeting
+    from distsim.backends.real.worlds.meeting import Meeting
 
 _LOOK = 0.25  # seconds
 _STACK = 1.5  # seconds until a stack that was asked for has come

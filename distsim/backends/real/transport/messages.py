@@ -33,11 +33,11 @@ from zlib import crc32
 
 import torch
 
-from distsim.backends.real.board import Desk
-from distsim.backends.real.devices import Device
-from distsim.backends.real.gloo import Request, irecv, isend
-from distsim.backends.real.handle import PeerLost, Pending, Ready, named
-from distsim.backends.real.membership import Inbox
+from distsim.backends.real.transport.devices import Device
+from distsim.backends.real.transport.gloo import Request, irecv, isend
+from distsim.backends.real.transport.handle import PeerLost, Pending, Ready, named
+from distsim.backends.real.transport.membership import Inbox
+from distsim.backends.real.watching.board import Desk
 from distsim.interface import Envelope, Message, StrategyError
 
 Layout = tuple[torch.dtype, tuple[int, ...]]

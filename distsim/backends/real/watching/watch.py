@@ -27,12 +27,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from distsim.backends.real.board import COMPUTES, IDLES, RUNS, WAITS, Board, Part
-from distsim.backends.real.deadlock import describe
-from distsim.backends.real.failures import Killer
-from distsim.backends.real.mirror import Mirror
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.process import Report
+from distsim.backends.real.watching.board import COMPUTES, IDLES, RUNS, WAITS, Board, Part
+from distsim.backends.real.watching.deadlock import describe
+from distsim.backends.real.watching.failures import Killer
+from distsim.backends.real.worlds.mirror import Mirror
 
 _LOOK = 0.25  # seconds between looks at process states and at the board
 _STOPPED = 2.0  # seconds that a rank must be seen stopped: a terminal's Ctrl-Z stops the launcher, too

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from distsim.backends.real.board import Desk
-from distsim.backends.real.gloo import Request, irecv
-from distsim.backends.real.handle import PeerLost, Pending, named
+from distsim.backends.real.transport.gloo import Request, irecv
+from distsim.backends.real.transport.handle import PeerLost, Pending, named
+from distsim.backends.real.watching.board import Desk
 from distsim.interface import LOST, Message
 
 _AGAIN = 0.01  # seconds between tries to receive while a worker is dying

@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-from distsim.backends.real import gloo
-from distsim.backends.real.board import Desk
-from distsim.backends.real.devices import CudaDevice, Mark
-from distsim.backends.real.handle import PeerLost, Pending, Ready, named
-from distsim.backends.real.ledger import Ledger, group_file
+from distsim.backends.real.transport import gloo
+from distsim.backends.real.transport.devices import CudaDevice, Mark
+from distsim.backends.real.transport.handle import PeerLost, Pending, Ready, named
+from distsim.backends.real.transport.ledger import Ledger, group_file
+from distsim.backends.real.watching.board import Desk
 from distsim.interface import Collective, Handle, StrategyError
 
 R = TypeVar("R")

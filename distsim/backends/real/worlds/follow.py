@@ -12,18 +12,18 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from distsim.backends.real import ledger
-from distsim.backends.real.board import Board
-from distsim.backends.real.meeting import Meeting
-from distsim.backends.real.mirror import Seen
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.parcel import pack
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import Report, board_of
-from distsim.backends.real.saved import Begin
+from distsim.backends.real.saving.saved import Begin
+from distsim.backends.real.saving.tally import Tally, tally_of
 from distsim.backends.real.starting import order, started
-from distsim.backends.real.tally import Tally, tally_of
-from distsim.backends.real.watch import process_state, tail
+from distsim.backends.real.transport import ledger
+from distsim.backends.real.watching.board import Board
+from distsim.backends.real.watching.watch import process_state, tail
+from distsim.backends.real.worlds.meeting import Meeting
+from distsim.backends.real.worlds.mirror import Seen
 from distsim.interface import Job
 
 _LOOK = 0.25  # seconds

@@ -12,9 +12,9 @@ import os
 import time
 from pathlib import Path
 
-from distsim.backends.real import saved
-from distsim.backends.real.saved import Begin, Manifest
-from distsim.backends.real.tally import Tally
+from distsim.backends.real.saving import saved
+from distsim.backends.real.saving.saved import Begin, Manifest
+from distsim.backends.real.saving.tally import Tally
 from distsim.interface import Job, Losses
 from distsim.interface.failure import Loss
 

@@ -9,10 +9,10 @@ from math import inf
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from distsim.backends.real.board import Board
-from distsim.backends.real.incarnations import Incarnations
 from distsim.backends.real.options import RealOptions
-from distsim.backends.real.tally import pipe
+from distsim.backends.real.saving.incarnations import Incarnations
+from distsim.backends.real.saving.tally import pipe
+from distsim.backends.real.watching.board import Board
 from distsim.interface import BadInput, Failure, Interruption, Job, Outcome, Problem, Trace
 from distsim.interface.failure import Loss
 

@@ -1,0 +1,1 @@
+"""What real ranks send each other, over gloo and NCCL."""
