@@ -35,7 +35,9 @@ def run(strategy: str | Strategy | None = None, **settings: Any) -> Result:
     `BadInput` with every problem before anything runs; a run that goes wrong is a result with a status.
     """
     chosen = {} if strategy is None else {"strategy": strategy}
-    return execution.run(prepare([*chosen.items(), *settings.items()]))
+    prepared = prepare([*chosen.items(), *settings.items()])
+    _refuse_engines([prepared])
+    return execution.run(prepared)
 
 
 def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, jobs: int = 1, **settings: Any) -> DataFrame:
@@ -49,6 +51,7 @@ def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, jobs: int
     from distsim.results.table import table
 
     prepared = prepare_all(composition.expand_grid({**(grid or {}), **settings}, yes))
+    _refuse_engines(prepared)
     rows: dict[int, Result | str] = {}
     run_all(prepared, jobs, rows.__setitem__)
     if lost := [f"{prepared[number].name}: {row}" for number, row in rows.items() if isinstance(row, str)]:
@@ -93,6 +96,13 @@ def prepare_all(runs: Iterable[Iterable[Setting]]) -> list[Prepared]:
     if problems:
         raise BadInput(problems.values())
     return list(prepared.values())
+
+
+def _refuse_engines(prepared: Iterable[Prepared]) -> None:
+    """Raise `BadInput` for a real run in one of many processes that an engine has started: each would launch all ranks."""
+    if any("world" in each.inputs for each in prepared):
+        allowed = "an engine has started many processes of this program, and each would start all ranks"
+        raise BadInput([Problem("backend", "real", allowed, "give the engine `-m distsim run ...` to start")])
 
 
 def _named(setting: Setting) -> list[Setting]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import distsim
 from distsim.backends.real.worlds import clock, world
 from distsim.interface import BadInput
 
@@ -91,3 +92,14 @@ def test_the_fastest_round_trip_tells_the_offset():
     assert found.behind == pytest.approx(99.95)
     assert found.uncertainty == pytest.approx(0.1)
     assert abs(found.behind - 100.0) <= found.uncertainty
+
+
+def test_a_program_that_an_engine_starts_once_a_rank_is_told_to_leave_the_start_to_it(monkeypatch, tmp_path):
+    """Each of its processes would launch all ranks by itself."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    settings = {"backend": "real", "cluster": "switch", "cluster.workers": 2, "runs": str(tmp_path / "runs")}
+    for run in (distsim.run, distsim.sweep):
+        with pytest.raises(BadInput, match="-m distsim run"):
+            run(strategy="all_reduce", **settings)
+    assert not (tmp_path / "runs").exists()
