@@ -22,6 +22,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return signals.exit_code() if signals.came() else 0
     except (DistsimError, OSError) as error:
         print(f"distsim: {full_disk(error) or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        with suppress(OSError):  # as in `distsim run 2>&1 | tee log`, where tee ends by the same Ctrl-C
+            print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return signals.exit_code()
 
 

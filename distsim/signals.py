@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -53,9 +53,9 @@ def whole() -> Iterator[None]:
         yield
     finally:
         _state.depth -= 1
-    if _state.is_due and not _state.depth:
-        _state.is_due = False
-        raise KeyboardInterrupt
+        if _state.is_due and not _state.depth:
+            _state.is_due = False
+            raise KeyboardInterrupt
 
 
 def interrupt() -> None:
@@ -64,6 +64,11 @@ def interrupt() -> None:
         _state.is_due = True
     else:
         raise KeyboardInterrupt
+
+
+def came() -> bool:
+    """Whether one has come."""
+    return _state.received is not None
 
 
 def exit_code() -> int:
@@ -76,5 +81,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _state.received:
         return
     _state.received = number
-    os.write(2, b"\nstopping, and writing down what is known; once more kills at once\n")
+    with suppress(OSError):  # who read it may have ended by the same Ctrl-C
+        os.write(2, b"\nstopping, and writing down what is known; once more kills at once\n")
     interrupt()

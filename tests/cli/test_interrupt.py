@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import distsim
-from distsim import execution
+from distsim import execution, signals
 from distsim.backends.real.watching.board import _HEAD
 from distsim.interface import Strategy, Worker
 from distsim.results import store
@@ -56,6 +56,25 @@ def test_an_interrupted_run_has_a_row_and_is_done_when_asked_again(tmp_path, mon
         (tmp_path / "file").unlink()
         again = distsim.run(Pressed(str(tmp_path / "file")), **one)
         assert (again.folder, again.status, again.summary["updates"]) == (row.folder, "done", 6)
+
+
+def test_an_interrupt_is_neither_lost_by_an_error_nor_by_who_reads_no_more(monkeypatch):
+    """As when the disk is full while a row is written, and when `tee` ends by the same Ctrl-C."""
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", gone)
+
+    def told_then_failing():
+        with signals.whole():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise OSError
+
+    with signals.heeded():
+        with pytest.raises(KeyboardInterrupt):
+            told_then_failing()
+        assert (signals.came(), signals.exit_code()) == (True, 143)
 
 
 class Command:

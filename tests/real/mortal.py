@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distsim.interface import Model, OnLoss, Problem, Strategy, Worker
+from distsim.strategies.parameter_server import AsyncPS
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,15 @@ class Mortal(Strategy):
 
     def can_resume(self, step: int) -> bool:
         return self.inner.can_resume(step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstructed(AsyncPS):
+    """There is a folder where worker 0 would save its state."""
+
+    place: str
+
+    async def run(self, worker: Worker[Any]) -> None:
+        if worker.rank == 0:
+            Path(self.place).mkdir(parents=True)
+        await super().run(worker)

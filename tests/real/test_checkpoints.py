@@ -12,12 +12,15 @@ from oracles.test_restart_weights import RUNS
 
 from distsim.backends.real import RealOptions, launch
 from distsim.backends.real.saving import saved
+from distsim.backends.real.saving.incarnations import Incarnations
 from distsim.backends.real.saving.saved import Manifest
+from distsim.backends.real.saving.tally import Tally
 from distsim.interface import SGD, Checkpoint, Failure, Job, Outcome
+from distsim.interface.failure import Loss
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS
-from real.mortal import Mortal
+from real.mortal import Mortal, Obstructed
 
 WORKERS, UPDATES = 4, 10
 EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
@@ -60,6 +63,33 @@ def test_a_rank_that_dies_ends_nothing_if_all_begin_again(tmp_path: Path) -> Non
     assert kept == ["000000006", "000000008"]
     state = torch.load(tmp_path / "cut" / "checkpoints" / "000000008" / "rank0.state", weights_only=True)
     assert state["version"] == 8
+
+
+def test_a_worker_that_cannot_save_ends_the_run(tmp_path: Path) -> None:
+    """The server that waits for it would wait for ever."""
+    place = tmp_path / "cut" / "checkpoints" / "000000002" / "rank0.state"
+    a_run = replace(job(AsyncPS(), 2, UPDATES, SGD(0.05)), failure=EVERY_2)
+    outcome = run(replace(a_run, strategy=Obstructed(place=str(place))), tmp_path / "cut")
+    assert outcome.status == "failed"
+    assert outcome.message.startswith("rank 0 failed while it ")
+    assert "IsADirectoryError" in outcome.message
+
+
+def test_an_incarnation_that_never_began_takes_no_time_of_its_own(tmp_path: Path) -> None:
+    """Rank 1 is lost at 5 s of a run that began at 1 s, then again before all had met; then the third begins at 9 s: from
+    1 s to 9 s all is lost. Who may run no longer need not wait for the hour of a restart."""
+    runs = Incarnations(job(AllReduce(), 2, UPDATES, SGD(0.05)), tmp_path, works_on=False)
+
+    def tally(number: int, started: float) -> Tally:
+        made = Tally(tmp_path / f"tally{number}", 2, make=True)
+        made.start(started)
+        return made
+
+    assert runs.lose(Loss(5.0, 1), 3600.0, 0.0, tally(1, 1.0), absent=0, until=0.001) == ""
+    assert runs.lose(Loss(6.0, 1), 0.0, 0.0, tally(2, 0.0), absent=1, until=0.001) == ""
+    losses = runs.result(9.0, killed=0)
+    assert losses is not None
+    assert (losses.failures, losses.restarts, losses.lost_seconds) == (3, 2, 8.0)
 
 
 def manifest(update: int, files: dict[str, str]) -> Manifest:

@@ -56,6 +56,16 @@ def test_who_cannot_work_on_says_so(tmp_path: Path) -> None:
         run(job(AllReduce(), 2, 2, SGD(0.05)), tmp_path, on_worker_loss="continue")
 
 
+def test_a_loss_by_plan_is_what_the_plan_says(tmp_path: Path) -> None:
+    """Though servers work on without whom nobody was to kill."""
+    a_run = replace(job(AsyncPS(), 2, 100_000, SGD(0.05)), failure=Failure(ranks={1: (0.1,)}, on_loss="abort"))
+    outcome = run(a_run, tmp_path, on_worker_loss="continue")
+    assert outcome.status == "failed"
+    assert outcome.message.startswith("rank 1 was killed by SIGKILL while it ")
+    assert outcome.losses is not None
+    assert outcome.losses.failures == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",

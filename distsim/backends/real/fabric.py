@@ -83,6 +83,10 @@ class Real:
         """Take the transport."""
         self._messages, self._collectives, self._store = messages, collectives, store
 
+    def fail(self, error: BaseException) -> None:
+        """A thread that nothing awaits has failed: it ends the run."""
+        self._raised(error)
+
     def now(self) -> float:
         """Seconds since the run began, on a clock that all ranks share."""
         return self._desk.now()

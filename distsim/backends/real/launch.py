@@ -7,7 +7,6 @@ does, and `follow` what the others do. The job travels pickled. Linux only.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,20 +56,35 @@ def launch(
     runs = Incarnations(job, (checkpoints or folder / "checkpoints").resolve(), works_on(job, options))
     until = None if options.limit_seconds is None else time.monotonic() + options.limit_seconds
     outcome = None
-    while outcome is None:
-        left = None if until is None else max(1e-3, until - time.monotonic())
-        outcome = _incarnation(job, replace(options, limit_seconds=left), folder, pickled, runs, meeting, run)
-    outcome.notes += runs.told
-    outcome.contended = any(note.startswith("contended: ") for note in outcome.notes)
+    try:
+        while outcome is None:
+            outcome = _incarnation(job, options, folder, pickled, runs, until, meeting, run)
+    except Interrupted as stop:
+        _annotate(stop.outcome, runs)
+        raise
+    _annotate(outcome, runs)
     if outcome.status == "done":
         outcome.notes += job.failure.after(outcome.seconds)
     return outcome
 
 
+def _annotate(outcome: Outcome, runs: Incarnations) -> None:
+    """Say what the run's past was, and whether its times are those of too few cores."""
+    outcome.notes += runs.told
+    outcome.contended = any(note.startswith("contended: ") for note in outcome.notes)
+
+
 def _incarnation(
-    job: Job, options: RealOptions, folder: Path, pickled: bytes, runs: Incarnations, meeting: Meeting | None, run: str
+    job: Job,
+    options: RealOptions,
+    folder: Path,
+    pickled: bytes,
+    runs: Incarnations,
+    until: float | None,
+    meeting: Meeting | None,
+    run: str,
 ) -> Outcome | None:
-    """Run all ranks until they end; None if they are to begin again."""
+    """Run all ranks until they end, or until that time; None if they are to begin again."""
     size = job.cluster.world_size
     with private_folder() as private:
         began = range(1 if meeting else size)
@@ -85,7 +99,7 @@ def _incarnation(
                 killer = Killer(job, options, runs, everyone, board, private)
                 said = [*reports, *others.reports]
                 patience = SILENT + 1.5 if meeting else LOST
-                watch = Watch(everyone, said, board, options, logs, private, killer, patience)
+                watch = Watch(everyone, said, board, options, logs, private, killer, patience, until)
                 try:
                     end = watch.run()
                 except KeyboardInterrupt:
@@ -97,10 +111,11 @@ def _incarnation(
                 others.said = end.status
                 if end.status != "done":
                     end = explained(end, board, size, private, folder)
-            origin = board.read(0).origin
+            part = board.read(0)  # whose origin is the run's once it runs
+            origin = part.origin if part.phase in ("run", "end", "done") else runs.begin.origin or 0.0
             if (loss := lost(job, options, killer, watch.died, origin)) is not None:
                 wait = job.failure.restart if loss is killer.struck else 0.0  # else nobody has said how long
-                if not (reason := runs.lose(loss, wait, origin, tally)):
+                if not (reason := runs.lose(loss, wait, origin, tally, len(killer.absent), until)):
                     return None
                 end = end._replace(message=f"{end.message}; {reason}")
             losses = runs.result(tally.started, int(killer.struck is not None and loss is None))

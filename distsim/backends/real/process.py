@@ -96,7 +96,8 @@ def board_of(private: Path) -> Path:
 def enter(order: Order, reports: Connection) -> None:
     """Run a rank in this process; never returns. It says in `reports` how it ended, and is asked for its records there."""
     _die_with_launcher()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher is interrupted, and ends the ranks
+    for number in (signal.SIGINT, signal.SIGTERM):  # the launcher is told, too, and ends the ranks
+        signal.signal(number, signal.SIG_IGN)
     _log_to(order.log)
     desk = Desk(board_of(order.private), order.rank, order.world_size)
     desk.phase("start")

@@ -87,15 +87,16 @@ def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
     context.set_forkserver_preload(_PRELOAD)
     ours, theirs = context.Pipe()
     process = context.Process(target=enter, args=(order, theirs), name=f"distsim rank {order.rank}", daemon=True)
-    with theirs, _one_thread(), _deaf_to_ctrl_c():
+    with theirs, _one_thread(), _deaf():
         process.start()
     return process, ours
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started here never see a terminal's Ctrl-C, not even while they import: it is for the launcher."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _deaf() -> Iterator[None]:
+    """Processes started here never see a terminal's Ctrl-C or a batch system's SIGTERM to all, not even while they import:
+    both are for the launcher."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

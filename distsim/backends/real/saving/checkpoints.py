@@ -179,10 +179,13 @@ class Checkpoints:
     def _listen(self, path: Path) -> None:
         """Save this rank, which makes no updates, whenever one that does asks for it."""
         self._fabric.device.enter()
-        with os.fdopen(os.open(path, os.O_RDWR)) as asked:  # for writing, too: so it never ends
-            for line in asked:
-                self._write(int(line))
-                self._write_records(int(line))
+        try:
+            with os.fdopen(os.open(path, os.O_RDWR)) as asked:  # for writing, too: so it never ends
+                for line in asked:
+                    self._write(int(line))
+                    self._write_records(int(line))
+        except BaseException as error:  # a full disk, say: those that wait for this rank would never know
+            self._fabric.fail(error)
 
     def _write(self, update: int) -> None:
         numerics, version, drawn = self._rank.save()

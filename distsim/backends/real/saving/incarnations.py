@@ -92,11 +92,12 @@ class Incarnations:
 
     # ---- when a rank is lost
 
-    def lose(self, loss: Loss, restart: float, origin: float, tally: Tally) -> str:
-        """An incarnation has ended with this loss, all its processes, too. Waits until the next is to be started, `restart`
-        seconds after the loss; or the reason why there is none."""
+    def lose(self, loss: Loss, restart: float, origin: float, tally: Tally, absent: int, until: float | None) -> str:
+        """An incarnation has ended with this loss, all its processes, too, after it had gone on without `absent` workers.
+        Waits until the next is to be started, `restart` seconds after the loss, but not longer than `until`; or the reason
+        why there is none."""
         begin = self.begin
-        failures, ends = begin.failures + 1, loss.at + restart
+        failures, ends = begin.failures + absent + 1, loss.at + restart
         while self._next is not None and self._next.at <= ends:  # those that come meanwhile start the wait again
             failures, ends = failures + 1, self._next.at + self._job.failure.restart
             self.take()
@@ -106,7 +107,8 @@ class Incarnations:
         if self._in_vain > _IN_VAIN:
             return f"the {self._in_vain}th loss in a row that undoes the same updates: the run will hardly end"
         lost_seconds = begin.lost_seconds
-        if begin.lost is not None:
+        has_begun = tally.started > 0.0
+        if begin.lost is not None and has_begun:
             lost_seconds += tally.started - begin.since
         self.begin = Begin(
             self._folder,
@@ -115,7 +117,7 @@ class Incarnations:
             ends,
             origin,
             manifest,
-            since=manifest.seconds if manifest is not None and is_new else tally.started,
+            since=manifest.seconds if manifest is not None and is_new else tally.started if has_begun else begin.since,
             lost=(loss.at, loss.rank),
             made=tally.updates,
             count=0 if manifest is None else manifest.count,
@@ -124,7 +126,8 @@ class Incarnations:
             restarts=begin.restarts + 1,
             lost_seconds=lost_seconds,
         )
-        time.sleep(max(0.0, origin + ends - _AHEAD - time.monotonic()))
+        start = origin + ends - _AHEAD
+        time.sleep(max(0.0, min(start, until or start) - time.monotonic()))
         return ""
 
     def result(self, started: float, killed: int) -> Losses | None:
@@ -133,7 +136,7 @@ class Incarnations:
         begin = self.begin
         if self._job.failure.is_off and not begin.number:
             return None
-        lost = begin.lost_seconds + (started - begin.since if begin.lost is not None else 0.0)
+        lost = begin.lost_seconds + (started - begin.since if begin.lost is not None and started > 0.0 else 0.0)
         newest = saved.last(self._folder) if not self._job.failure.checkpoint.is_off else None
         count = begin.count if newest is None else newest.count
         return Losses(begin.failures + killed, begin.restarts, count, lost)

@@ -168,7 +168,7 @@ def clear(folder: Path, kept: Manifest | None) -> None:
         return
     complete = [update for update in _updates(folder) if kept is not None and update <= kept.update]
     for path in folder.iterdir():
-        if path.name != "records" and path.name not in map(place, complete):
+        if path.is_dir() and path.name != "records" and path.name not in map(place, complete):
             remove(path)
     known = {} if kept is None else kept.files
     for path in (folder / "records").glob("*"):

@@ -99,7 +99,10 @@ class Inbox:
                 self._frames.popleft()
                 if found is not None and not (isinstance(found, Message) and found.source in self._gone):
                     self._put(found)
-                self._post()
+                try:
+                    self._post()
+                except PeerLost as error:  # whoever receives next says so
+                    self._put(error)
 
 
 def _posted(frame: torch.Tensor, slot: int) -> Request:

@@ -270,7 +270,10 @@ class Desk:
 
     def open_flow(self) -> None:
         """The calling thread is a flow of control of the strategy."""
-        self._local.place = self._free.pop(0) if self._free else None
+        try:
+            self._local.place = self._free.pop(0)
+        except IndexError:  # of several threads that begin, one takes the last
+            self._local.place = None
 
     def close_flow(self) -> None:
         """The calling thread ends."""

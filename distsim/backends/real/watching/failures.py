@@ -94,7 +94,8 @@ class Killer:
     def forgives(self, rank: int) -> bool:
         """Whether the others work on without this rank, which has died; then its servers are told."""
         cluster, part = self._job.cluster, self._board.read(rank)
-        wanted = rank in self._killed or self._options.on_worker_loss == "continue"
+        ends = self.struck is not None and self.struck.rank == rank  # by plan, which says what follows
+        wanted = rank in self._killed or (self._options.on_worker_loss == "continue" and not ends)
         if not (self._runs.begin.works_on and wanted and rank < cluster.workers and part.phase == "run"):
             return False
         self.absent[rank] = time.monotonic() - part.origin

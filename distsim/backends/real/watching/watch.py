@@ -65,7 +65,9 @@ class Watch:
         private: Path,
         killer: Killer,
         patience: float = LOST,
+        until: float | None = None,
     ) -> None:
+        """`until`: when `options.limit_seconds` are over, which may have begun before."""
         self._processes = processes
         self._connections = {connection: rank for rank, connection in enumerate(reports)}
         self._board = board
@@ -74,6 +76,7 @@ class Watch:
         self._private = private
         self._killer = killer
         self._patience = patience
+        self._until = until
         self._reports: dict[int, Report] = {}
         self._dead: dict[int, int] = {}
         self._absent: set[int] = set()  # the run goes on without these; only membership and number are asked
@@ -184,7 +187,7 @@ class Watch:
             at_work = now - self._cpu[rank][1] < self._options.hang_seconds
             busy = busy or self._is_busy(part, at_work, now)
         limit = self._options.limit_seconds
-        if limit is not None and now - self._began > limit:
+        if limit is not None and self._until is not None and now > self._until:
             return End("timed out", f"the run did not end within {limit:g} s:\n{describe(parts, self._private, now)}")
         return None if self._stopped_since else self._hung(parts, busy, now)
 
