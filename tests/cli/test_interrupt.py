@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import distsim
-from distsim import execution, signals
+from distsim import execution, registry, signals
 from distsim.backends.real.watching.board import _HEAD
 from distsim.interface import Strategy, Worker
 from distsim.results import store
@@ -42,7 +42,7 @@ class Pressed(Strategy):
 
 def test_an_interrupted_run_has_a_row_and_is_done_when_asked_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
+    monkeypatch.setattr(registry, "_OFFERED", {})  # its name is not to outlive the test
     for backend in ("modeled", "cosimulated"):
         (tmp_path / "file").touch()
         one = {**SETTINGS, "backend": backend, "budget.updates": 6}
