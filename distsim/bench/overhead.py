@@ -70,6 +70,8 @@ _WARM = 5
 """Steps that nobody counts, at the beginning."""
 _LEAST, _MOST, _BLOCK = 5, 50, 1.0
 """Steps of a block: as many as take a second, within these bounds."""
+_AGREEING = 3
+"""Rounds in a row after which all ratios are resolved: to stop at the first would be to wait for a lucky one."""
 _START = 180.0
 """Seconds within which all ranks of a program must be ready."""
 _SLACK = 120.0
@@ -172,13 +174,14 @@ def _compare(
         first = median(stage.block(name, _LEAST, cores).seconds for name in names)
         steps = min(_MOST, max(_LEAST, ceil(_BLOCK / first)))
         shuffle = Random(repr((options.seed, workload, ranks, arm))).shuffle
-        took = 0.0
+        took, resolved = 0.0, 0
         while not rounds or time.monotonic() + took < until:
             begun, order = time.monotonic(), list(names)
             shuffle(order)
             rounds.append([stage.block(name, steps, cores) for name in order])
             _say(f"{where}, round {len(rounds)} of {steps} steps: {_so_far(rounds[-1], options.others)}")
-            if all(found["resolved"] for found in rows()):
+            resolved = resolved + 1 if all(found["resolved"] for found in rows()) else 0
+            if resolved == _AGREEING:
                 break
             took = time.monotonic() - begun
         outcome = stage.end()

@@ -7,6 +7,7 @@ and gradients that are views of its buckets; fused optimizers everywhere but in 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
 
+from distsim.backends.real.allocator import keep_freed_memory
 from distsim.bench.overhead_gate import Gate
 from distsim.interface import SGD, AdamW, Batch, Optimizer
 from distsim.strategies.pipeline import stages
@@ -49,6 +51,8 @@ def enter(setting: Setting, program: str, rank: int, store: Path, address: Path)
 
 def train(setting: Setting, program: str, rank: int, store: Path, steps: Iterable[int]) -> dict[int, Tensor]:
     """Run one rank; its weights after the last of `steps`. Programs may have a copy number behind a dash."""
+    keep_freed_memory()  # the C library's, and no engine's: what our ranks have, all have
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     met = FileStore(str(store), setting.ranks)
     dist.init_process_group("gloo", store=met, rank=rank, world_size=setting.ranks)
@@ -70,7 +74,7 @@ def _ddp(setting: Setting, rank: int, is_tuned: bool) -> tuple[Step, Weights]:
     task = setting.workload.task(setting.seed)
     how: dict[str, Any] = {"static_graph": True, "gradient_as_bucket_view": True} if is_tuned else {}
     model = DistributedDataParallel(nn.Sequential(*task.blocks), **how)
-    return _data_parallel(setting, rank, task, model, _optimizer(setting.optimizer, model, is_tuned))
+    return _data_parallel(setting, rank, task, model, _optimizer(setting.optimizer, model, "fused" if is_tuned else ""))
 
 
 def _fsdp2(setting: Setting, rank: int) -> tuple[Step, Weights]:
@@ -83,8 +87,8 @@ def _fsdp2(setting: Setting, rank: int) -> tuple[Step, Weights]:
         fully_shard(block, mesh=mesh)
     model = nn.Sequential(*task.blocks)
     fully_shard(model, mesh=mesh)
-    has_fused = isinstance(setting.optimizer, AdamW)  # torch has no fused SGD of sharded parameters
-    return _data_parallel(setting, rank, task, model, _optimizer(setting.optimizer, model, has_fused))
+    how = "fused" if isinstance(setting.optimizer, AdamW) else "foreach"  # there is no fused SGD of sharded parameters
+    return _data_parallel(setting, rank, task, model, _optimizer(setting.optimizer, model, how))
 
 
 def _data_parallel(
@@ -110,7 +114,7 @@ def _pipeline(setting: Setting, rank: int, name: str) -> tuple[Step, Weights]:
     task = setting.workload.task(setting.seed)
     mine = stages(setting.workload.model().blocks, setting.ranks)[rank]
     module = nn.Sequential(*(task.blocks[block] for block in mine))
-    optimizer = _optimizer(setting.optimizer, module, is_fused=True)
+    optimizer = _optimizer(setting.optimizer, module, "fused")
     stage = pipelining.PipelineStage(module, rank, setting.ranks, torch.device("cpu"))
     schedule = getattr(pipelining, name)(stage, setting.microbatches, loss_fn=task.loss)
     is_first, is_last = rank == 0, rank == setting.ranks - 1
@@ -131,8 +135,9 @@ def _pipeline(setting: Setting, rank: int, name: str) -> tuple[Step, Weights]:
 # ---- both
 
 
-def _optimizer(optimizer: Optimizer, model: nn.Module, is_fused: bool) -> torch.optim.Optimizer:
-    fields: dict[str, Any] = {"fused": True} if is_fused else {}
+def _optimizer(optimizer: Optimizer, model: nn.Module, how: str = "") -> torch.optim.Optimizer:
+    """`how`: "fused", "foreach", or as torch chooses by itself."""
+    fields: dict[str, Any] = {how: True} if how else {}
     given = asdict(optimizer)
     fields |= {"lr": given.pop("learning_rate"), "weight_decay": given.pop("weight_decay")}
     if isinstance(optimizer, SGD):
