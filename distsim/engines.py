@@ -75,27 +75,28 @@ def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
     does = {name: _depends(each) for name, each in real.items()}
     meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), does))
     meeting.pulse.start(range(1, world.size) if world.leads else [0])
+    if not world.leads:
+        _await([0], meeting, options.start_seconds)
     return meeting
 
 
-def _await_all(meeting: Meeting, seconds: float) -> None:
+def _await(ranks: Sequence[int], meeting: Meeting, seconds: float) -> None:
+    """Wait until their processes are here. Raises `BadInput` if one does not come in time."""
     world = meeting.world
     until = time.monotonic() + seconds
-    missing = list(range(1, world.size))
+    missing = list(ranks)
     while missing := [rank for rank in missing if not meeting.has(f"hello/{rank}")]:
         if time.monotonic() > until:
-            ranks = ", ".join(map(str, missing))
-            allowed = f"rank {ranks} did not come to {meeting.address}:{meeting.port} within {seconds:g} s"
+            who = ", ".join(map(str, missing))
+            allowed = f"rank {who} did not come to {meeting.address}:{meeting.port} within {seconds:g} s"
             raise BadInput(
                 [Problem(world.size_key, world.size, allowed, "are all started? see also backend.start_seconds")]
             )
         time.sleep(_LOOK)
-    meeting.know(meeting.get(*(f"hello/{rank}" for rank in range(world.size))))
 
 
 def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
     code, ordered = 1, 0
-    _await_all(meeting, next(iter(real.values())).resolved.options.start_seconds)
 
     def run(prepared: Prepared) -> Result:
         nonlocal ordered
@@ -110,7 +111,10 @@ def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
 
         return execution.run(prepared, start)
 
+    everyone = range(meeting.world.size)
     try:
+        _await(everyone, meeting, next(iter(real.values())).resolved.options.start_seconds)
+        meeting.know(meeting.get(*(f"hello/{rank}" for rank in everyone)))
         _compare(meeting, real)
         code = runs(run)
     except BadInput:

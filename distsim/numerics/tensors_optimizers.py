@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, _fused_adamw_, _fused_sgd_, tensor, zeros_like
+from torch import Tensor, _fused_adamw_, _fused_sgd_, float32, full, zeros_like
 from torch.nn.functional import pad
 
 from distsim.interface.optimizer import SGD, AdamW, Optimizer
@@ -86,7 +86,7 @@ def _adamw(optimizer: AdamW, w: Tensor, g: Tensor, state: State, rate: float) ->
             [first],
             [second],
             [],
-            [tensor(float(state.steps), device=w.device)],
+            [full((), float(state.steps), device=w.device, dtype=float32)],
             lr=rate,
             beta1=optimizer.beta1,
             beta2=optimizer.beta2,

@@ -6,12 +6,22 @@ import time
 
 import pytest
 
-from distsim.backends.real.transport.ledger import Ledger
+from distsim.backends.real.transport.ledger import Ledger, merge, not_joined, slices
 from distsim.backends.real.watching.board import COMPUTES, IDLES, WAITS, Board, Desk
 from distsim.backends.real.watching.deadlock import describe
 from distsim.backends.real.watching.operations import NAME, explained
 from distsim.backends.real.watching.watch import End
 from distsim.interface import Collective, Trace, Update
+
+
+def test_who_has_not_joined_a_group_of_other_launchers_is_named(tmp_path):
+    """Its first member alone has told of its call."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    ours.mkdir()
+    number = Ledger(theirs, (2, 3), 2).check(Collective("all_reduce", "sum"), "float32", 4)
+    merge(ours, slices(theirs))
+    assert not_joined(ours, (2, 3), number) == [3]
 
 
 @pytest.mark.parametrize("size", [3, 48, 300])

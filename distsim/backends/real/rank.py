@@ -50,7 +50,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     tally = Tally(tally_of(order.private), order.world_size)
     saver = Checkpoints(job, state, fabric, begin, order.private, tally)
     desk.follow(state.trace)
-    _warm_up()
+    _warm_up(device)
     desk.phase("rendezvous")
     try:
         hears_on = job.strategy.hears_on if begin.works_on and order.rank >= job.cluster.workers else None
@@ -75,12 +75,14 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     torch.save((state.trace, snapshots, weights, clock), order.results)
 
 
-def _warm_up() -> None:
-    """Do once what torch does lazily (imports of a second, thread pools), so that it is not on the run's clock."""
-    layer = torch.nn.Linear(2, 2)
-    y = layer(torch.ones(2, 2))
-    torch.autograd.grad(y, list(layer.parameters()), torch.ones_like(y))
-    torch.nn.functional.cross_entropy(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))
+def _warm_up(device: Device) -> None:
+    """Do once what torch does lazily (imports of a second, threads, libraries), so that it is not on the run's clock."""
+    with torch.device(device.name):
+        layer = torch.nn.Linear(2, 2)
+        y = layer(torch.ones(2, 2))
+        torch.autograd.grad(y, list(layer.parameters()), torch.ones_like(y))
+        torch.nn.functional.cross_entropy(torch.ones(2, 2), torch.zeros(2, dtype=torch.long))
+    device.wait()
 
 
 def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str | None) -> float:
@@ -106,8 +108,10 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str 
     begin = order.begin
     if order.rank == 0:
         checkpoints.count_on(fabric, begin)
-    ready = torch.zeros(1)
-    dist.all_reduce(ready)
+    dist.all_reduce(torch.zeros(1))
+    if gpu is not None:  # NCCL connects at the first
+        dist.all_reduce(torch.zeros(1, device=gpu.name))
+        gpu.wait()
     clock = Clock(0.0, 0.0) if order.elsewhere is None else align(order.rank, order.elsewhere.machines)
     earliest = 0.0 if begin.origin is None else begin.origin + begin.at
     start = max(time.monotonic() + max(_START, 100 * clock.uncertainty), earliest)

@@ -112,6 +112,8 @@ class Group:
                 len(self.ranks),
                 self._gpu is not None,
             )
+            if self._gpu is not None:  # NCCL connects at the first collective, and a call must not wait for that
+                gloo.all_reduce(made, torch.zeros(1, device=self._gpu.name)).wait()
         except Exception as failure:
             error = failure
         with self._lock:

@@ -60,7 +60,8 @@ def not_joined(folder: Path, ranks: Sequence[int], number: int) -> list[int]:
     file = group_file(folder, ranks)
     if not file.exists():  # a group of other launchers' ranks, which have not told of it
         return []
-    data = file.read_bytes()
+    whole = len(ranks) * _DEPTH * _ENTRY.size  # what other launchers have told of may end before
+    data = file.read_bytes().ljust(whole, b"\0")
     return [rank for i, rank in enumerate(ranks) if _ENTRY.unpack_from(data, _place(i, number))[0] < number + 1]
 
 

@@ -125,8 +125,10 @@ def meet(world: World, interface: str | None, seconds: float) -> Meeting:
     server = None
     address, port = world.address, world.port
     if world.leads and not world.hosted:
-        address = "127.0.0.1" if is_loopback(world.address) or interface is None else address_of(interface) or ""
-        if resolve(world.address) != address:
+        is_local = is_loopback(world.address)  # or how this host calls itself, as Debian's 127.0.1.1
+        listens = interface is not None and (world.spans_hosts or not is_local)
+        address = (address_of(interface) or "") if listens and interface else "127.0.0.1"
+        if resolve(world.address) != address and not is_local:
             allowed = f"is not this host's address on the interface {interface}, which rank 0 listens on"
             raise BadInput([Problem("MASTER_ADDR", world.address, allowed, f"set MASTER_ADDR={address} on every process")])
         server = _listen(address, port)
