@@ -54,7 +54,7 @@ from distsim.interface.program import drive, finish
 from distsim.interface.rank import Rank, Saved
 from distsim.interface.straggler import Straggler
 from distsim.interface.strategy import Strategy
-from distsim.interface.trace import Arrival, Compute, Interruption, Loss, Trace, Transfer, Update
+from distsim.interface.trace import RECORDS, Arrival, Compute, Interruption, Loss, Trace, Transfer, Update
 from distsim.interface.transport import LV08, Transport
 from distsim.interface.values import ALL, Batch, Message, Payload, Region, T
 from distsim.interface.work import Work
@@ -65,6 +65,7 @@ __all__ = [
     "JOINED",
     "LOST",
     "LV08",
+    "RECORDS",
     "SGD",
     "AdamW",
     "Arrival",

@@ -7,8 +7,10 @@ only once both ends' records are together: see distsim.results.breakdown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from distsim.interface.memory import Memory
 
@@ -102,3 +104,16 @@ class Trace:
     """What the rank held when it held most."""
     peak_activations: float = 0.0
     """Most bytes of activations held at once."""
+
+
+RECORDS: Mapping[str, type[Any]] = MappingProxyType(
+    {
+        "compute": Compute,
+        "transfers": Transfer,
+        "updates": Update,
+        "losses": Loss,
+        "arrivals": Arrival,
+        "interruptions": Interruption,
+    }
+)
+"""The lists of a trace, and what they hold."""

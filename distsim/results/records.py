@@ -15,16 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from distsim.interface import Arrival, Compute, Interruption, Loss, Memory, Trace, Transfer, Update
+from distsim.interface import RECORDS, Memory, Trace
 
-KINDS: Mapping[str, type[Any]] = {
-    "compute": Compute,
-    "transfers": Transfer,
-    "updates": Update,
-    "losses": Loss,
-    "arrivals": Arrival,
-    "interruptions": Interruption,
-}
 _TOTALS = ("ended", "gradients", "peak", "peak_activations")
 _ROWS = 1000
 
@@ -59,8 +51,8 @@ def read(path: Path) -> list[Trace]:
             rank = line.pop("rank")
             trace = traces.setdefault(rank, Trace(rank))
             for key, value in line.items():
-                if key in KINDS:
-                    getattr(trace, key).extend(KINDS[key](*row) for row in value)
+                if key in RECORDS:
+                    getattr(trace, key).extend(RECORDS[key](*row) for row in value)
                 else:
                     setattr(trace, key, Memory(*value) if key == "peak" else value)
     return [traces[rank] for rank in sorted(traces)]
@@ -80,7 +72,7 @@ def finite(value: Any) -> Any:
 def _lines(traces: Iterable[Trace]) -> Iterator[bytes]:
     for trace in sorted(traces, key=lambda trace: trace.rank):
         yield _line({"rank": trace.rank, **{key: getattr(trace, key) for key in _TOTALS}})
-        for kind in KINDS:
+        for kind in RECORDS:
             rows = getattr(trace, kind)
             for start in range(0, len(rows), _ROWS):
                 yield _line({"rank": trace.rank, kind: rows[start : start + _ROWS]})

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from distsim import durable
 from distsim.interface import BadInput, Problem, Trace
 from distsim.results import records
 
@@ -88,11 +88,11 @@ class Draft:
         """Write everything, the summary last. Raises OSError, and leaves no run, if the disk is full."""
         digest = records.write(self.folder / _TRACE, traces)
         _write(self.folder / _METRICS, metrics, indent=None)  # for programs; an indent takes ten times as long
-        _sync(self.folder / _CONFIG)
-        _sync(self.folder)  # one for all names so far: all of it is on the disk before the run is there
+        durable.sync(self.folder / _CONFIG)
+        durable.sync(self.folder)  # one for all names so far: all of it is on the disk before the run is there
         row = records.finite({"schema": SCHEMA, "id": self.folder.name, **summary, "trace_hash": digest})
         _write(self.folder / _SUMMARY, row)
-        _sync(self.folder)
+        durable.sync(self.folder)
         return Result(self.folder, row)
 
 
@@ -118,7 +118,7 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
         folder = runs / run
         (folder / _SUMMARY).unlink(missing_ok=True)  # first: from here on the folder is no run
         _empty(folder)
-        _write(folder / _CONFIG, config, durable=False)
+        _write(folder / _CONFIG, config, durably=False)
         yield Draft(folder)
 
 
@@ -197,7 +197,7 @@ def check(runs: Path) -> list[Problem]:
 def _mark(runs: Path) -> None:
     if not (runs / ".distsim").exists():
         _write(runs / ".distsim", {"schema": SCHEMA})
-        _sync(runs)
+        durable.sync(runs)
 
 
 def _wait_for(lock: IO[str], run: str) -> None:
@@ -212,30 +212,10 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _write(path: Path, document: Any, indent: int | None = 1, durable: bool = True) -> None:
-    """Write JSON so that at any instant the file is absent, the old one or the new one, whole; if `durable`, what it says
-    is on the disk. Its name is there once its folder is synced."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, document: Any, indent: int | None = 1, durably: bool = True) -> None:
+    """Write JSON to a file that is whole at any instant; see `durable.write`."""
     try:
         text = json.dumps(document, indent=indent, allow_nan=False)
     except ValueError:  # rare, and looking for it costs more than all the rest
         text = json.dumps(records.finite(document), indent=indent, allow_nan=False)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    """What was written to a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.write(path, f"{text}\n".encode(), durably)

@@ -29,11 +29,10 @@ from distsim.backends.real.saving.plain import plain, restored
 from distsim.backends.real.saving.saved import Begin, Manifest
 from distsim.backends.real.saving.tally import Tally
 from distsim.interface import (
-    Arrival,
+    RECORDS,
     Compute,
     Interruption,
     Job,
-    Loss,
     Memory,
     Piece,
     Rank,
@@ -41,18 +40,8 @@ from distsim.interface import (
     Snapshot,
     Start,
     Trace,
-    Transfer,
-    Update,
 )
 
-_LISTS: dict[str, type[Any]] = {
-    "compute": Compute,
-    "transfers": Transfer,
-    "updates": Update,
-    "losses": Loss,
-    "arrivals": Arrival,
-    "interruptions": Interruption,
-}
 _POLL = 0.002  # seconds between looks for what workers have saved
 
 
@@ -74,7 +63,7 @@ class Checkpoints:
         self._private = private
         self._tally = tally
         self._rule = job.failure.checkpoint
-        self._written: dict[str, int] = dict.fromkeys((*_LISTS, "snapshots"), 0)
+        self._written: dict[str, int] = dict.fromkeys((*RECORDS, "snapshots"), 0)
         self._first = 0 if begin.manifest is None else begin.manifest.update
         self._next = self._after(self._first)
         self._since = 0.0
@@ -196,7 +185,7 @@ class Checkpoints:
     def _write_records(self, update: int) -> None:
         """What was recorded since the last time, then what makes this rank's part complete."""
         rank, trace, since = self._rank, self._rank.trace, self._written
-        lists = {key: getattr(trace, key)[since[key] :] for key in _LISTS}
+        lists = {key: getattr(trace, key)[since[key] :] for key in RECORDS}
         shown = rank.progress.snapshots[since["snapshots"] :]
         totals: dict[str, Any] = {
             "gradients": trace.gradients,
@@ -232,14 +221,14 @@ class Checkpoints:
         for name in sorted(name for name in manifest.files if name.startswith("records/") and name.endswith(ending)):
             content = _unpacked(folder / name)
             said = json.loads(content["records"])
-            for key, cls in _LISTS.items():
+            for key, cls in RECORDS.items():
                 getattr(trace, key).extend(cls(*entry) for entry in said[key])
             trace.gradients, trace.peak = said["gradients"], Memory(*said["peak"])
             trace.peak_activations = said["peak_activations"]
             for number, samples, at, pieces in restored(content["snapshots"], torch.device("cpu")):
                 snapshots.append(Snapshot(number, samples, at, [Piece(*piece) for piece in pieces]))
         rank.recall(trace, snapshots)
-        self._written = {key: len(getattr(trace, key)) for key in _LISTS} | {"snapshots": len(snapshots)}
+        self._written = {key: len(getattr(trace, key)) for key in RECORDS} | {"snapshots": len(snapshots)}
 
     def _interrupt(self, now: float) -> None:
         """Note that the rank's program was cut off, and what was undone and dropped."""

@@ -82,13 +82,10 @@ class Incarnations:
         """It has come, or came too late."""
         self._next = next(self._losses, None)
 
-    def _skip(self, until: float) -> int:
-        """Take those that come until then; how many."""
-        count = 0
+    def _skip(self, until: float) -> None:
+        """Take those that come until then."""
         while self._next is not None and self._next.at <= until:
-            count += 1
             self.take()
-        return count
 
     # ---- when a rank is lost
 

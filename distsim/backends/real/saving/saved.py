@@ -13,13 +13,13 @@ and are read with `weights_only`. Standard library only, so that a launcher need
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from distsim import durable
 from distsim.interface import Job
 
 KEPT = 2
@@ -105,18 +105,9 @@ def fifo(private: Path, rank: int) -> Path:
 
 
 def write(path: Path, content: bytes) -> str:
-    """Write a file so that at any instant it is absent, the old one or the new one, whole; its hash."""
+    """Write a file, through to the disk; its hash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    durable.write(path, content)
     return sha256(content).hexdigest()
 
 
@@ -124,10 +115,10 @@ def commit(folder: Path, manifest: Manifest) -> None:
     """Make the files that were written a checkpoint; keep the last two."""
     here = folder / place(manifest.update)
     for path in (here, folder / "records"):
-        _sync(path)
+        durable.sync(path)
     write(here / _MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
-    _sync(here)
-    _sync(folder)
+    durable.sync(here)
+    durable.sync(folder)
     complete = _updates(folder)
     for update in complete[KEPT:]:
         remove(folder / place(update))
@@ -194,11 +185,3 @@ def _digest(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return str(digest.hexdigest())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
