@@ -70,6 +70,8 @@ class Prepared:
     inputs: Mapping[str, str]
     """What it reads, by hash or version: runs with other inputs are other runs."""
     notes: tuple[str, ...]
+    disturbed: str = ""
+    """What else used the machine while the costs that it predicts with were measured."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -93,13 +95,13 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         **identity.versions(resolved.backend),
     }
     notes = list(resolved.warnings)
-    cluster = None
+    cluster, disturbed = None, ""
     try:
         inputs["data"] = resolved.workload.fingerprint()
     except BadInput as error:
         problems += error.problems
     try:
-        cluster, inputs["profile"], note = _cluster(resolved)
+        cluster, inputs["profile"], note, disturbed = _cluster(resolved)
         notes += [note] if note else []
     except BadInput as error:
         problems += error.problems
@@ -133,7 +135,7 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
             pack(job)
         except BadInput as error:
             return None, error.problems
-    return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes)), []
+    return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes), disturbed), []
 
 
 def _world(values: Mapping[str, Any]) -> World | None:
@@ -187,6 +189,7 @@ def _commit(prepared: Prepared, draft: Draft, outcome: Outcome, started: datetim
         "inputs": prepared.inputs,
         **summarize(prepared.job, outcome, curve),
         "notes": list(dict.fromkeys(notes)),
+        "disturbed": prepared.disturbed,
         "versions": identity.versions(),
         "host": identity.host(),
         "started": started.isoformat(timespec="milliseconds"),
@@ -260,10 +263,11 @@ def _numerics(resolved: Resolved, cluster: Cluster, device: str) -> Callable[[in
     return TensorsFactory(resolved.workload, workers, resolved.optimizer, resolved.seed, device, resolved.precision)
 
 
-def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
-    """The cluster, the hash of the profile it stands on, and a note of where that comes from."""
+def _cluster(resolved: Resolved) -> tuple[Cluster, str, str, str]:
+    """The cluster, the hash of the profile it stands on, a note of where that comes from, and what disturbed its measuring
+    if the run predicts with it."""
     section = resolved.cluster
-    fingerprint = note = ""
+    fingerprint = note = disturbed = ""
     device: Device
     network: Topology | Loopback
     if section.device == "profile" or section.network == "loopback":
@@ -296,7 +300,9 @@ def _cluster(resolved: Resolved) -> tuple[Cluster, str, str]:
         reducing = cluster.workers if shared and not cluster.servers else 0
         guessed = profile.unmeasured(resolved.model, cluster.world_size if shared else 0, reducing)
         note += f"; not measured: {'; '.join(guessed)}" if guessed else ""
-    return cluster, fingerprint, note
+        disturbed = profile.disturbance
+        note += f"; the calibration was disturbed: {disturbed}" if disturbed else ""
+    return cluster, fingerprint, note, disturbed
 
 
 def _age(path: Path) -> int:

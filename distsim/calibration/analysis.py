@@ -17,12 +17,11 @@ from itertools import combinations, pairwise
 from statistics import fmean, median
 
 from distsim.calibration.bench import COPY, MATMUL, Bench
+from distsim.calibration.host import QUIET
 from distsim.interface.cluster import Curve, Roofline
 from distsim.interface.errors import DistsimError
 from distsim.interface.trace import Compute, Trace, Transfer
 
-QUIET = 0.05
-"""A round counts if others used at most this share of the machine's CPU."""
 ENOUGH = 3
 """Rounds to keep at least, the quietest ones: a busy machine gives a profile too, and the profile says so."""
 

@@ -7,6 +7,9 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+QUIET = 0.05
+"""Measured while others used at most this share of the machine's CPU, a time counts as undisturbed."""
+
 _PROC = Path("/proc")
 
 

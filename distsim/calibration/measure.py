@@ -74,6 +74,8 @@ def calibrate(
         f"kept {profile.details['rounds_kept']} of {profile.details['rounds']} rounds, "
         f"others used {profile.details['others_cpu']:.0%} of the CPU, noise floor {profile.noise:.1%}"
     )
+    if profile.disturbance:
+        progress("the calibration was disturbed, and what is modeled on it is off: calibrate again on a quiet machine")
     return profile
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distsim.calibration.host import hardware
+from distsim.calibration.host import QUIET, hardware
 from distsim.interface.cluster import Curve, Loopback, Measured, Roofline
 from distsim.interface.errors import BadInput, Problem
 from distsim.interface.model import Model
@@ -69,6 +69,14 @@ class Profile:
     def machine(self) -> str:
         """The machine and the day, in a few words."""
         return f"{self.hardware.get('cpu', 'unknown')}, {self.hardware.get('cores', '?')} cores, {self.created[:10]}"
+
+    @property
+    def disturbance(self) -> str:
+        """What else used this machine while it was measured, in words; empty where that was too little to matter."""
+        used, kept, rounds = (self.details.get(key) for key in ("others_cpu", "rounds_kept", "rounds"))
+        if not isinstance(used, int | float) or used <= QUIET:
+            return ""
+        return f"other processes used {used:.0%} of the CPU, {kept} of {rounds} rounds were kept"
 
     def unmeasured(self, model: Model, ranks: int, together: int = 0) -> list[str]:
         """What a run of `model` with this many ranks asks for that was not measured, in words; `together` ranks reduce."""

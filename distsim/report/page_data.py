@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from distsim.report.markup import Html, element, join
@@ -58,7 +58,7 @@ def gather(
     judged = verdicts(found, target)
     distance = agreement(found)
     if distance.floor is None and floor is not None:
-        distance = Agreement(distance.comparisons, floor, 0)
+        distance = replace(distance, floor=floor)
     return Page(title, judged, distance, cases(tuned), [*compared, *tuned], left_out, target is not None)
 
 

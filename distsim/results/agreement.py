@@ -41,6 +41,8 @@ class Agreement:
     floor: float | None
     """Median of |a / b - 1| over pairs of repeats of real runs, the larger over the smaller."""
     floor_pairs: int
+    disturbed: Sequence[str] = ()
+    """What disturbed the calibrations that the predictions rest on, in words."""
 
     def without_repetition(self) -> Agreement:
         """The same without cosimulated times where modeled ones say the same to three digits, as they should."""
@@ -76,7 +78,14 @@ def agreement(cases: Sequence[Case]) -> Agreement:
         for comparison in _compare(real, case, contender)
     ]
     differences = list(_repeats(measured))
-    return Agreement(found, median(differences) if differences else None, len(differences))
+    disturbed = dict.fromkeys(words for comparison in found for words in _disturbances(comparison))
+    return Agreement(found, median(differences) if differences else None, len(differences), list(disturbed))
+
+
+def _disturbances(comparison: Comparison) -> Iterable[str]:
+    contender = comparison.predicted_in.contender(comparison.label)
+    runs = contender.runs.values() if contender else ()
+    return (words for run in runs if (words := run.summary.get("disturbed")))
 
 
 def _compare(real: Case, case: Case, contender: Contender) -> Iterable[Comparison]:

@@ -124,7 +124,8 @@ def _cost(slow: Standing, fast: Standing, x: float, y: float) -> str:
 
 
 def model_distance(found: Agreement) -> list[Statement]:
-    """How far predictions were from real runs, beside the noise floor; nothing if none can be compared."""
+    """How far predictions were from real runs, beside the noise floor, and what disturbed the calibration they rest on;
+    nothing if none can be compared."""
     errors: dict[str, list[str]] = {}
     for mode in ("modeled", "cosimulated"):
         typical, worst = found.typical(mode), found.worst(mode)
@@ -144,6 +145,15 @@ def model_distance(found: Agreement) -> list[Statement]:
                 f"Two real runs of one strategy differ by {_percent(found.floor)} (median of {found.floor_pairs} pairs)."
             )
         said.append(Statement(floor, ("measured",)))
+    predicted = tuple(dict.fromkeys(BADGES[mode] for modes in errors.values() for mode in modes))
+    said += [
+        Statement(
+            f"The calibration that this rests on was disturbed: {words}. The model may be nearer than it seems here: "
+            "calibrate again on a quiet machine (distsim calibrate), and predict again.",
+            predicted,
+        )
+        for words in found.disturbed
+    ]
     return said
 
 

@@ -7,6 +7,7 @@ status                       the backend's; diverged too if the last snapshot's 
 contended                    ranks of a real run shared cores or GPUs
 memory                       bytes that the rank with most of them held at its peak, by what they were for; see _memory
 final_loss, final_accuracy   of the model after the last update; null if that was not evaluated
+disturbed                    what else used the machine while the costs that the run predicts with were measured; else empty
 staleness                    of the gradients that were applied; null where no gradient travelled
 losses                       what failures took from the run: failures, restarts, complete checkpoints, lost_seconds; null
                              where nothing can fail

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import distsim
 from distsim.calibration.profile import REFERENCE, Profile, current
 from distsim.interface import BadInput, Block, Cost, Curve, Model, Roofline
 
@@ -119,6 +120,28 @@ def test_a_profile_of_another_machine_is_taken_and_said_so(tmp_path: Path) -> No
     profile, note = current(tmp_path / "profile.json")
     assert profile == PROFILE
     assert "another machine (Abacus 3000, 2 cores, 2026-02-03)" in note
+
+
+@pytest.mark.parametrize(
+    ("details", "says"),
+    [
+        ({"others_cpu": 0.05, "rounds": 5, "rounds_kept": 4}, ""),
+        ({"others_cpu": 0.42, "rounds": 5, "rounds_kept": 3}, "other processes used 42% of the CPU, 3 of 5 rounds were kept"),
+        ({}, ""),
+    ],
+)
+def test_it_says_what_disturbed_it(details: dict[str, float], says: str) -> None:
+    assert replace(PROFILE, details=details).disturbance == says
+
+
+def test_a_run_keeps_what_disturbed_the_costs_it_predicts_with(tmp_path: Path) -> None:
+    details = {"others_cpu": 0.42, "rounds": 5, "rounds_kept": 3}
+    replace(Profile.load(REFERENCE), details=details).save(tmp_path / "profile.json")
+    settings = {"cluster.profile": str(tmp_path / "profile.json"), "runs": str(tmp_path), "budget.updates": 2}
+    row = distsim.run("all_reduce", backend="modeled", **settings).summary
+    said = "other processes used 42% of the CPU, 3 of 5 rounds were kept"
+    assert row["disturbed"] == said
+    assert row["notes"][-1].endswith(f"the calibration was disturbed: {said}")
 
 
 def test_reading_a_profile_loads_neither_torch_nor_numpy() -> None:

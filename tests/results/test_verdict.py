@@ -146,6 +146,17 @@ def test_agreement_and_its_noise_floor_by_hand() -> None:
     assert model_distance(found)[0].badges == ("measured", "modeled")
 
 
+def test_a_disturbed_calibration_is_told_beside_the_distance_with_the_remedy() -> None:
+    measured, modeled = run("ring", 0, 1.0), run("ring", 0, None, mode="modeled", step=0.015)
+    modeled.summary = {**modeled.summary, "disturbed": "other processes used 42% of the CPU, 3 of 5 rounds were kept"}
+    last = model_distance(agreement(cases([measured, modeled])))[-1]
+    assert last.text == (
+        "The calibration that this rests on was disturbed: other processes used 42% of the CPU, 3 of 5 rounds were kept. "
+        "The model may be nearer than it seems here: calibrate again on a quiet machine (distsim calibrate), and predict again."
+    )
+    assert last.badges == ("modeled",)
+
+
 def test_predictions_of_another_setting_are_not_compared() -> None:
     found = agreement(cases([run("ring", 0, 1.0), run("ring", 0, None, mode="modeled", workers=8)]))
     assert found.comparisons == []
