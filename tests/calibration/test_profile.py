@@ -28,6 +28,7 @@ PROFILE = Profile(
     noise=0.04,
     details={"rounds": 9, "others_cpu": 0.02},
 )
+DISTURBANCE = "other processes used 42% of the CPU, 3 of 5 rounds were kept"
 MODEL = Model((Block(0, "linear(4,8)", 40, 8, 4, 64.0, 0.0, 64.0), Block(1, "unknown", 1000, 8, 8, 1e6, 1e6, 1e6)), 4, 4)
 
 
@@ -126,7 +127,7 @@ def test_a_profile_of_another_machine_is_taken_and_said_so(tmp_path: Path) -> No
     ("details", "says"),
     [
         ({"others_cpu": 0.05, "rounds": 5, "rounds_kept": 4}, ""),
-        ({"others_cpu": 0.42, "rounds": 5, "rounds_kept": 3}, "other processes used 42% of the CPU, 3 of 5 rounds were kept"),
+        ({"others_cpu": 0.42, "rounds": 5, "rounds_kept": 3}, DISTURBANCE),
         ({}, ""),
     ],
 )
@@ -139,9 +140,8 @@ def test_a_run_keeps_what_disturbed_the_costs_it_predicts_with(tmp_path: Path) -
     replace(Profile.load(REFERENCE), details=details).save(tmp_path / "profile.json")
     settings = {"cluster.profile": str(tmp_path / "profile.json"), "runs": str(tmp_path), "budget.updates": 2}
     row = distsim.run("all_reduce", backend="modeled", **settings).summary
-    said = "other processes used 42% of the CPU, 3 of 5 rounds were kept"
-    assert row["disturbed"] == said
-    assert row["notes"][-1].endswith(f"the calibration was disturbed: {said}")
+    assert row["disturbed"] == DISTURBANCE
+    assert row["notes"][-1].endswith(f"the calibration was disturbed: {DISTURBANCE}")
 
 
 def test_reading_a_profile_loads_neither_torch_nor_numpy() -> None:

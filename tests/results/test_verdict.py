@@ -152,7 +152,8 @@ def test_a_disturbed_calibration_is_told_beside_the_distance_with_the_remedy() -
     last = model_distance(agreement(cases([measured, modeled])))[-1]
     assert last.text == (
         "The calibration that this rests on was disturbed: other processes used 42% of the CPU, 3 of 5 rounds were kept. "
-        "The model may be nearer than it seems here: calibrate again on a quiet machine (distsim calibrate), and predict again."
+        "The model may be nearer than it seems here: calibrate again on a quiet machine (distsim calibrate), and predict "
+        "again."
     )
     assert last.badges == ("modeled",)
 
