@@ -70,12 +70,11 @@ def calibrate(
         else:
             profile = replace(profile, blocks={**profile.blocks, **record.blocks()})
     assert profile is not None, "calibrate takes at least one workload"
+    again = ": calibrate again on a quiet machine" if profile.disturbance else ""
     progress(
         f"kept {profile.details['rounds_kept']} of {profile.details['rounds']} rounds, "
-        f"others used {profile.details['others_cpu']:.0%} of the CPU, noise floor {profile.noise:.1%}"
+        f"others used {profile.details['others_cpu']:.0%} of the CPU, noise floor {profile.noise:.1%}{again}"
     )
-    if profile.disturbance:
-        progress("the calibration was disturbed, and what is modeled on it is off: calibrate again on a quiet machine")
     return profile
 
 
