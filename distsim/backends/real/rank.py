@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 
+from distsim.backends.real import values
 from distsim.backends.real.allocator import keep_freed_memory
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.process import Order
@@ -72,7 +73,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
         s._replace(time=done(s.time), pieces=[p._replace(values=_on_cpu(p.values)) for p in s.pieces]) for s in shown
     ]
     weights = {block: _on_cpu(x) for block, x in state.weights().items()}
-    torch.save((state.trace, snapshots, weights, clock), order.results)
+    order.results.write_bytes(values.dumps((state.trace, snapshots, weights, clock)))
 
 
 def _warm_up(device: Device) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -18,6 +19,7 @@ from distsim.interface import Collective, StrategyError
 from distsim.interface.fabric import Kind
 
 _ENTRY = struct.Struct("<q16sqq")  # number + 1, dtype, scalars, kind and reduction and root
+_NAME = re.compile("group-[0-9a-f]{24}")  # as group_file makes them
 _KINDS = get_args(Kind)
 _OPS = ("", "mean", "sum")
 _DEPTH = 256  # collectives that a member may be ahead of another and still be compared
@@ -78,8 +80,10 @@ def slices(folder: Path) -> dict[str, dict[int, bytes]]:
 
 
 def merge(folder: Path, found: dict[str, dict[int, bytes]]) -> None:
-    """Enter what members of another launcher's have called."""
+    """Enter what members of another launcher's have called. What is no group's name is passed over."""
     for name, parts in found.items():
+        if not _NAME.fullmatch(name):
+            continue
         descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
         for place, part in parts.items():
             os.pwrite(descriptor, part, place)

@@ -9,6 +9,7 @@ from math import inf
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from distsim.backends.real import values
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.saving.incarnations import Incarnations
 from distsim.backends.real.saving.tally import pipe
@@ -111,11 +112,8 @@ class Killer:
 
     def stand_in(self, results: Callable[[int], Path]) -> None:
         """Leave results in place of those that lost workers will not give."""
-        if self.absent:
-            import torch
-
-            for rank, at in self.absent.items():
-                torch.save((Trace(rank, ended=at), [], {}, 0.0), results(rank))
+        for rank, at in self.absent.items():
+            results(rank).write_bytes(values.dumps((Trace(rank, ended=at), [], {}, 0.0)))
 
     def account(self, outcome: Outcome, sent: Mapping[int, int]) -> None:
         """Note in a run that ended well what lost workers had sent in vain, and what their absence took."""

@@ -1,15 +1,14 @@
 """Where the launchers of a world meet: a store of torch's, on the address that the engine names.
 
 The store is the engine's where it has one (torchrun), else rank 0's launcher listens: on loopback, or on the address of the
-interface that was named, and nowhere else. It knows no authentication. What is written there is pickled; writers and
-readers are launchers of one start, which the keys' prefix tells from others.
+interface that was named, and nowhere else. It knows no authentication, so what is read there is taken for values and never
+for code. Writers and readers are launchers of one start, which the keys' prefix tells from others.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import pickle
 import platform
 import socket
 import time
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from distsim.backends.real import values
 from distsim.backends.real.worlds.pulse import SILENT, LauncherLost, Pulse
 from distsim.backends.real.worlds.world import World, address_of, is_loopback, resolve
 from distsim.interface import BadInput, Problem
@@ -74,15 +74,15 @@ class Meeting:
 
     def put(self, key: str, value: Any) -> None:
         """Write a value of less than 8 MiB."""
-        self._do(self._store.set, key, pickle.dumps(value))
+        self._do(self._store.set, key, values.dumps(value))
 
     def has(self, *keys: str) -> bool:
         """All of them have been written."""
         return bool(self._do(self._store.check, list(keys)))
 
     def get(self, *keys: str) -> list[Any]:
-        """Values of keys that are there."""
-        return [pickle.loads(value) for value in self._do(self._store.multi_get, list(keys))]
+        """Values of keys that are there. Raises `LauncherLost` if one is nothing that a launcher writes."""
+        return [self._read(*found) for found in zip(keys, self._do(self._store.multi_get, list(keys)), strict=True)]
 
     def drop(self, key: str) -> None:
         """Forget it."""
@@ -112,6 +112,13 @@ class Meeting:
             self.pulse.check(writer)
             time.sleep(0.01)
         return self.get(key)[0]
+
+    def _read(self, key: str, data: bytes) -> Any:
+        try:
+            return values.loads(data)
+        except values.Unknown as error:
+            where = f"{self.address}:{self.port}, where all launchers meet"
+            raise LauncherLost(f"somebody else has written {key} at {where} ({error})") from error
 
     def _do(self, operation: Any, *arguments: Any) -> Any:
         try:
