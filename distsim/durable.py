@@ -1,4 +1,4 @@
-"""Files that are whole at any instant, and on the disk. Standard library only."""
+"""Files that are whole at any instant, on the disk, or sure of their room there. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def write(path: Path, content: bytes, durable: bool = True) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def reserve(descriptor: int, size: int, path: Path) -> None:
+    """The open file at `path` has at least this many bytes, zero where nothing was written, and room for them: no process
+    that writes into its map is killed because the disk is full. Raises OSError where there is no room."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def sync(path: Path) -> None:

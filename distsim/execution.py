@@ -37,6 +37,7 @@ from distsim.interface import (
     Topology,
     interrupted,
 )
+from distsim.interface.errors import full_disk
 from distsim.results import identity, store
 from distsim.results.conservation import NotConserved, check_conservation
 from distsim.results.store import Draft, Result
@@ -213,7 +214,8 @@ def _backend(prepared: Prepared, folder: Path, company: Company | None = None) -
             return simulate(prepared.job, options)
     except Exception as error:  # a failure is a row
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return Outcome("failed", f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})", 0.0)
+        said = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        return Outcome("failed", full_disk(error) or said, 0.0)
 
 
 def _conserved(outcome: Outcome) -> Outcome:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,24 @@ def test_a_real_run_leaves_a_log_a_rank(here: Path, capsys: pytest.CaptureFixtur
     assert sorted(path.name for path in (result.folder / "logs").iterdir()) == ["rank0.log", "rank1.log", "rank2.log"]
     assert [point["update"] for point in result.summary["curve"]] == [0, 4]
     assert len(result.trace()) == 3
+
+
+def test_a_real_run_whose_temporary_folder_is_full_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any rank starts: what ranks and their launcher share would kill them where it finds no room."""
+    (small := here / "tmp").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(small))
+        assert main(["run", "backend=real", "cluster.workers=4", "workload.width=16", "budget.updates=4"]) == 1
+        said = rf"failed: the disk is full \({small}/distsim-\w+/board\): make room, then give the same command again; .*"
+        assert re.fullmatch(said, capsys.readouterr().out.splitlines()[0])
+        assert list((here / "runs").glob("*/logs/rank*")) == []
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_a_run_that_goes_wrong_is_a_row_and_exit_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from distsim.backends.real.transport.ledger import Ledger, merge, not_joined, slices
+from distsim.backends.real.transport.ledger import Ledger, group_file, merge, not_joined, slices
 from distsim.backends.real.watching.board import COMPUTES, IDLES, WAITS, Board, Desk
 from distsim.backends.real.watching.deadlock import describe
 from distsim.backends.real.watching.operations import NAME, explained
@@ -22,6 +22,15 @@ def test_who_has_not_joined_a_group_of_other_launchers_is_named(tmp_path):
     number = Ledger(theirs, (2, 3), 2).check(Collective("all_reduce", "sum"), "float32", 4)
     merge(ours, slices(theirs))
     assert not_joined(ours, (2, 3), number) == [3]
+
+
+def test_what_ranks_map_has_its_room_on_the_disk(tmp_path):
+    """A process that writes where the file has none, on a full disk, is killed by SIGBUS."""
+    board = Board(tmp_path / "board", 3)
+    Ledger(tmp_path, (0, 1), 0)
+    for path in (tmp_path / "board", group_file(tmp_path, (0, 1))):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size > 0
+    board.close()
 
 
 @pytest.mark.parametrize("size", [3, 48, 300])

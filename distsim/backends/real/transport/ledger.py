@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import get_args
 
+from distsim import durable
 from distsim.interface import Collective, StrategyError
 from distsim.interface.fabric import Kind
 
@@ -32,10 +33,10 @@ class Ledger:
         self._ranks = ranks
         self._mine = ranks.index(rank)
         self._called = 0
-        descriptor = os.open(group_file(folder, ranks), os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(descriptor, len(ranks) * _DEPTH * _ENTRY.size)
-        self._map = mmap.mmap(descriptor, 0)
-        os.close(descriptor)
+        path, size = group_file(folder, ranks), len(ranks) * _DEPTH * _ENTRY.size
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            durable.reserve(file.fileno(), size, path)
+            self._map = mmap.mmap(file.fileno(), size)
 
     def check(self, collective: Collective, dtype: str, scalars: int) -> int:
         """Write down this rank's next collective; its number. Raises `StrategyError` if another member's is different."""

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from distsim import durable
 from distsim.interface import Trace, Update
 
 _HEAD = struct.Struct("<Qddd16sqqd")  # operations completed, time of the last, slowest, clock's zero, phase, last update
@@ -120,7 +121,7 @@ class Board:
         self._layout = _Layout(world_size)
         self._shifts: dict[int, float] = {}
         with path.open("w+b") as file:
-            file.truncate(world_size * self._layout.part)
+            durable.reserve(file.fileno(), world_size * self._layout.part, path)
             self._map = mmap.mmap(file.fileno(), 0)
 
     def read(self, rank: int) -> Part:
