@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distsim.backends.simulated import SimulatedOptions, simulate
 from distsim.backends.simulated.folding import SetApart, may_march
 from distsim.backends.simulated.marching import march
+from distsim.backends.simulated.moments import Moments
 from distsim.interface import (
     Batch,
     Block,
@@ -151,6 +155,44 @@ def test_what_sets_them_apart(given: Job, why: str) -> None:
     with pytest.raises(SetApart, match=why):
         march(given, FROM_TWO)
     check_same(simulate(given, FROM_TWO), simulate(given, NONE))
+
+
+@dataclass(frozen=True)
+class Raising(AllReduce):
+    """Raises at a step, or when its clock says so."""
+
+    by_clock: bool = False
+
+    async def run(self, worker: Worker[T]) -> None:
+        for step in worker.steps():
+            gradient = await worker.gradient(Batch(step, worker.rank, worker.world_size))
+            if self.by_clock and worker.now > 0.99:  # seconds, but when marching the number of a moment
+                raise ValueError("late")
+            if not self.by_clock and step == 2:
+                raise ValueError("never again")
+            await worker.apply(await worker.all_reduce(gradient))
+
+    def alike_every(self, workers: int) -> int:
+        return 1
+
+
+def test_an_error_of_the_program_is_told_of_the_rank_on_which_it_happens() -> None:
+    outcome = simulate(job(Raising()), FROM_TWO)
+    assert outcome.status == "failed"
+    assert re.fullmatch(r"ValueError: never again \(rank \d, test_marching.py:\d+\)", outcome.message)
+    assert simulate(job(Raising(by_clock=True), device=Roofline(1e12, 1e12, 1e-6)), FROM_TWO).status == "done"
+
+
+def test_a_mistake_of_marching_is_no_run_that_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for broken in ("wait", "note"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Moments, broken, partial(np.add, np.zeros(5)))  # of six ranks' times
+            outcome = simulate(job(AllReduce()), FROM_TWO)
+        assert outcome.status == "failed"
+        assert outcome.message == (
+            "ranks that march: ValueError: operands could not be broadcast together with shapes (5,) (6,) : "
+            "a bug of distsim, please report it"
+        )
 
 
 def test_who_marches() -> None:

@@ -57,9 +57,22 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     elif options.collectives == "auto" and may_march(job, options.fold_ranks):
         from distsim.backends.simulated.marching import march  # it needs numpy
 
-        with suppress(SetApart, *ENDS):  # what goes wrong is told of the ranks on which it does
+        try:
             return march(job, options)
+        except SetApart:
+            pass
+        except ENDS as error:  # of the program's: told of the ranks on which it happens
+            return _blamed(_simulate(job, options, APART), error)
     return _simulate(job, options, APART)
+
+
+def _blamed(outcome: Outcome, raised: BaseException) -> Outcome:
+    """The outcome of all ranks; failed if what marching `raised` was a mistake of ours, which happened to none of them."""
+    frames = [f.filename for f in traceback.extract_tb(raised.__traceback__) if "numpy" not in PurePath(f.filename).parts]
+    if outcome.status == "done" and frames[-1].startswith(_MACHINERY):
+        outcome.status = "failed"
+        outcome.message = f"ranks that march: {type(raised).__name__}: {raised}: a bug of distsim, please report it"
+    return outcome
 
 
 def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
