@@ -131,7 +131,12 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
     job = _job(resolved, cluster, inputs.get("device", "cpu"))
     if resolved.backend == "real":
         from distsim.backends.real import pack
+        from distsim.backends.real.options import no_shared_memory
+        from distsim.backends.real.watching.failures import works_on
 
+        engine = around.engine if around else ""
+        if problems := list(no_shared_memory(resolved.options, works_on(job, resolved.options), engine)):
+            return None, problems
         try:
             pack(job)
         except BadInput as error:

@@ -155,7 +155,7 @@ def _simulated(job: Job, folder: Path, options: dict[str, Any]) -> Outcome:
 def _real(job: Job, folder: Path, options: dict[str, Any]) -> Outcome:
     from distsim.backends.real import RealOptions, launch
 
-    known = {key: value for key, value in options.items() if key in ("hang_seconds",)}
+    known = {key: value for key, value in options.items() if key in ("hang_seconds", "messages")}
     return launch(job, RealOptions(device="cpu", **known), folder)
 
 

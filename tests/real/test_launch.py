@@ -126,8 +126,9 @@ def test_cuda_without_a_gpu_is_refused(tmp_path):
 
 
 def test_all_problems_of_the_options_are_found_at_once(monkeypatch):
-    keys = [p.key for p in problems(RealOptions(device="tpu", hang_seconds=0.0, limit_seconds=float("nan"), threads=0))]
-    assert keys == ["backend.device", "backend.hang_seconds", "backend.limit_seconds", "backend.threads"]
+    wrong = RealOptions(device="tpu", messages="nccl", hang_seconds=0.0, limit_seconds=float("nan"), threads=0)
+    keys = [p.key.removeprefix("backend.") for p in problems(wrong)]
+    assert keys == ["device", "messages", "hang_seconds", "limit_seconds", "threads"]
     monkeypatch.setattr(sys, "platform", "darwin")
     (problem,) = problems(RealOptions())
     assert "Linux" in str(problem)

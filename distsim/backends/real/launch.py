@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsim.backends.real.gather import gather, results_of
-from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus
+from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus, no_shared_memory
 from distsim.backends.real.parcel import pack
 from distsim.backends.real.private import private_folder
-from distsim.backends.real.process import board_of
+from distsim.backends.real.process import board_of, how_messages_travel
 from distsim.backends.real.saving.incarnations import Incarnations, make_fifos
 from distsim.backends.real.saving.tally import Tally, tally_of
 from distsim.backends.real.starting import order, started
@@ -26,7 +26,7 @@ from distsim.backends.real.watching.partial import collect
 from distsim.backends.real.watching.watch import LOST, End, Watch
 from distsim.backends.real.worlds.mirror import Mirrors
 from distsim.backends.real.worlds.pulse import SILENT
-from distsim.interface import Interrupted, Job, Outcome, interrupted
+from distsim.interface import BadInput, Interrupted, Job, Outcome, interrupted
 
 if TYPE_CHECKING:
     from distsim.backends.real.worlds.meeting import Meeting
@@ -50,6 +50,8 @@ def launch(
     """
     check(options)
     failures.check(job, options)
+    if refused := list(no_shared_memory(options, works_on(job, options), meeting.world.engine if meeting else "")):
+        raise BadInput(refused)
     pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,8 @@ def _incarnation(
                 try:
                     end = watch.run()
                 except KeyboardInterrupt:
-                    known = interrupted(collect(processes, reports, board, size, private), _notes(options, size, meeting))
+                    notes = _notes(options, size, meeting, private)
+                    known = interrupted(collect(processes, reports, board, size, private), notes)
                     explained(End(known.status, known.message), board, size, private, folder)
                     raise Interrupted(known) from None
                 finally:
@@ -125,14 +128,15 @@ def _incarnation(
             board.close()
             tally.close()
         results = list(results_of(end, orders, logs, meeting, run))
-    outcome = gather(end, results, _notes(options, size, meeting))
+        notes = _notes(options, size, meeting, private)
+    outcome = gather(end, results, notes)
     outcome.losses = losses
     if outcome.status == "done":
         killer.account(outcome, sent)
     return outcome
 
 
-def _notes(options: RealOptions, size: int, meeting: Meeting | None) -> list[str]:
+def _notes(options: RealOptions, size: int, meeting: Meeting | None, private: Path) -> list[str]:
     notes = []
     if meeting is not None:
         notes.append(f"started by {meeting.world.engine} on {meeting.places()}")
@@ -144,5 +148,6 @@ def _notes(options: RealOptions, size: int, meeting: Meeting | None) -> list[str
     if device_of(options, here) == "cuda":
         found = gpus()
         shared = f"contended: {here} ranks on {found} GPUs, collectives through host memory" if found < here else ""
-        notes += [note for note in (shared, "messages travel through host memory") if note]
-    return notes
+        notes += [shared] if shared else []
+    told = how_messages_travel(private)
+    return notes + (told.read_text().splitlines() if told.exists() else [])

@@ -34,6 +34,9 @@ class RealOptions:
     """torch threads a rank; the calibration measures one."""
     deterministic: bool = False
     """Take only algorithms that give the same bits in every run; an operation that has none raises. See devices.py."""
+    messages: Literal["auto", "gloo", "shared"] = "auto"
+    """How large payloads of messages travel: by gloo, or through memory that ranks share (see shelves.py). `auto` shares
+    GPUs' memory where it can, and takes gloo on CPUs."""
     interface: str | None = None
     """The network interface (`eth0`) that ranks and the place where they meet listen on; None is loopback alone."""
 
@@ -46,6 +49,8 @@ def problems(options: RealOptions) -> Iterable[Problem]:
         return
     if options.device not in ("auto", "cpu", "cuda"):
         yield Problem("backend.device", options.device, "one of auto, cpu, cuda")
+    if options.messages not in ("auto", "gloo", "shared"):
+        yield Problem("backend.messages", options.messages, "one of auto, gloo, shared")
     for key in ("hang_seconds", "limit_seconds", "start_seconds"):
         value = getattr(options, key)
         if value is not None and not value > 0:
@@ -70,6 +75,15 @@ def device_of(options: RealOptions, ranks: int) -> Literal["cpu", "cuda"]:
     if options.device == "auto":
         return "cuda" if gpus() >= ranks else "cpu"
     return options.device
+
+
+def no_shared_memory(options: RealOptions, works_on: bool, engine: str = "") -> Iterable[Problem]:
+    """What keeps ranks from sharing memory, if they must: some work on without others, or an engine starts them."""
+    if options.messages == "shared" and engine:
+        yield Problem("backend.messages", "shared", f"ranks that {engine} starts send by gloo", "take auto")
+    elif options.messages == "shared" and works_on:
+        allowed = "what a lost worker has sent goes with its memory: servers that work on receive by gloo"
+        yield Problem("backend.messages", "shared", allowed, "take auto")
 
 
 def gpus() -> int:

@@ -58,6 +58,8 @@ class Order:
     device: str
     threads: int
     deterministic: bool
+    messages: str
+    """How large payloads travel: `gloo`, `shared`, or `auto`, which is shared if that works."""
     interface: str
     """What it listens on."""
     local_rank: int
@@ -91,6 +93,11 @@ class Report(NamedTuple):
 def board_of(private: Path) -> Path:
     """Where the board of a launch lies."""
     return private / "board"
+
+
+def how_messages_travel(private: Path) -> Path:
+    """Where rank 0 says it, if it is worth a note of the run."""
+    return private / "messages"
 
 
 def enter(order: Order, reports: Connection) -> None:

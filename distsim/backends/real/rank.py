@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import FileStore, Store
 from distsim.backends.real import values
 from distsim.backends.real.allocator import keep_freed_memory
 from distsim.backends.real.fabric import Real
-from distsim.backends.real.process import Order
+from distsim.backends.real.process import Order, how_messages_travel
 from distsim.backends.real.saving import checkpoints
 from distsim.backends.real.saving.checkpoints import Checkpoints
 from distsim.backends.real.saving.tally import Tally, pipe, tally_of
@@ -25,10 +25,11 @@ from distsim.backends.real.transport.devices import CudaDevice, Device, HostDevi
 from distsim.backends.real.transport.gloo import FOREVER
 from distsim.backends.real.transport.handle import PeerLost
 from distsim.backends.real.transport.messages import Messages
+from distsim.backends.real.transport.shelves import GpuMemory, HostMemory, Memory, Shelves, tried
 from distsim.backends.real.watching.board import RUNS, Desk
 from distsim.backends.real.worlds.clock import Clock, align
 from distsim.backends.real.worlds.meeting import connect
-from distsim.interface import Job, Worker, drive, finish
+from distsim.interface import DistsimError, Job, Worker, drive, finish
 
 _START = 0.005  # seconds from the agreement on the clock's origin to that origin
 
@@ -41,6 +42,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
         make_deterministic()
     device: Device = HostDevice()
     if order.device == "cuda":
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # a stream that waits should hold up none
         device = CudaDevice(order.local_rank % torch.cuda.device_count())
         device.enter()
     desk.phase("numerics")
@@ -102,7 +104,7 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str 
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     size = order.world_size
     dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
-    messages = Messages(desk, order.rank, device, hears_on)
+    messages = Messages(desk, order.rank, device, hears_on, _share(order))
     gpu = device if own_gpu and isinstance(device, CudaDevice) else None
     collectives = Collectives(desk, order.private, store, order.rank, size, gpu)
     fabric.connect(messages, collectives, store("decide", size))
@@ -123,6 +125,26 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str 
     time.sleep(max(0.0, start - time.monotonic()))
     device.start(desk.now)
     return clock.uncertainty
+
+
+def _share(order: Order) -> Shelves | None:
+    """What ranks that share memory send large payloads through, if they are to and can."""
+    shelves = None
+    if order.messages != "gloo":
+        memory: Memory = HostMemory(order.private, order.rank)
+        if order.device == "cuda":
+            gpus = torch.cuda.device_count()
+            memory = GpuMemory(order.local_rank % gpus, min(gpus, order.local_size))
+        made = Shelves(memory, order.private / "shelves", order.rank, order.world_size)
+        shelves = made if tried(memory, made, order.rank, order.world_size) else None
+        if shelves is None and order.messages == "shared":
+            raise DistsimError("backend.messages=shared: ranks cannot share memory here, see their logs; take auto or gloo")
+    if order.rank == 0 and (shelves is not None or order.device == "cuda"):
+        note = "messages travel through host memory"
+        if shelves is not None:
+            note = "large messages " + ("are copied between GPUs" if order.device == "cuda" else "go through shared memory")
+        how_messages_travel(order.private).write_text(note + "\n")
+    return shelves
 
 
 def _on_cpu(x: Any) -> Any:

@@ -40,6 +40,9 @@ def order(
 ) -> Order:
     """What a rank is started with; of a world, if there is a meeting."""
     here, local_rank, elsewhere = size, rank, None
+    messages = options.messages
+    if meeting is not None or begin.works_on or size == 1 or (messages == "auto" and device_of(options, size) == "cpu"):
+        messages = "gloo"
     if meeting is not None:
         here, local_rank = meeting.world.local_size, meeting.world.local_rank
         elsewhere = Elsewhere(meeting.address, meeting.port, f"{meeting.prefix}/{run}", meeting.machines)
@@ -52,6 +55,7 @@ def order(
         device=device_of(options, here),
         threads=options.threads,
         deterministic=options.deterministic,
+        messages=messages,
         interface=options.interface or "lo",
         local_rank=local_rank,
         local_size=here,

@@ -13,9 +13,8 @@ moves bytes only once both sides have posted. Rules:
   has arrived, for its receiver could not expect it.
 - Receives of one channel complete in the order of their calls, in whichever order they are awaited.
 
-CUDA payloads travel through host memory, whatever the collectives do. NCCL knows neither tags nor a receive from any, and a
-send of its own occupies the stream until the receiver posts: two ranks that send to each other first and receive then, as
-they may here, would wait for each other for ever.
+Where ranks share memory, a large payload lies there, and its frame says where: see shelves.py. Else a CUDA payload travels
+through the host's memory, whatever the collectives do.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from distsim.backends.real.transport.devices import Device
 from distsim.backends.real.transport.gloo import Request, irecv, isend
 from distsim.backends.real.transport.handle import PeerLost, Pending, Ready, named
 from distsim.backends.real.transport.membership import Inbox
+from distsim.backends.real.transport.shelves import LONGEST, Shelves
 from distsim.backends.real.watching.board import Desk
 from distsim.interface import Envelope, Message, StrategyError
 
@@ -56,6 +56,7 @@ _DTYPES = (
     torch.bool,
 )
 _SIGNAL = -1
+_ON_SHELF = 64  # is added to a dtype: the frame names the shelf
 _AHEAD = 256  # bytes before the payload in a frame
 _INLINE = 65_536  # bytes of the largest payload in a frame
 
@@ -138,7 +139,7 @@ class Channel:
 class Receive(Pending[Message[torch.Tensor]]):
     """A receive under way: it completes in its channel's order."""
 
-    def __init__(self, desk: Desk, channel: Channel, device: Device) -> None:
+    def __init__(self, desk: Desk, channel: Channel, device: Device, shelves: Shelves | None) -> None:
         peer = "any rank" if channel.source is None else f"rank {channel.source}"
         frame = torch.empty(_AHEAD + _INLINE, dtype=torch.uint8)
         try:
@@ -147,7 +148,7 @@ class Receive(Pending[Message[torch.Tensor]]):
             raise PeerLost(str(error)) from error
         what = named(f"receive {channel.tag!r} from {peer}")
         peers = () if channel.source is None else (channel.source,)
-        super().__init__(what, desk, lambda: _read(channel, frame, request, device), peers)
+        super().__init__(what, desk, lambda: _read(channel, frame, request, device, shelves), peers)
         self._channel = channel
         channel.add(self)
 
@@ -159,11 +160,14 @@ class Receive(Pending[Message[torch.Tensor]]):
 class Messages:
     """One rank's sends and receives."""
 
-    def __init__(self, desk: Desk, rank: int, device: Device, hears_on: str | None = None) -> None:
+    def __init__(
+        self, desk: Desk, rank: int, device: Device, hears_on: str | None = None, shelves: Shelves | None = None
+    ) -> None:
         self._desk = desk
         self._rank = rank
         self._device = device
         self._hears_on = hears_on
+        self._shelves = shelves
         self._gone: set[int] = set()  # only membership is asked
         self._inbox: Inbox | None = None
         self._channels: dict[tuple[int | None, str], Channel] = {}
@@ -214,7 +218,7 @@ class Messages:
             channel = self._channels.get((source, tag))
             if channel is None:
                 channel = self._channels[source, tag] = Channel(source, tag)
-            return Receive(self._desk, channel, self._device)
+            return Receive(self._desk, channel, self._device, self._shelves)
 
     def lose(self, rank: int) -> None:
         """A worker is lost, and this server works on."""
@@ -226,23 +230,30 @@ class Messages:
             if self._inbox is None:
                 assert self._hears_on is not None
                 channel, device = Channel(None, self._hears_on), self._device
-                self._inbox = Inbox(channel.slot, _AHEAD + _INLINE, lambda f, r: _read(channel, f, r, device))
+                self._inbox = Inbox(channel.slot, _AHEAD + _INLINE, lambda f, r: _read(channel, f, r, device, None))
             return self._inbox
 
     def _pack(self, tag: str, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The frame of a message, and its payload if that is too large for the frame."""
+        """The frame of a message, and its payload if that follows by itself."""
         label = envelope.label.encode()
         body: torch.Tensor | None = None
+        shelf: bytes | None = None
         dtype = _SIGNAL
         shape: tuple[int, ...] = ()
         if envelope.payload is not None:
-            body = envelope.payload.detach().cpu().contiguous()
-            if body.dtype not in _DTYPES or body.dim() > 8:
-                raise StrategyError(f"a real run cannot send a payload of {body.dim()} dimensions of {body.dtype}")
-            dtype, shape = _DTYPES.index(body.dtype), tuple(body.shape)
+            x = envelope.payload.detach()
+            if x.dtype not in _DTYPES or x.dim() > 8:
+                raise StrategyError(f"a real run cannot send a payload of {x.dim()} dimensions of {x.dtype}")
+            dtype, shape = _DTYPES.index(x.dtype), tuple(x.shape)
+            if self._shelves is not None and x.nbytes > _INLINE:
+                shelf = self._shelves.put(x)
+            if shelf is None:
+                body = x.cpu().contiguous()
+            else:
+                dtype += _ON_SHELF
         sizes = (*shape, *(0,) * (8 - len(shape)))
         raw = _HEADER.pack(envelope.version, self._rank, dtype, len(shape), len(label), *sizes, _digest(tag), label)
-        header = torch.frombuffer(bytearray(raw.ljust(_AHEAD, b"\0")), dtype=torch.uint8)
+        header = torch.frombuffer(bytearray(raw.ljust(_AHEAD, b"\0") + (shelf or b"")), dtype=torch.uint8)
         if body is None or body.nbytes > _INLINE:
             return header, body
         return torch.cat([header, body.view(-1).view(torch.uint8)]), None
@@ -255,7 +266,9 @@ class Messages:
         self._background.put((request, body))
 
 
-def _read(channel: Channel, frame: torch.Tensor, request: Request, device: Device) -> Message[torch.Tensor]:
+def _read(
+    channel: Channel, frame: torch.Tensor, request: Request, device: Device, shelves: Shelves | None
+) -> Message[torch.Tensor]:
     """Wait for a frame, then for the payload if it comes by itself."""
     try:
         request.wait()
@@ -266,14 +279,19 @@ def _read(channel: Channel, frame: torch.Tensor, request: Request, device: Devic
         label = rest[9][:length].decode()
         if code == _SIGNAL:
             return Message(source, version, label, None)
-        dtype, shape = _DTYPES[code], tuple(rest[:dimensions])
+        dtype, shape = _DTYPES[code % _ON_SHELF], tuple(rest[:dimensions])
         nbytes = prod(shape) * dtype.itemsize
-        if nbytes > _INLINE:
+        if code >= _ON_SHELF:
+            payload = None
+        elif nbytes > _INLINE:
             payload = channel.take(source, (dtype, shape))
         else:
             payload = frame[_AHEAD : _AHEAD + nbytes].clone().view(dtype).view(shape)
     except RuntimeError as error:
         raise PeerLost(str(error)) from error
+    if payload is None:
+        assert shelves is not None
+        payload = shelves.take(source, ctypes.string_at(frame.data_ptr() + _AHEAD, LONGEST)).view(dtype).view(shape)
     return Message(source, version, label, payload if device.name == "cpu" else payload.to(device.name))
 
 
