@@ -13,6 +13,7 @@ from distsim.interface import SGD, Batch, Budget, Cluster, Job, Precision, Roofl
 from distsim.interface.trace import Compute
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.parameter_server import AsyncPS, SyncPS
 from distsim.strategies.pipeline import GPipe
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.parameters import ordered
@@ -27,15 +28,18 @@ TOLERANCE = {"float32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}
 """Of the largest weight: some 20 steps of rounding in 24, 8 and 11 bits, in another order of additions."""
 
 
-def job(strategy, workers, precision="float32", device="cuda"):
-    numerics = TensorsFactory(WORKLOAD, workers, SGD(RATE), SEED, device, Precision(precision))
-    cluster = Cluster(workers, 0, Roofline(1e13, 1e12), Switch(1e10, 1e-6))
-    return Job(strategy, WORKLOAD.model(), cluster, Budget(updates=STEPS), numerics, seed=SEED)
+WIDE = DigitsMLP(batch=512, depth=4, width=512)
+"""Whose messages are larger than a frame: activations of 256 samples are 512 KiB."""
 
 
-def launched(strategy, workers, folder, precision="float32", deterministic=False):
-    options = RealOptions(device="cuda", deterministic=deterministic)
-    outcome = launch(job(strategy, workers, precision), options, folder)
+def job(strategy, workers, precision="float32", device="cuda", workload=WORKLOAD):
+    numerics = TensorsFactory(workload, workers, SGD(RATE), SEED, device, Precision(precision))
+    cluster = Cluster(workers, strategy.server_count(workers), Roofline(1e13, 1e12), Switch(1e10, 1e-6))
+    return Job(strategy, workload.model(), cluster, Budget(updates=STEPS), numerics, seed=SEED)
+
+
+def launched(strategy, workers, folder, precision="float32", workload=WORKLOAD, **options):
+    outcome = launch(job(strategy, workers, precision, workload=workload), RealOptions(device="cuda", **options), folder)
     assert (outcome.status, outcome.message) == ("done", "")
     return outcome
 
@@ -87,6 +91,33 @@ def test_a_pipeline_of_two_stages(precision, tmp_path):
     for weights, expected in zip(outcome.weights, stages, strict=True):
         assert weights.keys() == expected.keys()
         assert_close(weights, expected, precision)
+
+
+def see_each_other(gpus):
+    return all(torch.cuda.can_device_access_peer(i, j) for i in range(gpus) for j in range(gpus) if i != j)
+
+
+@pytest.mark.skipif(not see_each_other(min(GPUS, 3)), reason="a GPU cannot read another's memory")
+@pytest.mark.parametrize(("strategy", "ranks"), [(GPipe(microbatches=2), 2), (SyncPS(), 3), (AsyncPS(), 3)], ids=str)
+def test_messages_copied_between_gpus_are_those_that_go_through_the_host(strategy, ranks, tmp_path):
+    """Each rank on its GPU, or several on one; a server receives from any worker. Where one worker is faster than another
+    decides what is sent, it is asked only that all arrives."""
+    workers = ranks - strategy.server_count(2)
+    shared = launched(strategy, workers, tmp_path / "shared", workload=WIDE, messages="shared")
+    gloo = launched(strategy, workers, tmp_path / "gloo", workload=WIDE, messages="gloo")
+    assert "large messages are copied between GPUs" in shared.notes
+    assert "messages travel through host memory" in gloo.notes
+    if isinstance(strategy, AsyncPS):
+        assert len(shared.traces[-1].updates) == STEPS
+        return
+    for weights, expected in zip(shared.weights, gloo.weights, strict=True):
+        assert_close(weights, expected)
+
+
+def test_messages_take_the_way_between_gpus_by_themselves(tmp_path):
+    """Or through the host, if they cannot, without being told."""
+    notes = launched(GPipe(microbatches=2), 2, tmp_path, workload=WIDE).notes
+    assert ("large messages are copied between GPUs" in notes) == see_each_other(min(GPUS, 2))
 
 
 def test_deterministic_runs_are_equal_bit_for_bit(tmp_path):

@@ -10,7 +10,7 @@ clock: an event, and as a number the host's time then. What it was on the device
 - A rank's time in an operation runs from the mark before to the mark after it; a transfer is posted when its payload is
   there, and awaited from when the compute stream has nothing else to do.
 - The host waits where it needs a value (the loss of a batch, which must be finite; whether fp16 overflowed), where a
-  payload goes through its memory, before a straggler's sleep, and between blocks that `unless` may cancel.
+  message takes a payload or brings one, before a straggler's sleep, and between blocks that `unless` may cancel.
 - A GPU counts from an event at the start, in milliseconds of single precision: so a new one takes over every 10 s. Its
   clock is fitted to the host's by both ends of the run, if that took longer.
 
