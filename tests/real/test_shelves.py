@@ -154,8 +154,9 @@ def test_where_there_is_no_room_for_a_shelf_there_is_none(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    zero, _ = two(tmp_path)
     monkeypatch.setattr("os.posix_fallocate", full)
-    assert two(tmp_path)[0].put(torch.zeros(100_000)) is None
+    assert zero.put(torch.zeros(100_000)) is None
 
 
 class Closed(HostMemory):

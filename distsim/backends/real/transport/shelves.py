@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from distsim import durable
 from distsim.backends.real.transport.gloo import irecv, isend
 
 LONGEST = 1_024
@@ -79,14 +80,11 @@ class HostMemory:
         return True
 
     def make(self, nbytes: int) -> tuple[torch.Tensor, bytes]:
-        """A file, which has its room on the disk: to write to a page that has none would kill the process."""
+        """A file."""
         path = self._folder / f"shelf-{self._rank}-{self._made}"
         self._made += 1
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, nbytes)
-        finally:
-            os.close(descriptor)
+        with path.open("xb") as file:
+            durable.reserve(file.fileno(), nbytes, path)
         return self._map(path), path.name.encode()
 
     def open(self, key: bytes) -> torch.Tensor:
@@ -159,11 +157,10 @@ class Shelves:
         self._own: list[tuple[torch.Tensor, bytes]] = []
         self._opened: dict[tuple[int, int], torch.Tensor] = {}
         self._lock = threading.Lock()
-        descriptor = os.open(table, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(descriptor, world_size * COUNT)
-        self._table = mmap.mmap(descriptor, 0)
-        """A byte for each shelf of each rank: 1 from when its owner takes it until its reader frees it."""
-        os.close(descriptor)
+        # a byte for each shelf of each rank: 1 from when its owner takes it until its reader frees it
+        with os.fdopen(os.open(table, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            durable.reserve(file.fileno(), world_size * COUNT, table)
+            self._table = mmap.mmap(file.fileno(), world_size * COUNT)
 
     def put(self, x: torch.Tensor) -> bytes | None:
         """Copy a payload onto a shelf; what names it to its receiver, or None if there is no shelf to take."""
@@ -195,9 +192,12 @@ class Shelves:
         if len(self._own) == COUNT or sum(shelf.numel() for shelf, _ in self._own) + wanted > MOST:
             return None
         try:
-            self._own.append(self._memory.make(wanted))
+            shelf, key = self._memory.make(wanted)
         except (OSError, torch.OutOfMemoryError):
             return None
+        if len(key) > LONGEST - _NAME.size:
+            return None
+        self._own.append((shelf, key))
         return len(self._own) - 1
 
 
