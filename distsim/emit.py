@@ -16,6 +16,7 @@ from distsim.interface import BadInput, Problem
 
 ENGINES = ("slurm", "torchrun")
 _PORT = 29_500
+_RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class _Plan:
     @property
     def nodes(self) -> int:
         return -(-self.ranks // self.per_node)
+
+    @property
+    def saves(self) -> bool:
+        """Started again, it goes on."""
+        return not self.resolved.failure.checkpoint.is_off
 
     @property
     def said(self) -> str:
@@ -92,6 +98,13 @@ def _slurm(plan: _Plan) -> str:
             "# All ranks of a node see all of its GPUs, and take one each.",
             f"#SBATCH --gpus-per-node={plan.per_node}",
         ]
+    if plan.saves:
+        lines += [
+            "# Preempted, or when a node fails, the job is queued again and goes on from its last checkpoint: all nodes",
+            "# must share runs/. When its time was over, or a rank has died, submit it again.",
+            "#SBATCH --requeue",
+            "#SBATCH --open-mode=append",
+        ]
     lines += [
         "# <- the time limit (hours:minutes:seconds); your partition and account, if your cluster wants them",
         "#SBATCH --time=01:00:00",
@@ -114,8 +127,11 @@ def _slurm(plan: _Plan) -> str:
 def _torchrun(plan: _Plan) -> str:
     last = plan.nodes - 1
     lines = ["#!/bin/bash", plan.said]
+    restarts = f"--max-restarts={_RESTARTS} " if plan.saves else ""
+    if plan.saves:
+        lines.append(f"# When a rank dies, torchrun starts all again, {_RESTARTS} times, from the last checkpoint.")
     if plan.nodes == 1:
-        start = f"exec torchrun --standalone --nproc-per-node={plan.ranks} -m distsim run"
+        start = f"exec torchrun --standalone --nproc-per-node={plan.ranks} {restarts}-m distsim run"
         lines += ["# Start it with bash.", "set -eu", ""]
     else:
         lines += [
@@ -130,7 +146,7 @@ def _torchrun(plan: _Plan) -> str:
         ]
         start = (
             f'exec torchrun --nnodes={plan.nodes} --nproc-per-node={plan.per_node} --node-rank="$NODE" \\\n    '
-            '--master-addr="$HEAD" --master-port="$PORT" -m distsim run'
+            f'--master-addr="$HEAD" --master-port="$PORT" {restarts}-m distsim run'
         )
     return "\n".join([*lines, _command(start, plan)]) + "\n"
 

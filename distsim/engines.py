@@ -2,8 +2,9 @@
 
 Each of them composes and checks the configuration. The one of rank 0 leads: it does what `distsim run` always does, reads
 and writes the folder of runs, and says before each real run which one it is. The others follow: they wait for the next run,
-start their rank for it, and at the end exit with the leader's code. They write no run, so no folder need be shared.
-Simulated runs are the leader's alone. So a sweep's runs are the same in all processes, in the leader's order, without what
+start their rank for it, and at the end exit with the leader's code. They write no run, so no folder need be shared; only
+where ranks save checkpoints, all write to the leader's, and it is refused unless every process sees that folder. Simulated
+runs are the leader's alone. So a sweep's runs are the same in all processes, in the leader's order, without what
 it has stored already.
 
 All must be about to run the same: the leader compares what each run depends on (source, data, versions, settings), and
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim import execution, signals, sweeping
@@ -96,6 +98,8 @@ def _await(ranks: Sequence[int], meeting: Meeting, seconds: float) -> None:
 
 
 def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
+    from distsim.backends.real.worlds.beginning import lead_to
+
     code, ordered = 1, 0
 
     def run(prepared: Prepared) -> Result:
@@ -109,13 +113,19 @@ def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
             meeting.put(f"order/{ordered}", (_name(prepared), meeting.machines))
             return meeting, f"run/{ordered}"
 
-        return execution.run(prepared, start)
+        try:
+            return execution.run(prepared, start)
+        finally:
+            if ordered:
+                _end(meeting, f"run/{ordered}")
 
     everyone = range(meeting.world.size)
     try:
         _await(everyone, meeting, next(iter(real.values())).resolved.options.start_seconds)
         meeting.know(meeting.get(*(f"hello/{rank}" for rank in everyone)))
         _compare(meeting, real)
+        if folders := _saves_to(real):
+            lead_to(meeting, folders)
         code = runs(run)
     except BadInput:
         code = 2
@@ -126,6 +136,20 @@ def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
     finally:
         _say_goodbye(meeting, ordered + 1, code)
     return code
+
+
+def _end(meeting: Meeting, run: str) -> None:
+    """No launcher is to wait for this run any more, if it was ended before all had begun."""
+    from distsim.backends.real.worlds.pulse import LauncherLost
+
+    with suppress(LauncherLost):
+        if not meeting.has(f"{run}/end"):
+            meeting.put(f"{run}/end", "failed")
+
+
+def _saves_to(real: Mapping[str, Prepared]) -> list[Path]:
+    """The folders of runs whose ranks write checkpoints."""
+    return sorted({each.resolved.runs.absolute() for each in real.values() if not each.job.failure.checkpoint.is_off})
 
 
 def _say_goodbye(meeting: Meeting, number: int, code: int) -> None:
@@ -145,12 +169,15 @@ def _say_goodbye(meeting: Meeting, number: int, code: int) -> None:
 
 
 def _follow(meeting: Meeting, real: Mapping[str, Prepared]) -> int:
+    from distsim.backends.real.worlds.beginning import look
     from distsim.backends.real.worlds.follow import follow
     from distsim.backends.real.worlds.pulse import LauncherLost
 
     rank = meeting.world.rank
     number = 0
     try:
+        if _saves_to(real):
+            look(meeting)
         while True:
             number += 1
             order = meeting.await_key(f"order/{number}", 0)

@@ -119,6 +119,8 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
             problems += world_problems(around, ranks, resolved.options.interface)
             problems += no_restarts(resolved.failure, resolved.options, around.engine)
             inputs["world"] = f"{around.local_size} of {ranks} ranks are on this host"
+            if not resolved.failure.checkpoint.is_off:  # started again, on other hosts for one, it is the same run
+                del inputs["world"], inputs["host"]
             ranks = around.local_size
         if cluster and not problems:
             inputs["device"] = device_of(resolved.options, ranks)

@@ -69,6 +69,20 @@ def test_torchrun_over_nodes_as_the_cluster_has_them(capsys):
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+def test_with_checkpoints_the_engine_starts_it_again(capsys):
+    """Without them it would begin from the first update."""
+    saves, requeue, restarts = (
+        "checkpoint.every=20",
+        "#SBATCH --requeue\n#SBATCH --open-mode=append\n",
+        "--max-restarts=3 -m",
+    )
+    for engine, again in (("slurm", requeue), ("torchrun", restarts)):
+        assert main(["emit", engine, saves]) == 0
+        assert again in capsys.readouterr().out
+        assert main(["emit", engine]) == 0
+        assert "again" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 import distsim
+from distsim import api
+from distsim.backends.real import RealOptions
+from distsim.backends.real.watching.failures import no_restarts
 from distsim.backends.real.worlds import clock, world
-from distsim.interface import BadInput
+from distsim.interface import BadInput, Failure
+from distsim.results import identity
 
 TORCHRUN = {
     "RANK": "3",
@@ -75,6 +79,29 @@ def test_ranks_that_are_not_the_processes_and_an_address_beyond_loopback_are_ref
     )
     assert list(world.problems(world.world(TORCHRUN), 4, "lo")) == []
     assert list(world.problems(world.world({**TORCHRUN, "LOCAL_WORLD_SIZE": "4"}), 4, None)) == []  # all on this host
+
+
+def test_with_checkpoints_a_run_has_one_name_wherever_it_is_started_again(monkeypatch):
+    """Without them its times belong to the hosts that it began on."""
+    settings = [("strategy", "all_reduce"), ("backend", "real"), ("cluster.workers", "4"), ("backend.interface", "lo")]
+    names = []
+    for host, here in (("n1 x86_64, 2 of 2 cores", "2"), ("n7 x86_64, 8 of 8 cores", "4")):
+        monkeypatch.setattr(identity, "host", lambda host=host: host)
+        for name, value in {**TORCHRUN, "LOCAL_WORLD_SIZE": here}.items():
+            monkeypatch.setenv(name, value)
+        names.append([api.prepare([*settings, *more]).name for more in ([], [("checkpoint.every", "5")])])
+    assert names[0][0] != names[1][0]
+    assert names[0][1] == names[1][1]
+
+
+def test_to_begin_again_is_the_engines_business():
+    failure, options = Failure(ranks={1: (1.0,)}), RealOptions(on_worker_loss="restart")
+    by_plan, by_itself = map(str, no_restarts(failure, options, "Slurm"))
+    again = "it is for Slurm to begin again: sbatch --requeue, with checkpoint.every="
+    assert by_plan == f"failure.on_loss='auto': ranks that Slurm starts can only abort; {again}"
+    assert by_itself == f"backend.on_worker_loss='restart': ranks that Slurm starts can only stop; {again}"
+    (line,) = no_restarts(Failure(), options, "torchrun")
+    assert str(line).endswith("; it is for torchrun to begin again: torchrun --max-restarts=3, with checkpoint.every=")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,19 +23,21 @@ ROOT = Path(__file__).parent.parent.parent
 TRAINING = ["strategy=all_reduce", "backend=real", "cluster.workers=2", "budget.updates=10"]
 LONG = ["strategy=all_reduce", "backend=real", "cluster.workers=2", "budget.updates=1000000"]
 WAIT = 120.0
+Prefixes = Sequence[Sequence[str]]
 
 
 class Launchers:
     """`python -m distsim run` once a rank."""
 
-    def __init__(self, folder: Path, address: str, port: int, settings: list[str], ranks: int) -> None:
+    def __init__(self, folder: Path, where: tuple[str, int], settings: list[str], prefixes: Prefixes) -> None:
+        ranks, (address, port) = len(prefixes), where
         self.folders = [folder / f"host{rank}" for rank in range(ranks)]
         self.processes = []
         for rank, here in enumerate(self.folders):
             (here / "tmp").mkdir(parents=True)
-            where = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
-            environment = {**os.environ, **where, "PYTHONPATH": str(ROOT), "TMPDIR": str(here / "tmp")}
-            command = [sys.executable, "-m", "distsim", "run", *settings]
+            who = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+            environment = {**os.environ, **who, "PYTHONPATH": str(ROOT), "TMPDIR": str(here / "tmp")}
+            command = [*prefixes[rank], sys.executable, "-m", "distsim", "run", *settings]
             with (here / "out").open("w") as out, (here / "err").open("w") as err:
                 self.processes.append(subprocess.Popen(command, cwd=here, env=environment, stdout=out, stderr=err))
 
@@ -79,12 +81,14 @@ def _parent(path: Path) -> int:
 
 
 @contextmanager
-def launched(folder: Path, settings: list[str], address: str = "127.0.0.1", ranks: int = 2) -> Iterator[Launchers]:
-    """Launchers that meet at a free port of `address`; none is left."""
+def launched(
+    folder: Path, settings: list[str], address: str = "127.0.0.1", prefixes: Prefixes = ((), ())
+) -> Iterator[Launchers]:
+    """Launchers that meet at a free port of `address`, a rank for each prefix of their command; none is left."""
     with socket.socket() as free:
         free.bind((address, 0))
         port = free.getsockname()[1]
-    launchers = Launchers(folder, address, port, settings, ranks)
+    launchers = Launchers(folder, (address, port), settings, prefixes)
     try:
         yield launchers
     finally:

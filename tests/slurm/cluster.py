@@ -1,6 +1,7 @@
 """Slurm on this machine: Debian's munged, slurmctld and two slurmd, as root, without systemd, on loopback alone.
 
-Everything lies in one folder, and nothing of it is left when it ends: the daemons are children in the foreground.
+Everything lies in one folder, and nothing of it is left when it ends: the daemons are children in the foreground. A job
+that is queued again begins after 10 s (cred_expire), where it is two minutes by default.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
@@ -113,12 +114,12 @@ class Slurm:
         ports = dict(zip(("controller", "first", "second"), _free_ports(3), strict=True))
         text = CONFIGURATION.format(folder=folder, host=platform.node().partition(".")[0], **ports)
         (folder / "slurm.conf").write_text(text)
-        self._until(lambda: (folder / "munge.socket").exists(), "munged")
+        self.until(lambda: (folder / "munge.socket").exists(), "munged")
         self._daemon("slurmctld", "-D", "-c")
         for node in NODES:
             (folder / f"spool-{node}").mkdir()
             self._daemon("slurmd", "-D", "-N", node)
-        self._until(lambda: self._states() == ["idle"] * len(NODES), "both nodes are not idle")
+        self.until(lambda: self._states() == ["idle"] * len(NODES), "both nodes are not idle")
 
     def _daemon(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}-{len(self._daemons)}.out").open("wb") as out:
@@ -129,8 +130,9 @@ class Slurm:
         said = subprocess.run(["sinfo", "-N", "-h", "-o", "%t"], env=self.environment(), capture_output=True, text=True)
         return said.stdout.split()
 
-    def _until(self, holds: Callable[[], bool], what: str) -> None:
-        until = time.monotonic() + START
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = START) -> None:
+        """Wait until that is so."""
+        until = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < until, f"{what}\n{self.logs()}"
             time.sleep(0.2)

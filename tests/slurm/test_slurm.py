@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distsim import api
 from distsim.results import store
 from slurm.cluster import Slurm
 
@@ -37,6 +38,27 @@ def test_the_emitted_script_trains_on_two_nodes(slurm: Slurm) -> None:
     assert f"started by Slurm on {platform.node()}: rank 0, 1, 2, 3" in run.summary["notes"]
     assert [(trace.rank, len(trace.updates)) for trace in run.trace()] == [(0, 0), (1, 0), (2, 0), (3, 20)]
     assert (run.folder / "logs" / "rank3.log").exists()
+
+
+def test_a_job_that_is_queued_again_goes_on(slurm: Slurm) -> None:
+    """In the middle: 20 ms a step are slept."""
+    slow = {"straggler": "exponential", "straggler.scales_with_work": False, "straggler.work_seconds": "20ms"}
+    course = {"budget.updates": 150, "checkpoint.every": 10, "evaluation.samples": 3200, "cluster.workers": 2, **slow}
+    settings = [f"{key}={value}" for key, value in {"strategy": "all_reduce", "runs": "again", **course}.items()]
+    script = slurm.folder / "again.sh"
+    script.write_text(distsim("emit", "slurm", "--per-node", "1", *settings, "backend.interface=lo"))
+    job = slurm.run("sbatch", "--parsable", "--output=again.out", str(script), **FOUND).strip()
+    checkpoint = "again/*/checkpoints/*20/manifest.json"
+    slurm.until(lambda: bool(list(slurm.folder.glob(checkpoint))), "no checkpoint", 180.0)
+    slurm.run("scontrol", "requeue", job)
+    slurm.until(lambda: "JobState=COMPLETED" in slurm.run("scontrol", "show", "job", job), "not completed", 300.0)
+    (run,) = store.scan(slurm.folder / "again")
+    assert run.status == "done"
+    assert [note for note in run.summary["notes"] if note.startswith("resumed at update ")]
+    whole = api.run(runs=str(slurm.folder / "whole"), strategy="all_reduce", backend="real", **course)
+    curves = [[(point["update"], point["loss"]) for point in each.summary["curve"]] for each in (whole, run)]
+    assert curves[0] == curves[1]
+    assert "Restarts=1" in slurm.run("scontrol", "show", "job", job)
 
 
 def test_tasks_that_are_not_the_ranks_are_refused_with_both_numbers(slurm: Slurm) -> None:

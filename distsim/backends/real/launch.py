@@ -15,7 +15,7 @@ from distsim.backends.real.options import RealOptions, check, cores, device_of, 
 from distsim.backends.real.parcel import pack
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import board_of, how_messages_travel
-from distsim.backends.real.saving.incarnations import Incarnations, make_fifos
+from distsim.backends.real.saving.incarnations import Incarnations
 from distsim.backends.real.saving.tally import Tally, tally_of
 from distsim.backends.real.starting import order, started
 from distsim.backends.real.watching import failures
@@ -24,6 +24,7 @@ from distsim.backends.real.watching.failures import Killer, lost, make_pipes, wo
 from distsim.backends.real.watching.operations import explained
 from distsim.backends.real.watching.partial import collect
 from distsim.backends.real.watching.watch import LOST, End, Watch
+from distsim.backends.real.worlds.beginning import tell
 from distsim.backends.real.worlds.mirror import Mirrors
 from distsim.backends.real.worlds.pulse import SILENT
 from distsim.interface import BadInput, Interrupted, Job, Outcome, interrupted
@@ -43,10 +44,10 @@ def launch(
     """Run `job` with one process a rank; a log a rank goes to `folder` (`rank0.log`, ...). With a meeting, only rank 0 is
     started here, the others by the launchers that follow, for the run of this name.
 
-    It goes on from the last checkpoint in the folder `checkpoints`, and saves there. Whatever goes wrong in the run is the
-    outcome's status and message. Raises `BadInput` for what cannot run here at all. No process of a rank is left when this
-    returns or raises, nor when the calling process is killed. A KeyboardInterrupt (of Ctrl-C, or raised by a handler of the
-    caller's) becomes `Interrupted`, with what the ranks had recorded.
+    It goes on from the last checkpoint in the folder `checkpoints`, and saves there; all hosts of a meeting share that.
+    Whatever goes wrong in the run is the outcome's status and message. Raises `BadInput` for what cannot run here at all.
+    No process of a rank is left when this returns or raises, nor when the calling process is killed. A KeyboardInterrupt
+    (of Ctrl-C, or raised by a handler of the caller's) becomes `Interrupted`, with what the ranks had recorded.
     """
     check(options)
     failures.check(job, options)
@@ -55,7 +56,9 @@ def launch(
     pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    runs = Incarnations(job, (checkpoints or folder / "checkpoints").resolve(), works_on(job, options))
+    runs = Incarnations(job, (checkpoints or folder / "checkpoints").absolute(), works_on(job, options))
+    if meeting is not None:
+        tell(meeting, run, runs.begin)
     until = None if options.limit_seconds is None else time.monotonic() + options.limit_seconds
     outcome = None
     try:
@@ -93,7 +96,6 @@ def _incarnation(
         orders = [order(r, size, pickled, options, folder, private, runs.begin, meeting, run) for r in began]
         logs = [folder / f"rank{r}.log" for r in range(size)]
         board, tally = Board(board_of(private), size), Tally(tally_of(private), size, make=True)
-        make_fifos(job, private)
         make_pipes(job, private)
         try:
             with started(orders) as (processes, reports), Mirrors(meeting, run, board, private, logs) as others:

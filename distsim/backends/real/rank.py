@@ -51,7 +51,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     begin = order.begin
     state = job.rank(order.rank, fabric, checkpoints.start(begin))
     tally = Tally(tally_of(order.private), order.world_size)
-    saver = Checkpoints(job, state, fabric, begin, order.private, tally)
+    saver = Checkpoints(job, state, fabric, begin, tally)
     desk.follow(state.trace)
     _warm_up(device)
     desk.phase("rendezvous")
@@ -62,7 +62,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
         raise PeerLost(str(error)) from error
     if order.rank == 0:
         tally.start(desk.now())
-    saver.begin()
+    saver.begin(lambda: _store(order, "saving", order.world_size))
     if hears_on is not None:
         membership.listen(pipe(order.private, order.rank), saver.lose)
     desk.phase("run")
@@ -95,10 +95,7 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str 
     os.environ["NCCL_SOCKET_IFNAME"] = order.interface
 
     def store(name: str, size: int) -> Store:
-        far = order.elsewhere
-        if far is None:
-            return FileStore(str(order.private / name), size)
-        return connect(far.address, far.port, f"{far.prefix}/{name}", FOREVER)
+        return _store(order, name, size)
 
     own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.local_size
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
@@ -145,6 +142,14 @@ def _share(order: Order) -> Shelves | None:
             note = "large messages " + ("are copied between GPUs" if order.device == "cuda" else "go through shared memory")
         how_messages_travel(order.private).write_text(note + "\n")
     return shelves
+
+
+def _store(order: Order, name: str, size: int) -> Store:
+    """A connection of its own to a store of the run's ranks."""
+    far = order.elsewhere
+    if far is None:
+        return FileStore(str(order.private / name), size)
+    return connect(far.address, far.port, f"{far.prefix}/{name}", FOREVER)
 
 
 def _on_cpu(x: Any) -> Any:

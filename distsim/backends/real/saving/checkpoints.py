@@ -4,7 +4,7 @@ Ranks that make updates (the servers, or all where there are none) save when the
 checkpoint is due; the first of them to ask decides for all. A rank's compute queue is busy while it does. The last of
 them asks the others, the workers of servers, to save what they hold meanwhile, and once they have it commits. So a
 worker is never saved before a server has: every gradient that a server has decided about was sent by what its worker
-saved.
+saved. Ranks may be on several hosts that share the folder: who commits looks only for files that it knows to be there.
 
 On a GPU what is saved of records has the host's times: what the device did when is known at the end of a run only.
 """
@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import Store
 
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.saving import saved
+from distsim.backends.real.saving.asking import Asking
 from distsim.backends.real.saving.plain import plain, restored
 from distsim.backends.real.saving.saved import Begin, Manifest
 from distsim.backends.real.saving.tally import Tally
@@ -54,13 +56,12 @@ def start(begin: Begin) -> Start:
 class Checkpoints:
     """Saves one rank, and what it goes on from."""
 
-    def __init__(self, job: Job, rank: Rank[Any], fabric: Real, begin: Begin, private: Path, tally: Tally) -> None:
+    def __init__(self, job: Job, rank: Rank[Any], fabric: Real, begin: Begin, tally: Tally) -> None:
         self._job = job
         self._rank = rank
         self._fabric = fabric
         self._device = torch.device(fabric.device.name)
         self._begin = begin
-        self._private = private
         self._tally = tally
         self._rule = job.failure.checkpoint
         self._written: dict[str, int] = dict.fromkeys((*RECORDS, "snapshots"), 0)
@@ -69,14 +70,14 @@ class Checkpoints:
         self._since = 0.0
         workers, size = job.cluster.workers, job.cluster.world_size
         self._makers = range(workers, size) if job.cluster.servers else range(size)
-        self._asks: dict[int, int] = {}
+        self._asking: Asking
         self.is_broken = False
         """A rank is gone for good: nothing is saved any more, as it could not go on."""
         if begin.manifest is not None:
             self._restore(begin.manifest)
 
-    def begin(self) -> None:
-        """All ranks have met and the run's clock runs: be ready to save."""
+    def begin(self, connect: Callable[[], Store]) -> None:
+        """All ranks have met and the run's clock runs: be ready to save. `connect` opens the store for one thread."""
         self._since = now = self._fabric.now()
         rank = self._rank
         if self._begin.number:
@@ -84,9 +85,10 @@ class Checkpoints:
         rank.progress.arrive = self._arrive
         if self._begin.works_on and rank.rank not in self._makers:
             self._fabric.count_gradient = lambda: self._tally.write(rank.rank, 0, rank.trace.gradients)
-        if not self._rule.is_off and rank.rank not in self._makers:
-            path = saved.fifo(self._private, rank.rank)
-            threading.Thread(target=self._listen, args=(path,), daemon=True).start()
+        if not self._rule.is_off:
+            self._asking = Asking(connect())
+            if rank.rank not in self._makers:
+                threading.Thread(target=self._listen, daemon=True).start()
 
     def lose(self, rank: int) -> None:
         """A worker is lost, and the others work on."""
@@ -131,16 +133,14 @@ class Checkpoints:
     def _commit(self, update: int) -> None:
         begin, others = self._begin, [r for r in range(self._job.cluster.world_size) if r not in self._makers]
         folder = begin.folder
-        for rank in others:
-            if rank not in self._asks:  # for reading, too, so that opening and writing wait for nobody
-                self._asks[rank] = os.open(saved.fifo(self._private, rank), os.O_RDWR)
-            os.write(self._asks[rank], f"{update}\n".encode())
-        for rank in others:
-            while not self._beside(update, rank).exists():
-                if self.is_broken:
-                    return
-                time.sleep(_POLL)
-        before = saved.last(folder)
+        if others:
+            self._asking.ask(update)
+        while not self._asking.have_saved(update, others):
+            if self.is_broken:
+                return
+            time.sleep(_POLL)
+        last = self._asking.committed()
+        before = saved.read(folder, last) if last else begin.manifest
         files = {} if before is None else {k: v for k, v in before.files.items() if k.startswith("records/")}
         sent, decided = Counter[int](), Counter[int]()
         for rank in range(self._job.cluster.world_size):
@@ -164,15 +164,16 @@ class Checkpoints:
             files=files,
         )
         saved.commit(folder, manifest)
+        self._asking.commit(update)
 
-    def _listen(self, path: Path) -> None:
+    def _listen(self) -> None:
         """Save this rank, which makes no updates, whenever one that does asks for it."""
         self._fabric.device.enter()
         try:
-            with os.fdopen(os.open(path, os.O_RDWR)) as asked:  # for writing, too: so it never ends
-                for line in asked:
-                    self._write(int(line))
-                    self._write_records(int(line))
+            for update in self._asking.questions():
+                self._write(update)
+                self._write_records(update)
+                self._asking.answer(update, self._rank.rank)
         except BaseException as error:  # a full disk, say: those that wait for this rank would never know
             self._fabric.fail(error)
 

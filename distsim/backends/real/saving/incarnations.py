@@ -8,7 +8,6 @@ counts nowhere. What ranks recorded after the checkpoint is gone with them.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from distsim.interface.failure import Loss
 _AHEAD = 3.0  # seconds before the end of an outage at which processes are started
 _IN_VAIN = 100
 """Losses in a row that undo the same work, after which a run gives up."""
-
-
-def make_fifos(job: Job, private: Path) -> None:
-    """Where ranks that make no updates are asked to save."""
-    if not job.failure.checkpoint.is_off and job.cluster.servers:
-        for rank in range(job.cluster.workers):
-            os.mkfifo(saved.fifo(private, rank))
 
 
 class Incarnations:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,17 @@ class Begin:
     restarts: int = 0
     lost_seconds: float = 0.0
 
+    def of(self, rank: int) -> Begin:
+        """As far as it concerns one rank."""
+        if self.manifest is None:
+            return self
+        files = {name: digest for name, digest in self.manifest.files.items() if _is_of(name, rank)}
+        return replace(self, manifest=replace(self.manifest, files=files))
+
+
+def _is_of(name: str, rank: int) -> bool:
+    return Path(name).name == f"rank{rank}.state" or name.endswith(f"-rank{rank}")
+
 
 def fingerprint(job: Job) -> str:
     """The same for jobs that can go on from each other's checkpoints."""
@@ -97,11 +108,6 @@ def fingerprint(job: Job) -> str:
 def place(update: int) -> str:
     """The folder of the checkpoint before this update."""
     return f"{update:09d}"
-
-
-def fifo(private: Path, rank: int) -> Path:
-    """Where a rank that makes no updates is asked to save."""
-    return private / f"save{rank}"
 
 
 def write(path: Path, content: bytes) -> str:

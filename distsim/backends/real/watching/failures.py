@@ -37,10 +37,9 @@ def check(job: Job, options: RealOptions) -> None:
 
 
 def no_restarts(failure: Failure, options: RealOptions, engine: str) -> Iterable[Problem]:
-    """What a world of an engine's cannot do: its ranks end with their launchers."""
-    remedy = f"start it without {engine}"
-    if not failure.checkpoint.is_off:
-        yield Problem("checkpoint.every", "...", f"ranks that {engine} starts write no checkpoints", remedy)
+    """What a world of an engine's cannot do: its ranks end with their launchers, which only the engine starts again."""
+    again = {"torchrun": "torchrun --max-restarts=3", "Slurm": "sbatch --requeue"}.get(engine, f"to start {engine} again")
+    remedy = f"it is for {engine} to begin again: {again}, with checkpoint.every="
     if failure.loses_ranks and failure.on_loss != "abort":
         yield Problem("failure.on_loss", failure.on_loss, f"ranks that {engine} starts can only abort", remedy)
     if options.on_worker_loss != "stop":

@@ -1,6 +1,7 @@
 """A launcher that follows: it starts its rank, says how it is, and does what the leading one asks. It decides nothing.
 
-What it writes lies in a private folder, for no folder need be shared: results and the log travel to the leading launcher.
+What it writes lies in a private folder, for no folder need be shared but that of checkpoints: results and the log travel to
+the leading launcher.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from distsim.backends.real.options import RealOptions
 from distsim.backends.real.parcel import pack
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import Report, board_of
-from distsim.backends.real.saving.saved import Begin
 from distsim.backends.real.saving.tally import Tally, tally_of
 from distsim.backends.real.starting import order, started
 from distsim.backends.real.transport import ledger
 from distsim.backends.real.watching.board import Board
 from distsim.backends.real.watching.watch import process_state, tail
+from distsim.backends.real.worlds.beginning import hear
 from distsim.backends.real.worlds.meeting import Meeting
 from distsim.backends.real.worlds.mirror import Seen
 from distsim.interface import Job
@@ -35,10 +36,13 @@ def follow(meeting: Meeting, job: Job, options: RealOptions, run: str) -> None:
 
     No process of the rank is left when this returns or raises, nor when the calling process is killed.
     """
+    begin = hear(meeting, run)
+    if begin is None:
+        return
     pickled = pack(job)
     rank, size = meeting.world.rank, job.cluster.world_size
     with private_folder() as private:
-        mine = order(rank, size, pickled, options, private, private, Begin(private), meeting, run)
+        mine = order(rank, size, pickled, options, private, private, begin, meeting, run)
         board = Board(board_of(private), size)
         Tally(tally_of(private), size, make=True).close()
         try:
