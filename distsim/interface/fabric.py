@@ -50,6 +50,8 @@ class Collective(NamedTuple):
     kind: Kind
     op: Literal["mean", "sum", ""] = ""
     root: int = 0
+    in_place: bool = False
+    """Of an all-reduce: each result is what its rank gave, overwritten."""
 
 
 class Fabric(Protocol):
@@ -76,7 +78,8 @@ class Fabric(Protocol):
         """Receive from `source`, or from any rank if None. `Message.source` is a rank of the world."""
 
     def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Handle[Any]:
-        """Join the group's next collective; a barrier has no payload and no result.
+        """Join the group's next collective; a barrier has no payload and no result. The payload is the fabric's until the
+        handle is over.
 
         Raises `StrategyError` if kinds or sizes differ within the group."""
 

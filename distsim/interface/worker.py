@@ -333,9 +333,12 @@ class Worker(Generic[T]):
 
     # ---- collectives
 
-    def all_reduce(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
-        """The mean or sum over the group, on every rank of it."""
-        return self._join(Collective("all_reduce", op), x)
+    def all_reduce(self, x: T, op: Literal["mean", "sum"] = "mean", *, in_place: bool = False) -> Work[T]:
+        """The mean or sum over the group, on every rank of it.
+
+        With `in_place` the result is `x` itself, overwritten: that saves a copy, and `x` must be yours, no more needed.
+        """
+        return self._join(Collective("all_reduce", op, in_place=in_place), x)
 
     def reduce_scatter(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
         """This rank's equal part of the mean or sum over the group. The size must divide by the group's."""

@@ -267,7 +267,7 @@ class Tensors:
         if collective.kind == "all_to_all":
             parts = [value.reshape(len(values), -1) for value in values]
             return [torch.cat([part[i] for part in parts]) for i in range(len(values))]
-        total = values[0].clone()
+        total = values[0] if collective.in_place else values[0].clone()
         for value in values[1:]:
             total += value
         if collective.op == "mean":
@@ -276,6 +276,8 @@ class Tensors:
             return [piece.clone() for piece in total.chunk(len(values))]
         if collective.kind == "reduce":
             return [total if i == collective.root else total.new_empty(0) for i in range(len(values))]
+        if collective.in_place:
+            return [total, *(value.copy_(total) for value in values[1:])]
         return [total, *(total.clone() for _ in values[1:])]
 
     def encode(self, codec: Codec, x: Tensor, region: Region, received: Sequence[Tensor]) -> Tensor:

@@ -80,9 +80,12 @@ class Exchange(Generic[T]):
         self.feedback = Feedback[T](compressed.error_feedback)
 
     async def start(self, gradient: T, region: Region = ALL) -> Work[T]:
-        """The mean of this gradient of `region` over the group, under way: encoding it is over when this returns."""
+        """The mean of this gradient of `region` over the group, under way: encoding it is over when this returns.
+
+        The gradient is given away.
+        """
         if self._codec is None:
-            return self._group.all_reduce(gradient)
+            return self._group.all_reduce(gradient, in_place=True)
         wanted = self.feedback.add(gradient, region)
         code = await self._group.encode(self._codec, wanted, region)
         mean = self._gather if "all_gather" in self._codec.rounds else self._sum

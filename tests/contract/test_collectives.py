@@ -41,6 +41,21 @@ def test_results_of_all_kinds(mode):
         }
 
 
+async def overwrites(worker, note):
+    x = block(worker, worker.rank + 1.0)
+    mean = worker.all_reduce(x, in_place=True)
+    note("one memory", (await mean) is x)
+    note("mean", x)
+    note("sum", await worker.all_reduce(block(worker, worker.rank + 1.0), "sum", in_place=True))
+
+
+def test_an_all_reduce_in_place_gives_every_rank_its_own_payload_back(mode):
+    for notes in mode.run(overwrites).notes:
+        assert notes["mean"] == [mode.payload([1.5, 3.0, 4.5, 6.0])]
+        assert notes["sum"] == [mode.payload([3.0, 6.0, 9.0, 12.0])]
+        assert notes["one memory"] == [True]
+
+
 async def results_changed(worker, note):
     x = block(worker)
     for collective in (worker.all_reduce, worker.all_gather, lambda x: worker.broadcast(x, 0), worker.all_to_all):

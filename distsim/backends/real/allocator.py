@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # see mallopt(3)
-_LARGEST = 32 * 1024 * 1024  # bytes; glibc takes no larger threshold. What is larger still comes from the kernel
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # see mallopt(3)
 
 
 def keep_freed_memory() -> None:
     """From now on, in this process; nothing where the C library is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_MMAP_MAX, 0)  # else what is larger than 32 MB always comes from the kernel
         mallopt(_TRIM_THRESHOLD, -1)

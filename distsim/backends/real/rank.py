@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import time
@@ -54,6 +55,7 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     saver = Checkpoints(job, state, fabric, begin, tally)
     desk.follow(state.trace)
     _warm_up(device)
+    gc.freeze()  # the collector need not look at torch again and again because records grow
     desk.phase("rendezvous")
     try:
         hears_on = job.strategy.hears_on if begin.works_on and order.rank >= job.cluster.workers else None

@@ -359,7 +359,7 @@ class Collectives:
 
     def _early(self, call: Call, position: int) -> Any:
         """The result of a rank that is over before all have called. What it gave is its own again: keep a copy."""
-        kind, op, root = call.collective
+        kind, op, root, _in_place = call.collective
         given = call.payloads[position]
         call.payloads[position] = call.combine(Collective("broadcast"), [given])[0]
         if kind == "broadcast":

@@ -28,7 +28,7 @@ class Plans:
 
     def find(self, call: Call) -> tuple[Plan, Course | None]:
         """The plan of a call among its simulated members, and its course."""
-        group, (kind, _, root) = call.group, call.collective
+        group, kind, root = call.group, call.collective.kind, call.collective.root
         size = len(group.members.ranks)
         algorithm: Choice = self._algorithm
         if algorithm == "auto":

@@ -159,7 +159,7 @@ class Collectives:
             raise StrategyError(f"{collective.kind} of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
         if len(ranks) == 1:
             now = self._desk.now()
-            return Ready(None if given is None else given.clone(), now, now)
+            return Ready(given if given is None or collective.in_place else given.clone(), now, now)
         group = self._groups.get(ranks)
         if group is None:
             group = self._groups[ranks] = Group(self._folder, self._meet, ranks, self._rank, self._world_size, gpu)
@@ -170,6 +170,8 @@ class Collectives:
         is_divided = collective.op == "mean" and x.dtype in _DIVIDED_FIRST and len(ranks).bit_count() == 1
         if shape is not None:
             out = torch.empty(shape, dtype=x.dtype, device=x.device)
+        elif collective.in_place:
+            out = x.div_(len(ranks)) if is_divided else x
         else:  # one pass over memory for the copy and the mean
             out = x / len(ranks) if is_divided else x.clone()
 
@@ -200,7 +202,11 @@ class Collectives:
                     gpu.wait()
                 return None
             result = _result(collective, out, len(ranks), ranks.index(self._rank), is_divided)
-            return result.to(payload.device)
+            if not collective.in_place:
+                return result.to(payload.device)
+            if result.data_ptr() != given.data_ptr():  # it was on a GPU, or not in one piece
+                given.copy_(result)
+            return given
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
         return Joined(named(name), self._desk, finish, ranks, number, post)

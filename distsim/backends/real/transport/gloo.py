@@ -21,6 +21,8 @@ from torch._C._distributed_c10d import (
 )
 from torch._C._distributed_c10d import Store as TorchStore
 
+_IN_HALVES = 8 * 2**20
+"""Bytes from which on an all-reduce is two: experiments/07_overhead says what that saves."""
 FOREVER = timedelta(days=7)
 """Timeout of gloo and NCCL: the launcher judges who hangs, and ends ranks that outlive it."""
 
@@ -74,9 +76,22 @@ def make_group(store: TorchStore, position: int, size: int, nccl: bool) -> Group
     return cast(Group, dist.ProcessGroupNCCL(store, position, size, options))
 
 
+class _Both:
+    """Two transfers as one."""
+
+    def __init__(self, first: Request, second: Request) -> None:
+        self._requests = first, second
+
+    def wait(self) -> None:
+        for request in self._requests:
+            request.wait()
+
+
 def all_reduce(group: Group, x: torch.Tensor) -> Request:
-    """Start to sum `x` over the group, in place."""
-    return _checked(group.allreduce([x], AllreduceOptions()))
+    """Start to sum `x` over the group, in place. gloo does a large one in halves: it adds one up while the other moves."""
+    if x.is_cuda or x.nbytes < _IN_HALVES:
+        return _checked(group.allreduce([x], AllreduceOptions()))
+    return _Both(*(_checked(group.allreduce([half], AllreduceOptions())) for half in x.view(-1).chunk(2)))
 
 
 def broadcast(group: Group, x: torch.Tensor, root: int) -> Request:
