@@ -15,8 +15,8 @@ from distsim.strategies.parameter_server import AsyncPS
 
 @dataclass(frozen=True)
 class Mortal(Strategy):
-    """`inner`, but `victim` dies before update `at`, after it has saved, unless it has left a mark in `folder` that it did;
-    a victim that makes no updates dies with its gradient number `at`."""
+    """`inner`, but `victim` dies before update `at`, after it has saved, unless it has left a mark in `folder` that it did,
+    with what it had open and locked; a victim that makes no updates dies with its gradient number `at`."""
 
     inner: Strategy
     folder: str
@@ -35,7 +35,8 @@ class Mortal(Strategy):
 
         def die(now: int) -> None:
             if now == self.at and not mark.exists():
-                mark.touch()
+                held = "".join(info.read_text() for info in Path("/proc/self/fdinfo").iterdir() if info.exists())
+                mark.write_text(held)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def arriving(update: int) -> bool:

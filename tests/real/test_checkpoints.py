@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from oracles.replicas import job
+from oracles.replicas import job, workload
 from oracles.test_restart_weights import RUNS
 
 from distsim.backends.real import RealOptions, launch
-from distsim.backends.real.saving import saved
+from distsim.backends.real.saving import lease, saved
 from distsim.backends.real.saving.incarnations import Incarnations
 from distsim.backends.real.saving.saved import Manifest
 from distsim.backends.real.saving.tally import Tally
-from distsim.interface import SGD, Checkpoint, Failure, Job, Outcome
+from distsim.interface import SGD, AdamW, Budget, Checkpoint, DistsimError, Failure, Job, Outcome
 from distsim.interface.failure import Loss
+from distsim.interface.precision import Precision
+from distsim.numerics.tensors import TensorsFactory
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS
@@ -49,6 +52,8 @@ def test_a_rank_that_dies_ends_nothing_if_all_begin_again(tmp_path: Path) -> Non
     found = run(mortal(a_run, tmp_path, 1, 7), tmp_path / "cut", on_worker_loss="restart")
     assert (found.status, found.message) == ("done", "")
     assert alike(expected, found)
+    held = (tmp_path / "died-1-7").read_text()
+    assert len([line for line in held.splitlines() if "FLOCK" in line and "READ" in line]) == 1
     assert found.losses is not None
     assert found.losses[:3] == (1, 1, 4)
     assert [[i.lost for i in trace.interruptions] for trace in found.traces] == [[1], [1]]
@@ -118,6 +123,49 @@ def test_what_is_torn_or_corrupted_is_passed_over_with_one_line(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.glob("0*")) == ["000000004"]
     found, passed = saved.find(tmp_path, "another")
     assert (found, passed) == (None, ["the checkpoint before update 4 is of another job: it is not gone on from"])
+
+
+def test_a_launch_waits_for_the_ranks_of_one_that_was_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One lives until the launch after has said that it waits; the checkpoint that it still writes is gone on from."""
+    a_job = replace(job(AllReduce(), 2, UPDATES, SGD(0.05)), failure=EVERY_2)
+    with lease.leased(tmp_path) as word:
+        rank = lease.join(tmp_path, word)
+    entered, said = threading.Event(), list[str]()
+
+    def launch_again() -> None:
+        with lease.leased(tmp_path):
+            entered.set()
+            said.append(str(Incarnations(a_job, tmp_path, works_on=False).begin.manifest))
+
+    launcher = threading.Thread(target=launch_again, daemon=True)
+    launcher.start()
+    while "have not left" not in (told := capsys.readouterr().err):
+        assert not entered.wait(0.01)
+    assert told == f"processes of another launch have not left {tmp_path} yet: waiting for them\n"
+    name = f"{saved.place(4)}/rank0.state"
+    (tmp_path / "records").mkdir()
+    files = {name: saved.write(tmp_path / name, b"weights")}
+    saved.commit(tmp_path, replace(manifest(4, files), job=saved.fingerprint(a_job)))
+    assert not entered.is_set()
+    rank.close()
+    launcher.join()
+    assert "update=4" in said[0]
+    with pytest.raises(DistsimError, match="another launch has begun in"):
+        lease.join(tmp_path, word)
+
+
+def test_another_optimizer_or_precision_is_another_job() -> None:
+    """Its state would not fit: of SGD's momentum AdamW knows nothing."""
+    numerics = TensorsFactory(workload(), 2)
+    one = replace(job(AllReduce(), 2, UPDATES, SGD(0.05)), numerics=numerics)
+    others = (
+        replace(numerics, optimizer=SGD(0.07)),
+        replace(numerics, optimizer=AdamW()),
+        replace(numerics, precision=Precision("bf16")),
+    )
+    names = [saved.fingerprint(replace(one, numerics=each)) for each in (numerics, *others)]
+    assert len({*names}) == 4
+    assert saved.fingerprint(replace(one, budget=Budget(updates=99))) == names[0]  # longer, it goes on
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -51,9 +52,10 @@ def test_a_job_that_is_queued_again_goes_on(slurm: Slurm) -> None:
     checkpoint = "again/*/checkpoints/*20/manifest.json"
     slurm.until(lambda: bool(list(slurm.folder.glob(checkpoint))), "no checkpoint", 180.0)
     slurm.run("scontrol", "requeue", job)
-    slurm.until(lambda: "JobState=COMPLETED" in slurm.run("scontrol", "show", "job", job), "not completed", 300.0)
+    ended = re.compile("JobState=(COMPLETED|FAILED|CANCELLED|NODE_FAIL)")
+    slurm.until(lambda: bool(ended.search(slurm.run("scontrol", "show", "job", job))), "it has not ended", 300.0)
     (run,) = store.scan(slurm.folder / "again")
-    assert run.status == "done"
+    assert run.status == "done", (slurm.folder / "again.out").read_text()
     assert [note for note in run.summary["notes"] if note.startswith("resumed at update ")]
     whole = api.run(runs=str(slurm.folder / "whole"), strategy="all_reduce", backend="real", **course)
     curves = [[(point["update"], point["loss"]) for point in each.summary["curve"]] for each in (whole, run)]

@@ -7,6 +7,7 @@ does, and `follow` what the others do. The job travels pickled. Linux only.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from distsim.backends.real.parcel import pack
 from distsim.backends.real.private import private_folder
 from distsim.backends.real.process import board_of, how_messages_travel
 from distsim.backends.real.saving.incarnations import Incarnations
+from distsim.backends.real.saving.lease import leased
 from distsim.backends.real.saving.tally import Tally, tally_of
 from distsim.backends.real.starting import order, started
 from distsim.backends.real.watching import failures
@@ -56,17 +58,20 @@ def launch(
     pickled = pack(job)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    runs = Incarnations(job, (checkpoints or folder / "checkpoints").absolute(), works_on(job, options))
-    if meeting is not None:
-        tell(meeting, run, runs.begin)
     until = None if options.limit_seconds is None else time.monotonic() + options.limit_seconds
-    outcome = None
-    try:
-        while outcome is None:
-            outcome = _incarnation(job, options, folder, pickled, runs, until, meeting, run)
-    except Interrupted as stop:
-        _annotate(stop.outcome, runs)
-        raise
+    where = (checkpoints or folder / "checkpoints").absolute()
+    saves = not job.failure.checkpoint.is_off or where.is_dir()
+    with leased(where) if saves else nullcontext("") as word:
+        runs = Incarnations(job, where, works_on(job, options), word)
+        if meeting is not None:
+            tell(meeting, run, runs.begin)
+        outcome = None
+        try:
+            while outcome is None:
+                outcome = _incarnation(job, options, folder, pickled, runs, until, meeting, run)
+        except Interrupted as stop:
+            _annotate(stop.outcome, runs)
+            raise
     _annotate(outcome, runs)
     if outcome.status == "done":
         outcome.notes += job.failure.after(outcome.seconds)

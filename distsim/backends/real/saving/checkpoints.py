@@ -25,7 +25,7 @@ import torch
 from torch._C._distributed_c10d import Store
 
 from distsim.backends.real.fabric import Real
-from distsim.backends.real.saving import saved
+from distsim.backends.real.saving import lease, saved
 from distsim.backends.real.saving.asking import Asking
 from distsim.backends.real.saving.plain import plain, restored
 from distsim.backends.real.saving.saved import Begin, Manifest
@@ -73,6 +73,7 @@ class Checkpoints:
         self._asking: Asking
         self.is_broken = False
         """A rank is gone for good: nothing is saved any more, as it could not go on."""
+        self._lease = lease.join(begin.folder, begin.word) if begin.word else None  # as long as this process lives
         if begin.manifest is not None:
             self._restore(begin.manifest)
 

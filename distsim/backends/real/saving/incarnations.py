@@ -25,10 +25,12 @@ _IN_VAIN = 100
 class Incarnations:
     """Begins each incarnation of a run, and keeps what outlives it."""
 
-    def __init__(self, job: Job, folder: Path, works_on: bool) -> None:
+    def __init__(self, job: Job, folder: Path, works_on: bool, word: str = "") -> None:
+        """`word`: that of the launch that has the folder, if it saves."""
         self._job = job
         self._folder = folder
         self._works_on = works_on
+        self._word = word
         self._name = saved.fingerprint(job)
         self._losses = job.failure.losses(job.seed, job.cluster.world_size)
         self._next = next(self._losses, None)
@@ -36,7 +38,7 @@ class Incarnations:
         self.told: list[str] = []
         """What the row says: what was gone on from, who was lost."""
         manifest = self._find()
-        self.begin = Begin(folder, self._name, works_on=works_on)
+        self.begin = Begin(folder, self._name, word, works_on=works_on)
         if manifest is not None:
             self.told.append(f"resumed at update {manifest.update}")
             self.begin = self._from(manifest, manifest.number + 1, manifest.seconds)
@@ -52,6 +54,7 @@ class Incarnations:
         return Begin(
             self._folder,
             self._name,
+            self._word,
             number,
             at,
             manifest=manifest,
@@ -102,6 +105,7 @@ class Incarnations:
         self.begin = Begin(
             self._folder,
             self._name,
+            self._word,
             begin.number + 1,
             ends,
             origin,

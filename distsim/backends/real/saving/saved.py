@@ -58,6 +58,8 @@ class Begin:
     folder: Path
     """Of checkpoints."""
     job: str = ""
+    word: str = ""
+    """Of the launch that has the folder, see `lease`; empty where nothing is saved."""
     number: int = 0
     at: float = 0.0
     """On the run's clock, at the earliest."""
@@ -92,7 +94,9 @@ def _is_of(name: str, rank: int) -> bool:
 
 
 def fingerprint(job: Job) -> str:
-    """The same for jobs that can go on from each other's checkpoints."""
+    """The same for jobs that can go on from each other's checkpoints. Of numerics of others' it knows an `optimizer` and a
+    `precision`, if they have these."""
+    numerics = [getattr(job.numerics, name, None) for name in ("optimizer", "precision")]
     blocks = [(block.parameters, block.ways) for block in job.model.blocks]
     what = (
         type(job.strategy).__qualname__,
@@ -102,7 +106,7 @@ def fingerprint(job: Job) -> str:
         blocks,
         job.model.batch,
     )
-    return sha256(repr((what, job.seed, job.schedule, job.scaling)).encode()).hexdigest()
+    return sha256(repr((what, numerics, job.seed, job.schedule, job.scaling)).encode()).hexdigest()
 
 
 def place(update: int) -> str:
