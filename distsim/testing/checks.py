@@ -243,6 +243,29 @@ def published(case: Case) -> Iterator[Finding]:
             yield Finding("published", _place(case, network), f"{what} after update {case.updates}", remedy)
 
 
+def losses(case: Case) -> Iterator[Finding]:
+    """It loses a worker as `on_loss` says it can: the run is done, with the same records whenever it is run, modeled and
+    cosimulated alike, and leaves a model of numbers if it does so otherwise."""
+    whole = runs.weights(case.cosimulated["switch"])
+    for way in case.strategy.on_loss(case.workers):
+        if way == "abort" or (way == "continue" and case.workers == 1):
+            continue
+        where = f"{_place(case, 'switch')}, a worker lost, on_loss={way}"
+        remedy = f"let on_loss() leave {way} out, or keep nothing in variables of run() that the others need"
+        cosimulated, modeled, again = case.lossy(True, way), case.lossy(False, way), case.lossy(False, way)
+        left = runs.weights(cosimulated)
+        if cosimulated.status != "done":
+            yield Finding("losses", where, f"the run {_ended(cosimulated)}", remedy)
+        elif whole and runs.is_finite(whole) and not (left and runs.is_finite(left)):
+            what = "the model has parameters that are no numbers" if left else "no whole model was published"
+            yield Finding("losses", where, what, remedy)
+        elif found := runs.difference(modeled, again, ("first", "then")):
+            yield Finding("losses", where, found, "draw from worker.random, and keep what changes in variables of run()")
+        elif found := runs.difference(modeled, cosimulated, ("modeled", "cosimulated")):
+            remedy = "branch on counts, versions and arrivals, never on a payload's value or kind"
+            yield Finding("losses", where, found, remedy)
+
+
 # ---- its weights
 
 
@@ -311,6 +334,6 @@ STAGES: tuple[tuple[Check, ...], ...] = (
     (form, docstring, portable, problems),
     (ends,),
     (budget, repeats, conservation, modes, alike),
-    (published,),
+    (published, losses),
 )
 """The checks of every strategy. `one_process` and `real` come after them, where they are asked for."""

@@ -19,10 +19,13 @@ from distsim.interface import (
     SGD,
     Batch,
     Budget,
+    Checkpoint,
     Cluster,
     Curve,
+    Failure,
     Job,
     Loopback,
+    OnLoss,
     Outcome,
     Roofline,
     Straggler,
@@ -95,6 +98,15 @@ class Case:
     ) -> Outcome:
         """That run under the simulated clock, every rank simulated."""
         return self.simulate(self.job(has_values, network, straggler, budget), fold_ranks=0)
+
+    def lossy(self, has_values: bool, on_loss: OnLoss) -> Outcome:
+        """The run of uneven workers on the switch that loses its last worker after 40 % of its time, for 20 % of it; a
+        checkpoint is due after every update."""
+        seconds = self.modeled["switch"].seconds
+        failure = Failure(
+            {self.workers - 1: (0.4 * seconds,)}, restart=0.2 * seconds, on_loss=on_loss, checkpoint=Checkpoint(updates=1)
+        )
+        return self.simulate(replace(self.job(has_values, "switch", UNEVEN), failure=failure), fold_ranks=0)
 
     def simulate(self, job: Job, fold_ranks: int) -> Outcome:
         """Any run of this case; of ranks that do alike one is simulated from so many workers on."""
@@ -183,6 +195,11 @@ def one_process(workers: int, updates: int) -> dict[int, Any]:
     found = weights(case.simulate(job, fold_ranks=0))
     assert found is not None
     return found
+
+
+def is_finite(found: dict[int, Any]) -> bool:
+    """Whether all of a model's parameters are numbers."""
+    return all(bool(value.isfinite().all()) for value in found.values())
 
 
 def distance(found: dict[int, Any], expected: dict[int, Any]) -> tuple[float, int]:

@@ -41,7 +41,7 @@ def test_a_strategy_of_an_installed_package_is_found_by_its_name(installed: Path
     words = ["check", "leader", "strategy.leader=1", "cluster.workers=3", "--equals-one-process"]
     checked = python(installed, "-m", "distsim.cli", *words)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert re.fullmatch("leader passes: form, docstring, .*, published, one_process\n", checked.stdout)
+    assert re.fullmatch("leader passes: form, docstring, .*, published, losses, one_process\n", checked.stdout)
     script = "from distsim.testing import check_strategy; print(check_strategy('leader', updates=2)[0])"
     assert python(installed, "-c", script).stdout == "form\n"
 
@@ -50,7 +50,7 @@ def test_a_strategy_of_an_installed_package_is_found_by_its_name(installed: Path
 def test_so_it_is_on_real_ranks(installed: Path) -> None:
     checked = python(installed, "-m", "distsim.cli", "check", "leader", "--real")
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert checked.stdout.endswith(", published, real\n")
+    assert checked.stdout.endswith(", published, losses, real\n")
 
 
 def test_what_does_not_pass_is_said_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from distsim.interface import Batch, Model, Problem, Region, Strategy, T, Worker
+from distsim.interface import Batch, Model, OnLoss, Problem, Region, Strategy, T, Worker
 
 
 @dataclass(frozen=True)
@@ -264,6 +264,59 @@ class HalfPublished(Good):
         for step in worker.steps():
             await self.update(worker, step)
             worker.publish(Region((0,)))
+
+
+# ---- how it loses a worker
+
+
+@dataclass(frozen=True)
+class FixedPartners(Good):
+    """Says that it goes on without a worker, whom it sends to all the same."""
+
+    def on_loss(self, workers: int) -> tuple[OnLoss, ...]:
+        return ("continue",)
+
+    def problems(self, workers: int, model: Model) -> Iterable[Problem]:
+        if workers != 3:
+            yield Problem("cluster.workers", workers, "3")
+
+    async def update(self, worker: Worker[T], step: int) -> None:
+        sent = worker.send(worker.read(), (worker.rank + 1) % 3)
+        await worker.receive((worker.rank + 2) % 3)
+        await sent
+        await super().update(worker, step)
+
+
+@dataclass(frozen=True)
+class ForgetsItsModel(Good):
+    """Leaves, at the end of a run that has begun again, what is no number."""
+
+    async def run(self, worker: Worker[T]) -> None:
+        begun = -1
+        for step in worker.steps():
+            begun = step if begun < 0 else begun
+            await self.update(worker, step)
+            if begun and step == 7:
+                worker.load(worker.read() * float("nan"))
+            worker.publish()
+
+
+@dataclass(frozen=True)
+class CountsRestarts(Good):
+    """Computes more in every other run that begins again."""
+
+    begun: ClassVar[list[int]] = []
+
+    async def run(self, worker: Worker[T]) -> None:
+        is_first = True
+        for step in worker.steps():
+            if is_first and step and worker.rank == 0:
+                self.begun.append(step)
+            if worker.rank == 0 and len(self.begun) % 2:
+                await worker.compute("more", lambda x: x, worker.read())
+            is_first = False
+            await self.update(worker, step)
+            worker.publish()
 
 
 # ---- what it computes

@@ -26,6 +26,7 @@ EVERY = [
     "modes",
     "alike",
     "published",
+    "losses",
 ]
 CHOSEN = {
     name: next(s for key, s in STRATEGIES.items() if key.split()[0] == name) for name in registry.BUILT_IN["strategy"]
@@ -85,6 +86,9 @@ FINDINGS = {
     "FirstWorksMore": "alike, 16 workers, alike every 1: rank 1 has other times if rank 0 stands for it; let alike_every",
     "Silent": r"published, .*: the model was not published after update 8; call worker.publish\(\) last in an update",
     "HalfPublished": "published, .*: some blocks of the model were not published after update 8; call",
+    "FixedPartners": r"losses, .*, a worker lost, on_loss=continue: the run failed: .*; let on_loss\(\) leave continue out",
+    "ForgetsItsModel": "losses, .*, on_loss=restart: the model has parameters that are no numbers; let on_loss",
+    "CountsRestarts": "losses, .*, on_loss=restart: rank ., computing .*: first .*, then .*; draw from worker.random",
     "Sums": "one_process, .*, 8 updates: the weights of block . are .* of their way from those of one process, more",
     "LeavesNothing": "one_process, .*, 8 updates: the weights of block . are inf of their way from those of one process",
     "SharesMemory": "real, 2 real workers: the run failed: rank . failed .*: the others are not here; what a rank needs of",
