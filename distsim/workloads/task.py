@@ -3,6 +3,8 @@
 - The samples of a batch are a pure function of (seed, step, part, parts): the training samples are shuffled anew for every
   epoch by (seed, epoch), epochs follow each other without end, and global step s of P workers takes places s P b to
   (s + 1) P b of that stream; a share is a contiguous slice of them. So P workers of batch b see what one of batch P b sees.
+  Where the samples are no multiple of P b, a step takes the last of one epoch and the first of the next: none is left out,
+  none is padded, and a data set smaller than a step comes several times in it.
 - Between blocks goes one tensor. Blocks share no parameters.
 """
 

@@ -5,7 +5,8 @@
   it); or a list of modules, a block each; or any other module, which is one block and can only be data parallel. One tensor
   goes in and one comes out, the samples its first dimension. Blocks share no parameters. A block computes the same again on
   the same input, changes neither that nor its buffers, and stays on the device it is on; constants are its buffers.
-- data: (inputs, targets) or (inputs, targets, validation inputs, validation targets), tensors that fit into memory.
+- data: (inputs, targets) or (inputs, targets, validation inputs, validation targets), tensors that fit into memory. Any
+  number of samples will do: a step that comes to the end of an epoch goes on in the next.
 - loss: a function (output, target) -> the mean over the samples.
 torch's global generator is seeded with the run's seed before the call, so initial weights follow the seed.
 """

@@ -193,6 +193,7 @@ class Victim:
         return made
 
     def _prepare(self, made: Any) -> None:
+        from distsim.backends.real import values
         from distsim.backends.real.fabric import Real
         from distsim.interface.progress import Progress
 
@@ -201,7 +202,7 @@ class Victim:
         places |= {"apply": (made, "update", _always), "send": (Real, "send", _always), "task": (Real, "task", _always)}
         places |= {"receive": (Real, "receive", lambda self, source, tag: source is not None)}
         places |= {"receive any": (Real, "receive", lambda self, source, tag: source is None)}
-        places |= {"publish": (Progress, "publish", _always), "end": (torch, "save", _always)}
+        places |= {"publish": (Progress, "publish", _always), "end": (values, "dumps", _always)}
         places |= {"rendezvous": (torch.distributed, "init_process_group", _always)}
         where, name, fits = places.get(phase) or (Real, "collective", lambda self, group, each, x: each.kind == phase)
         setattr(where, name, self._instead(getattr(where, name), fits))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from random import Random
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from distsim.interface import ALL, SGD, Batch, Region, StrategyError
 from distsim.numerics.tensors import TensorsFactory
 from distsim.workloads.digits_mlp import DigitsMLP
+from distsim.workloads.task import Data, Task
 
 WORKLOAD = DigitsMLP(batch=16, depth=4, width=32)
 
@@ -36,6 +38,31 @@ def test_an_epoch_holds_every_sample_once():
     for epoch in (stream[:1437], stream[1437:2874]):
         assert epoch.sort().values.tolist() == list(range(1437))
     assert not torch.equal(stream[:1437], stream[1437:2874])
+
+
+def order(epoch, size):
+    """The samples of an epoch, as the rule says it: (seed, epoch) shuffles them anew."""
+    shuffled = list(range(size))
+    Random(f"(0, 'epoch', {epoch})").shuffle(shuffled)
+    return shuffled
+
+
+def test_steps_that_do_not_divide_the_data_go_on_in_the_next_epoch():
+    """10 samples, 3 workers of 4: step 0 takes 10 of one epoch and 2 of the next, step 1 the other 8 and 4 of a third."""
+    task = Task([], Data(torch.arange(10), torch.arange(10)), torch.dot, seed=0, batch=4)
+    a, b, c = (order(epoch, 10) for epoch in range(3))
+    expected = [[a[0:4], a[4:8], [a[8], a[9], b[0], b[1]]], [b[2:6], b[6:10], c[0:4]]]
+    for step in range(2):
+        for worker in range(3):
+            assert task.input(Batch(step, worker, 3), 3).tolist() == expected[step][worker]
+            assert task.target(Batch(step, worker, 3), 3).tolist() == expected[step][worker]
+    assert task.input(Batch(0, 2, 3).split(2)[1], 3).tolist() == [b[0], b[1]]  # its second micro-batch
+
+
+def test_data_smaller_than_a_step_comes_several_times_in_it():
+    task = Task([], Data(torch.arange(3), torch.arange(3)), torch.dot, seed=0, batch=4)
+    a, b, c = (order(epoch, 3) for epoch in range(3))
+    assert task.input(Batch(0), 2).tolist() == [*a, *b, c[0], c[1]]
 
 
 def test_a_share_needs_whole_samples():
