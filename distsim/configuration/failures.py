@@ -143,8 +143,6 @@ def check_failure(
     _links(reader, failure, strategy, backend, cluster)
     on_loss = failure.on_loss
     answer: OnLoss = strategy.on_loss(workers)[0] if on_loss == "auto" else on_loss
-    if backend == "real":
-        _real(reader, failure, answer, strategy.hears_on is not None)
     if failure.loses_ranks and answer not in (*strategy.on_loss(workers), "abort"):
         allowed = (
             f"strategy={reader.section('strategy').get('name')} can {' or '.join((*strategy.on_loss(workers), 'abort'))}"
@@ -175,15 +173,9 @@ def _links(reader: Reader, failure: Failure, strategy: Strategy, backend: str, c
             reader.refuse(f"failure.links.{cable}", "...", allowed, quantities.near(cable, names))
 
 
-def _real(reader: Reader, failure: Failure, answer: OnLoss, has_servers: bool) -> None:
-    if failure.loses_ranks and answer == "continue" and not has_servers:
-        allowed = "backend=real can restart or abort: a group of real ranks is not made smaller"
-        reader.refuse("failure.on_loss", failure.on_loss, allowed, "take failure.on_loss=restart, or backend=cosimulated")
-
-
 def check_worker_loss(reader: Reader, wanted: str, strategy: Strategy, workers: int) -> None:
     """Refuse to go on without workers where the strategy cannot."""
-    if wanted == "continue" and (strategy.hears_on is None or "continue" not in strategy.on_loss(workers)):
+    if wanted == "continue" and "continue" not in strategy.on_loss(workers):
         allowed = f"strategy={reader.section('strategy').get('name')} cannot work on without a worker"
         reader.refuse("backend.on_worker_loss", wanted, allowed, "take stop or restart")
 

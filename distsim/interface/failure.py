@@ -5,7 +5,7 @@ rank, k): the same ranks fail at the same times under every strategy, so compari
 
     restart    all ranks stop, `restart` seconds pass, and all go on from the last complete checkpoint (a failure meanwhile
                starts the wait again, as in Daly's model)
-    continue   the others go on without it, and it comes back `restart` seconds later
+    continue   the others go on without it, and it comes back `restart` seconds later; in a real run never
     abort      the run ends, failed
 
 Young, "A first order approximation to the optimum checkpoint interval", CACM 17(9), 1974; Daly, "A higher order estimate of

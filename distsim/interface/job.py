@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -57,6 +57,17 @@ class Job:
     failure: Failure = field(default_factory=Failure)
     samples_between_snapshots: int = 0
     """Publish the model for evaluation at least every so many samples; 0 never."""
+
+    def resized(self, workers: int) -> Job:
+        """The same job for so many workers: those that are left when some are lost."""
+        if workers == self.cluster.workers:
+            return self
+        numerics: Any = self.numerics
+        return replace(
+            self,
+            cluster=replace(self.cluster, workers=workers),
+            numerics=replace(numerics, workers=workers) if hasattr(numerics, "workers") else numerics,
+        )
 
     def rank(self, rank: int, fabric: Fabric, start: Start = BEGINNING) -> Rank[Any]:
         """The state of one rank on its fabric, at the beginning of the run or where an incarnation of it starts."""

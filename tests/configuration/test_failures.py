@@ -70,9 +70,8 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
         ({"failure.checkpoint.cost": 5}, "failure.checkpoint.cost=5: no such key; did you mean checkpoint.cost?"),
         ({"strategy": "ad_psgd", "checkpoint.every": 9},
          "checkpoint.every=9: strategy=ad_psgd cannot go on from a checkpoint: it begins anew; leave it null"),
-        ({"backend": "real", "failure": "one_loss", "failure.on_loss": "continue"},
-         "failure.on_loss='continue': backend=real can restart or abort: a group of real ranks is not made smaller; "
-         "take failure.on_loss=restart, or backend=cosimulated"),
+        ({"backend": "real", "failure": "one_loss", "failure.on_loss": "continue", "strategy": "zero"},
+         "failure.on_loss='continue': strategy=zero can restart or abort; auto takes the first of them"),
         ({"backend": "real", "backend.on_worker_loss": "continue", "strategy": "sync_ps"},
          "backend.on_worker_loss='continue': strategy=sync_ps cannot work on without a worker; take stop or restart"),
     ],

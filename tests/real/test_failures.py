@@ -10,6 +10,7 @@ import pytest
 
 from distsim.interface import BadInput, Budget, Failure
 from distsim.strategies.all_reduce import AllReduce
+from distsim.strategies.zero import Zero
 from real.faults import job, run
 
 
@@ -44,7 +45,7 @@ def test_a_loss_after_the_end_is_said(tmp_path: Path) -> None:
     assert outcome.notes[-1].startswith("the failure of rank 0 at 1000 s comes after the end of the run at 0.")
 
 
-def test_no_smaller_groups(tmp_path: Path) -> None:
+def test_who_cannot_go_on_as_a_smaller_group_says_so(tmp_path: Path) -> None:
     failure = Failure(ranks={1: (0.5,)}, on_loss="continue")
-    with pytest.raises(BadInput, match=r"failure.on_loss='continue': backend=real can restart or abort"):
-        run(replace(job(AllReduce(), tmp_path, ranks=2), failure=failure), tmp_path)
+    with pytest.raises(BadInput, match=r"failure.on_loss='continue': Zero cannot work on without a rank; take failure.on"):
+        run(replace(job(Zero(), tmp_path, ranks=2), failure=failure), tmp_path)

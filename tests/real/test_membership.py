@@ -11,8 +11,8 @@ from oracles.replicas import job
 from distsim.backends.real import RealOptions, launch
 from distsim.interface import SGD, BadInput, Checkpoint, Failure, Job, Outcome, Strategy
 from distsim.results.conservation import check_conservation
-from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SSP, AsyncPS, BackupWorkers, KAsync, KBatchAsync
+from distsim.strategies.zero import Zero
 from real.mortal import Mortal
 
 WORKERS, UPDATES = 3, 40
@@ -52,8 +52,8 @@ def test_a_worker_that_dies_is_missed_by_nobody(tmp_path: Path) -> None:
 
 
 def test_who_cannot_work_on_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"backend.on_worker_loss='continue': AllReduce cannot work on without a worker"):
-        run(job(AllReduce(), 2, 2, SGD(0.05)), tmp_path, on_worker_loss="continue")
+    with pytest.raises(BadInput, match=r"backend.on_worker_loss='continue': Zero cannot work on without a worker"):
+        run(job(Zero(), 2, 2, SGD(0.05)), tmp_path, on_worker_loss="continue")
 
 
 def test_a_loss_by_plan_is_what_the_plan_says(tmp_path: Path) -> None:

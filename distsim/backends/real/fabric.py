@@ -21,8 +21,9 @@ from distsim.backends.real.transport.devices import Device
 from distsim.backends.real.transport.gloo import Store
 from distsim.backends.real.transport.handle import Pending, Ready, named
 from distsim.backends.real.transport.messages import Messages
+from distsim.backends.real.transport.survivors import Regrouped
 from distsim.backends.real.watching.board import COMPUTES, IDLES, Desk
-from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, drive
+from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, StrategyError, drive
 
 R = TypeVar("R")
 
@@ -71,6 +72,7 @@ class Real:
         self._sleeper = Sleeper(_burn, time.thread_time) if self._burns else Sleeper()
         self.count_gradient: Callable[[], None] | None = None
         """Told of every gradient before it is sent."""
+        self._is_smaller = False
         self._messages: Messages
         self._collectives: Collectives
         self._store: Store
@@ -78,6 +80,10 @@ class Real:
     def lose(self, rank: int) -> None:
         """A worker is lost, and this rank, a server, works on."""
         self._messages.lose(rank)
+
+    def regroup(self, collectives: Collectives) -> None:
+        """A rank is lost: these are the collectives of those who are left. There are no messages any more."""
+        self._collectives, self._is_smaller = collectives, True
 
     def connect(self, messages: Messages, collectives: Collectives, store: Store) -> None:
         """Take the transport."""
@@ -124,12 +130,14 @@ class Real:
 
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Handle[None]:
         """Send; over when it has arrived."""
+        self._check_messages()
         if self.count_gradient is not None and envelope.label == "gradient" and envelope.payload is not None:
             self.count_gradient()
         return self._messages.send(to, tag, envelope)
 
     def receive(self, source: int | None, tag: str) -> Handle[Message[Any]]:
         """Receive from a rank, or from any."""
+        self._check_messages()
         return self._messages.receive(source, tag)
 
     def collective(self, group: tuple[int, ...], collective: Collective, payload: Any) -> Handle[Any]:
@@ -148,6 +156,8 @@ class Real:
         def finish() -> R:
             try:
                 return drive(coroutine)
+            except Regrouped:
+                raise
             except BaseException as error:
                 self._raised(error)
                 raise
@@ -175,6 +185,10 @@ class Real:
     def count_from(self, key: str, number: int) -> None:
         """As if it had been asked so often; for one rank, before anyone asks."""
         self._store.add(f"count {key}", number)
+
+    def _check_messages(self) -> None:
+        if self._is_smaller:
+            raise StrategyError("real ranks that go on as a smaller group have collectives alone: no messages")
 
     def _waits(self, cost: Cost, batch: Batch | None, begun: float) -> list[float]:
         """Seconds to wait for each primitive operation of `cost`, which begins now; none without a straggler."""

@@ -28,8 +28,8 @@ class RealOptions:
     start_seconds: float = field(default=120.0, metadata=_POSITIVE)
     """Every rank must have imported, built its numerics and met the others within this time."""
     on_worker_loss: Literal["stop", "continue", "restart"] = "stop"
-    """What a run does if a process dies that is not to be lost: end, failed; work on without it, if it is a worker of
-    servers that can; or begin again from the last checkpoint."""
+    """What a run does if a process dies that is not to be lost: end, failed; work on without it, if the strategy can, as
+    servers without a worker or as a smaller group; or begin again from the last checkpoint."""
     threads: int = field(default=1, metadata={"at_least": 1, "at_most": 4096})
     """torch threads a rank; the calibration measures one."""
     deterministic: bool = False

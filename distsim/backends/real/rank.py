@@ -7,6 +7,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +18,19 @@ from distsim.backends.real import values
 from distsim.backends.real.allocator import keep_freed_memory
 from distsim.backends.real.fabric import Real
 from distsim.backends.real.process import Order, how_messages_travel
+from distsim.backends.real.regrouping import Regrouping
 from distsim.backends.real.saving import checkpoints
 from distsim.backends.real.saving.checkpoints import Checkpoints
 from distsim.backends.real.saving.tally import Tally, pipe, tally_of
 from distsim.backends.real.transport import membership
-from distsim.backends.real.transport.collectives import Collectives
+from distsim.backends.real.transport.collectives import Collectives, Everyone
 from distsim.backends.real.transport.devices import CudaDevice, Device, HostDevice, make_deterministic
 from distsim.backends.real.transport.gloo import FOREVER
 from distsim.backends.real.transport.handle import PeerLost
 from distsim.backends.real.transport.messages import Messages
 from distsim.backends.real.transport.shelves import GpuMemory, HostMemory, Memory, Shelves, tried
+from distsim.backends.real.transport.survivors import Survivors
+from distsim.backends.real.transport.wires import Wires, noted
 from distsim.backends.real.watching.board import RUNS, Desk
 from distsim.backends.real.worlds.clock import Clock, align
 from distsim.backends.real.worlds.meeting import connect
@@ -57,9 +61,11 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     _warm_up(device)
     gc.freeze()  # the collector need not look at torch again and again because records grow
     desk.phase("rendezvous")
+    regroups = begin.works_on and job.strategy.hears_on is None
     try:
         hears_on = job.strategy.hears_on if begin.works_on and order.rank >= job.cluster.workers else None
-        clock = _meet(order, desk, fabric, device, hears_on)
+        survivors = Survivors(order.private, order.rank, order.world_size) if regroups else None
+        clock, collectives = _meet(order, desk, fabric, device, hears_on, survivors)
     except RuntimeError as error:  # of gloo: another rank is gone
         raise PeerLost(str(error)) from error
     if order.rank == 0:
@@ -69,7 +75,10 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
         membership.listen(pipe(order.private, order.rank), saver.lose)
     desk.phase("run")
     desk.enter(RUNS, "")
-    drive(finish(job.strategy, Worker(state, range(order.world_size))))
+    if survivors is None:
+        drive(finish(job.strategy, Worker(state, range(order.world_size))))
+    else:
+        state = Regrouping(job, state, fabric, desk, survivors, collectives, begin, order.private, tally).run()
     desk.phase("end")
     done = device.settle(state.trace)
     shown = state.progress.snapshots
@@ -90,9 +99,11 @@ def _warm_up(device: Device) -> None:
     device.wait()
 
 
-def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str | None) -> float:
+def _meet(
+    order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str | None, survivors: Survivors | None
+) -> tuple[float, partial[Collectives]]:
     """Connect to all ranks, over the order's interface only, and agree on the origin of the clock; how many seconds this
-    machine's clock can be off."""
+    machine's clock can be off, and what makes collectives for who is left when a rank is lost."""
     os.environ["GLOO_SOCKET_IFNAME"] = order.interface
     os.environ["NCCL_SOCKET_IFNAME"] = order.interface
 
@@ -102,10 +113,15 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str 
     own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.local_size
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     size = order.world_size
-    dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
+    wires = Wires()
+    with noted(wires):
+        dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
     messages = Messages(desk, order.rank, device, hears_on, _share(order))
     gpu = device if own_gpu and isinstance(device, CudaDevice) else None
-    collectives = Collectives(desk, order.private, store, order.rank, size, gpu)
+    make = partial(Collectives, desk, order.private, store, order.rank, gpu=gpu, losses=survivors)
+    collectives = make(everyone=Everyone(tuple(range(size)), dist.group.WORLD, wires))
+    if survivors is not None:
+        survivors.use(collectives)
     fabric.connect(messages, collectives, store("decide", size))
     begin = order.begin
     if order.rank == 0:
@@ -123,7 +139,7 @@ def _meet(order: Order, desk: Desk, fabric: Real, device: Device, hears_on: str 
     desk.origin = start - begin.at if begin.origin is None else begin.origin
     time.sleep(max(0.0, start - time.monotonic()))
     device.start(desk.now)
-    return clock.uncertainty
+    return clock.uncertainty, make
 
 
 def _share(order: Order) -> Shelves | None:

@@ -108,15 +108,7 @@ class Incarnations:
 
     def _resized(self) -> Job:
         """The job of those who are here."""
-        job, workers = self._job, len(self.here) - self._job.cluster.servers
-        if workers == job.cluster.workers:
-            return job
-        numerics: Any = job.numerics
-        return replace(
-            job,
-            cluster=replace(job.cluster, workers=workers),
-            numerics=replace(numerics, workers=workers) if hasattr(numerics, "workers") else numerics,
-        )
+        return self._job.resized(len(self.here) - self._job.cluster.servers)
 
     def ranks(self) -> list[Rank[Any]]:
         """Every rank of the run as it was when it was here last."""

@@ -76,7 +76,7 @@ class Begin:
     count: int = 0
     """Complete checkpoints before."""
     works_on: bool = False
-    """Servers work on if a worker is lost."""
+    """The others work on if a worker is lost."""
     failures: int = 0
     restarts: int = 0
     lost_seconds: float = 0.0
@@ -112,6 +112,11 @@ def fingerprint(job: Job) -> str:
 def place(update: int) -> str:
     """The folder of the checkpoint before this update."""
     return f"{update:09d}"
+
+
+def shown(private: Path, rank: int, number: int) -> Path:
+    """What a rank has shown of the model after an update, where others may go on without it."""
+    return private / "shown" / f"{rank}-{number}.snapshot"
 
 
 def write(path: Path, content: bytes) -> str:

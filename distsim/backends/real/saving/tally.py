@@ -57,5 +57,5 @@ def tally_of(private: Path) -> Path:
 
 
 def pipe(private: Path, rank: int) -> Path:
-    """Where a server hears of workers that are lost."""
+    """Where a server, or a rank of a group, hears of ranks that are lost."""
     return private / f"lost{rank}"

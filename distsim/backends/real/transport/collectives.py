@@ -4,6 +4,8 @@ gloo's payloads are in host memory, wherever the ranks compute. Of NCCL nobody w
 
 A group is made at its first collective, by a thread: making it waits for all its members, and a call must not. Until then
 its collectives queue. Different kinds or sizes within a group are found by the group's ledger.
+
+Where ranks go on as a smaller group when one is lost (survivors.py), there are new groups after each loss.
 """
 
 from __future__ import annotations
@@ -11,22 +13,34 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from distsim.backends.real.transport import gloo
 from distsim.backends.real.transport.devices import CudaDevice, Mark
 from distsim.backends.real.transport.handle import PeerLost, Pending, Ready, named
 from distsim.backends.real.transport.ledger import Ledger, group_file
+from distsim.backends.real.transport.wires import Wires, cut, noted
 from distsim.backends.real.watching.board import Desk
 from distsim.interface import Collective, Handle, StrategyError
 
 R = TypeVar("R")
 Meet = Callable[[str, int], Store]
 """The store, of this name, where so many ranks meet; a connection of the caller's own."""
+
+
+class Losses(Protocol):
+    """What a rank that goes on without others knows of them."""
+
+    def check(self) -> None:
+        """Raises what cuts the program off if one is lost."""
+
+    def explain(self, error: PeerLost) -> None:
+        """The same, once it is known; the error if it is not."""
+
+
 _DIVIDED_FIRST = (torch.float32, torch.float64)
 """What a power of two divides exactly, so before the sum as well as after it (but for what is near the smallest number)."""
 
@@ -71,22 +85,34 @@ class Post:
             raise PeerLost(str(error)) from error
 
 
+class Everyone(NamedTuple):
+    """All who are there, and the group that they have."""
+
+    ranks: tuple[int, ...]
+    group: gloo.Group | None
+    wires: Wires
+    """Its connections."""
+    epoch: int = 0
+    """How many were lost before."""
+
+
 class Group:
     """One group of ranks, in the order that its members give; in another order it is another group, as in the simulator."""
 
     def __init__(
-        self, folder: Path, meet: Meet, ranks: tuple[int, ...], rank: int, world_size: int, gpu: CudaDevice | None
+        self, folder: Path, meet: Meet, ranks: tuple[int, ...], rank: int, everyone: Everyone, gpu: CudaDevice | None
     ) -> None:
         self.ranks = ranks
         self._rank = rank
         self._gpu = gpu
         self._meet = meet
-        self._name = group_file(folder, ranks).name
-        self.ledger = Ledger(folder, ranks, rank)
+        self._name = f"{group_file(folder, ranks).name}.{everyone.epoch}"
+        self.ledger = Ledger(folder, ranks, rank, everyone.epoch << 32)
         self._lock = threading.Lock()
         self._queue: list[Post] = []
         self._error: BaseException | None = None
-        self._group: gloo.Group | None = dist.group.WORLD if ranks == tuple(range(world_size)) else None
+        self._group = everyone.group if ranks == everyone.ranks else None
+        self._wires = everyone.wires if ranks == everyone.ranks else Wires()
         if self._group is None:
             threading.Thread(target=self._make, daemon=True).start()
 
@@ -106,21 +132,34 @@ class Group:
         try:
             if self._gpu is not None:
                 self._gpu.enter()
-            made = gloo.make_group(
-                self._meet(f"{self._name}.store", len(self.ranks)),
-                self.ranks.index(self._rank),
-                len(self.ranks),
-                self._gpu is not None,
-            )
+            with noted(self._wires):
+                made = gloo.make_group(
+                    self._meet(f"{self._name}.store", len(self.ranks)),
+                    self.ranks.index(self._rank),
+                    len(self.ranks),
+                    self._gpu is not None,
+                )
             if self._gpu is not None:  # NCCL connects at the first collective, and a call must not wait for that
                 gloo.all_reduce(made, torch.zeros(1, device=self._gpu.name)).wait()
         except Exception as failure:
             error = failure
         with self._lock:
+            if self._error is not None:  # cut meanwhile
+                return
             for post in self._queue:
                 post.call(made, error)
             self._queue.clear()
             self._group, self._error = made, error
+
+    def cut(self) -> None:
+        """A member is lost: end whatever is under way."""
+        with self._lock:
+            if self._group is None and self._error is None:
+                self._error = RuntimeError("a member was lost before the group was made")
+                for post in self._queue:
+                    post.call(None, self._error)
+                self._queue.clear()
+        cut(self._wires)
 
 
 class Joined(Pending[R]):
@@ -141,28 +180,45 @@ class Collectives:
     """One rank's collectives; `gpu` if it is the rank's own."""
 
     def __init__(
-        self, desk: Desk, folder: Path, meet: Meet, rank: int, world_size: int, gpu: CudaDevice | None = None
+        self,
+        desk: Desk,
+        folder: Path,
+        meet: Meet,
+        rank: int,
+        everyone: Everyone,
+        gpu: CudaDevice | None = None,
+        losses: Losses | None = None,
     ) -> None:
         self._desk = desk
         self._folder = folder
         self._meet = meet
         self._rank = rank
-        self._world_size = world_size
+        self._everyone = everyone
         self._gpu = gpu
+        self._losses = losses
+        self._lock = threading.Lock()
+        self._is_cut = False
         self._groups: dict[tuple[int, ...], Group] = {}
+
+    def cut(self) -> None:
+        """A rank is lost: end whatever is under way, at once."""
+        with self._lock:
+            self._is_cut = True
+            for group in self._groups.values():
+                group.cut()
 
     def start(self, ranks: tuple[int, ...], collective: Collective, given: torch.Tensor | None) -> Handle[Any]:
         """Join the next collective of these ranks, in this order; a barrier's payload and result are None."""
-        gpu = self._gpu
+        gpu, losses = self._gpu, self._losses
+        if losses is not None:
+            losses.check()
         payload = torch.zeros(1, device="cpu" if gpu is None else gpu.name) if given is None else given
         if collective.kind in ("reduce_scatter", "all_to_all") and payload.numel() % len(ranks):
             raise StrategyError(f"{collective.kind} of {payload.numel()} scalars does not divide by {len(ranks)} ranks")
         if len(ranks) == 1:
             now = self._desk.now()
             return Ready(given if given is None or collective.in_place else given.clone(), now, now)
-        group = self._groups.get(ranks)
-        if group is None:
-            group = self._groups[ranks] = Group(self._folder, self._meet, ranks, self._rank, self._world_size, gpu)
+        group = self._groups.get(ranks) or self._make(ranks)
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach().cpu() if gpu is None else payload.detach()
         x = x.contiguous()
@@ -196,7 +252,12 @@ class Collectives:
         post = group.post(call, mark)
 
         def finish(keep: torch.Tensor = x) -> torch.Tensor | None:  # NCCL may read it until the stream has waited
-            post.wait(gpu)
+            try:
+                post.wait(gpu)
+            except PeerLost as error:
+                if losses is not None:
+                    losses.explain(error)
+                raise
             if given is None:
                 if gpu is not None:
                     gpu.wait()
@@ -210,6 +271,14 @@ class Collectives:
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
         return Joined(named(name), self._desk, finish, ranks, number, post)
+
+    def _make(self, ranks: tuple[int, ...]) -> Group:
+        with self._lock:
+            group = Group(self._folder, self._meet, ranks, self._rank, self._everyone, self._gpu)
+            self._groups[ranks] = group
+            if self._is_cut:
+                group.cut()
+        return group
 
 
 def _result(collective: Collective, out: torch.Tensor, members: int, position: int, is_divided: bool) -> torch.Tensor:

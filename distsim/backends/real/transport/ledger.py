@@ -27,12 +27,12 @@ _DEPTH = 256  # collectives that a member may be ahead of another and still be c
 
 
 class Ledger:
-    """What each member of a group has called last."""
+    """What each member of a group has called last; its collectives are numbered from `first`."""
 
-    def __init__(self, folder: Path, ranks: Sequence[int], rank: int) -> None:
+    def __init__(self, folder: Path, ranks: Sequence[int], rank: int, first: int = 0) -> None:
         self._ranks = ranks
         self._mine = ranks.index(rank)
-        self._called = 0
+        self._called = self._first = first
         path, size = group_file(folder, ranks), len(ranks) * _DEPTH * _ENTRY.size
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             durable.reserve(file.fileno(), size, path)
@@ -51,8 +51,9 @@ class Ledger:
             sequence, *theirs = _ENTRY.unpack_from(self._map, _place(position, number))
             found = (theirs[0].rstrip(b"\0"), theirs[1], theirs[2])
             if sequence == number + 1 and found != call:
+                group, since = ",".join(map(str, self._ranks)), number - self._first
                 raise StrategyError(
-                    f"collective {number} of ranks {','.join(map(str, self._ranks))} must be the same on all of them, but "
+                    f"collective {since} of ranks {group} must be the same on all of them, but "
                     f"rank {self._ranks[self._mine]} calls {_words(*call)} and rank {other} called {_words(*found)}"
                 )
         return number

@@ -10,30 +10,34 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from distsim.backends.real import values
-from distsim.backends.real.options import RealOptions
+from distsim.backends.real.options import RealOptions, device_of, gpus
 from distsim.backends.real.saving.incarnations import Incarnations
 from distsim.backends.real.saving.tally import pipe
+from distsim.backends.real.transport.word import Word
 from distsim.backends.real.watching.board import Board
 from distsim.interface import BadInput, Failure, Interruption, Job, Outcome, Problem, Trace
 from distsim.interface.failure import Loss
 
 
 def works_on(job: Job, options: RealOptions) -> bool:
-    """Whether servers work on when a worker is lost, by one cause or the other."""
+    """Whether the others work on when a worker is lost, by one cause or the other."""
     by_plan = job.failure.loses_ranks and job.on_loss == "continue"
-    return job.strategy.hears_on is not None and (by_plan or options.on_worker_loss == "continue")
+    return by_plan or options.on_worker_loss == "continue"
 
 
 def check(job: Job, options: RealOptions) -> None:
     """Raise `BadInput` if the job asks for what real ranks cannot do."""
-    failure, strategy = job.failure, job.strategy
-    can = strategy.hears_on is not None and "continue" in strategy.on_loss(job.cluster.workers)
+    failure, strategy, size = job.failure, job.strategy, job.cluster.world_size
+    can = "continue" in strategy.on_loss(job.cluster.workers)
     if failure.loses_ranks and job.on_loss == "continue" and not can:
-        allowed = "backend=real can restart or abort: a group of real ranks is not made smaller"
+        allowed = f"{type(strategy).__name__} cannot work on without a rank"
         raise BadInput([Problem("failure.on_loss", failure.on_loss, allowed, "take failure.on_loss=restart")])
     if options.on_worker_loss == "continue" and not can:
         allowed = f"{type(strategy).__name__} cannot work on without a worker"
         raise BadInput([Problem("backend.on_worker_loss", "continue", allowed, "take stop or restart")])
+    if works_on(job, options) and strategy.hears_on is None and device_of(options, size) == "cuda" and gpus() >= size:
+        allowed = "a group of ranks with GPUs of their own is not made smaller when one is lost"
+        raise BadInput([Problem("backend.device", options.device, allowed, "take restart, or backend.device=cpu")])
 
 
 def no_restarts(failure: Failure, options: RealOptions, engine: str) -> Iterable[Problem]:
@@ -68,9 +72,11 @@ class Killer:
         """Whose loss ends this incarnation."""
         self.absent: dict[int, float] = {}
         """Workers that the others work on without, and since when by the run's clock."""
-        servers = range(job.cluster.workers, job.cluster.world_size) if runs.begin.works_on else ()
+        self._private = private
+        self._is_group = job.strategy.hears_on is None  # the others go on as a smaller one
         # for reading, too, so that opening and writing wait for nobody
-        self._pipes = [os.open(pipe(private, server), os.O_RDWR) for server in servers]
+        hearing = _hearing(job) if runs.begin.works_on else ()
+        self._pipes = {rank: os.open(pipe(private, rank), os.O_RDWR) for rank in hearing}
 
     def strike(self, most: float) -> float:
         """Kill who is due; how many seconds may pass until the next look, at most `most`."""
@@ -83,7 +89,7 @@ class Killer:
                 return min(most, left)
             self._runs.take()
             if part.phase == "run" and loss.rank not in self.absent and loss.rank not in self._killed:
-                goes_on = self._job.on_loss == "continue" and loss.rank < self._job.cluster.workers
+                goes_on = self._job.on_loss == "continue" and self._can_go_on_without(loss.rank)
                 self._killed |= {loss.rank} if goes_on else set()
                 self._processes[loss.rank].kill()
                 killed = f"rank {loss.rank} was killed at {loss.at - left:.3g} s"
@@ -91,32 +97,47 @@ class Killer:
                 self.struck = None if goes_on else loss
         return most
 
+    def _can_go_on_without(self, rank: int) -> bool:
+        """Whether others are left who could: servers, or at least one of a group."""
+        gone = {rank, *self._killed, *self.absent}
+        return len(gone) < self._job.cluster.world_size if self._is_group else rank < self._job.cluster.workers
+
     def forgives(self, rank: int) -> bool:
-        """Whether the others work on without this rank, which has died; then its servers are told."""
-        cluster, part = self._job.cluster, self._board.read(rank)
+        """Whether the others work on without this rank, which has died; then its servers, or all others, are told."""
+        part = self._board.read(rank)
         ends = self.struck is not None and self.struck.rank == rank  # by plan, which says what follows
         wanted = rank in self._killed or (self._options.on_worker_loss == "continue" and not ends)
-        if not (self._runs.begin.works_on and wanted and rank < cluster.workers and part.phase == "run"):
+        runs = part.phase == "run" or (self._is_group and rank in self._killed)  # it may have ended just before
+        if not (self._runs.begin.works_on and wanted and runs and self._can_go_on_without(rank)):
             return False
-        self.absent[rank] = time.monotonic() - part.origin
-        for server in self._pipes:
-            os.write(server, f"{rank}\n".encode())
+        self.absent[rank] = at = time.monotonic() - part.origin
+        line = f"{rank}\n"
+        if self._is_group:
+            os.close(self._pipes.pop(rank))
+            line = Word(len(self.absent), at, rank, tuple(self._pipes)).line
+        for hearing in self._pipes.values():
+            os.write(hearing, line.encode())
         return True
 
     def close(self) -> None:
         """The incarnation is over."""
-        for server in self._pipes:
-            os.close(server)
+        for hearing in self._pipes.values():
+            os.close(hearing)
         self._pipes.clear()
 
     def stand_in(self, results: Callable[[int], Path]) -> None:
         """Leave results in place of those that lost workers will not give."""
         for rank, at in self.absent.items():
-            results(rank).write_bytes(values.dumps((Trace(rank, ended=at), [], {}, 0.0)))
+            found = (values.loads(path.read_bytes()) for path in self._private.glob(f"shown/{rank}-*.snapshot"))
+            left = sorted(found, key=lambda each: each.number)
+            results(rank).write_bytes(values.dumps((Trace(rank, ended=at), left, {}, 0.0)))
 
     def account(self, outcome: Outcome, sent: Mapping[int, int]) -> None:
         """Note in a run that ended well what lost workers had sent in vain, and what their absence took."""
         size = self._job.cluster.world_size
+        if self._is_group:
+            self._account_for_group(outcome)
+            return
         for rank, at in self.absent.items():
             arrivals = [arrival for trace in outcome.traces for arrival in trace.arrivals]
             dropped = sent[rank] - sum(arrival.source == rank for arrival in arrivals)
@@ -129,11 +150,38 @@ class Killer:
                 lost = outcome.losses.lost_seconds + max(0.0, outcome.seconds - at) / size
                 outcome.losses = outcome.losses._replace(failures=outcome.losses.failures + 1, lost_seconds=lost)
 
+    def _account_for_group(self, outcome: Outcome) -> None:
+        """The same of ranks without which the others went on as a smaller group, and what they had to make anew."""
+        size, seconds, until = self._job.cluster.world_size, 0.0, 0.0
+        left = [trace for trace in outcome.traces if trace.rank not in self.absent]
+        for count, (rank, at) in enumerate(self.absent.items(), 1):
+            outcome.traces[rank].interruptions.append(Interruption(at, rank, inf, 0, 0))
+            seconds += max(0.0, outcome.seconds - at)
+            resumed = [each.resumed for trace in left for each in trace.interruptions if each.lost == rank]
+            if resumed:  # else all had ended
+                if at < until:  # while they met after the loss before
+                    since = until
+                else:
+                    kept = [update.time for trace in left for update in trace.updates if update.time <= min(resumed)]
+                    since = min(at, max(kept, default=self._runs.begin.at))
+                until = max(resumed)
+                seconds += (at - since) * (size - count + 1) + (until - at) * (size - count)
+            others = "the other one" if count == size - 1 else f"the other {size - count}"
+            outcome.notes.append(f"rank {rank} was lost at {at:.3g} s and stayed away: {others} went on")
+        if outcome.losses is not None:
+            failures, lost = outcome.losses.failures + len(self.absent), outcome.losses.lost_seconds + seconds / size
+            outcome.losses = outcome.losses._replace(failures=failures, lost_seconds=lost)
+
+
+def _hearing(job: Job) -> range:
+    """Who hears of lost workers: servers, or all where there are none."""
+    return range(job.cluster.workers if job.strategy.hears_on is not None else 0, job.cluster.world_size)
+
 
 def make_pipes(job: Job, private: Path) -> None:
-    """Make what servers hear of lost workers by."""
-    for server in range(job.cluster.workers, job.cluster.world_size):
-        os.mkfifo(pipe(private, server))
+    """Make what ranks hear of lost workers by."""
+    for rank in _hearing(job):
+        os.mkfifo(pipe(private, rank))
 
 
 def lost(job: Job, options: RealOptions, killer: Killer, died: int | None, origin: float) -> Loss | None:
