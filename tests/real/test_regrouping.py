@@ -27,6 +27,7 @@ from distsim.strategies.all_reduce import AllReduce
 from real.fuzz import Case, Victim
 from real.mortal import Mortal
 
+EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
 OPTIMIZER = SGD(0.05, momentum=0.9)
 
 
@@ -66,10 +67,17 @@ def test_the_others_train_on_as_a_smaller_group(tmp_path: Path) -> None:
     """Rank 0, which shows the model, dies before its sixth update, of which nobody has its part. The weights are those of
     a loop of torch's over groups of three, then two, and those of the cosimulated run in which it is lost there."""
     made = a_job(3, 8)
-    outcome = run(replace(made, strategy=Mortal(made.strategy, str(tmp_path), 0, 5)), tmp_path, on_worker_loss="continue")
+    mortal = replace(made, strategy=Mortal(made.strategy, str(tmp_path), 0, 5), failure=EVERY_2)
+    outcome = run(mortal, tmp_path, on_worker_loss="continue")
     assert groups(outcome, 8) == [3, 3, 3, 3, 3, 2, 2, 2]
-    assert [trace.interruptions[0][1] for trace in outcome.traces] == [0, 0, 0]
-    assert outcome.traces[0].interruptions[0].resumed == float("inf")
+    lost, *others = [trace.interruptions for trace in outcome.traces]
+    assert [each.lost for (each,) in (lost, *others)] == [0, 0, 0]
+    assert lost[0].resumed == float("inf")
+    at, since = lost[0].at, max(trace.updates[4].time for trace in outcome.traces[1:])
+    resumed, end = max(each.resumed for (each,) in others), outcome.seconds
+    assert outcome.losses is not None
+    assert outcome.losses[:3] == (1, 0, 2)  # saved before updates 2 and 4, and not by two of three
+    assert outcome.losses.lost_seconds == pytest.approx(((at - since) * 3 + (resumed - at) * 2 + (end - at)) / 3, rel=1e-12)
     (said,) = [note for note in outcome.notes if note.startswith("rank 0 was lost at")]
     assert said.endswith("s and stayed away: the other 2 went on")
     times = [update.time for update in done(made).traces[0].updates]
