@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import torch
 from contract.kit import SWITCH
 from contract.tiny import DEVICE
 
-from distsim.backends.real import RealOptions, launch
+from distsim.backends.real import RealOptions, launch, starting
 from distsim.interface import SGD, Budget, Cluster, Job, Strategy, Worker
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.ad_psgd import ADPSGD
@@ -73,6 +74,7 @@ STRATEGIES: dict[str, Strategy] = {
 SERVERS = ("sync_ps", "async_ps")
 ANY = tuple(name for name in STRATEGIES if name != "every collective")
 USED: dict[str, tuple[str, ...]] = {  # phase: strategies whose ranks, or server, come to it
+    "start": ANY,  # before it has its job
     "numerics": ANY,
     "rendezvous": ANY,
     "forward": ("all_reduce", "gpipe", "one_f_one_b", "local_sgd", "zero", "gossip", "ad_psgd"),
@@ -92,6 +94,7 @@ USED: dict[str, tuple[str, ...]] = {  # phase: strategies whose ranks, or server
     "publish": ("all_reduce", "sync_ps", "async_ps"),
     "end": ANY,
 }
+STARTING = ("start", "numerics", "rendezvous")
 FAULTS = ("killed", "stopped", "raised", "exited", "hung")
 NUMBERS = {  # a payload or a value that is not a number
     "forward": ("all_reduce", "gpipe", "local_sgd"),
@@ -154,7 +157,7 @@ def _case(draw: random.Random, phase: str, how: str) -> Case:
         ranks = range(1)
     elif phase == "task":
         ranks = range(1, 2)
-    nth = draw.randint(3, 9) if phase in USED and phase not in ("numerics", "rendezvous", "task", "publish", "end") else 1
+    nth = draw.randint(3, 9) if phase in USED and phase not in (*STARTING, "task", "publish", "end") else 1
     late = how in ("killed", "stopped", "exited") and nth > 1 and draw.random() < 0.5
     return Case(strategy, phase, how, draw.choice(ranks), nth, late)
 
@@ -172,6 +175,15 @@ def go_wrong(how: str, folder: str) -> None:
     if how == "hung":
         time.sleep(1e6)
     os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+
+
+def enter(case: Case, folder: str, order: Any, reports: Any) -> None:
+    """Run a rank in its process, the victim until it would take its job."""
+    from distsim.backends.real import process, rank
+
+    if order.rank == case.victim:
+        rank.run = lambda *given: go_wrong(case.how, folder)  # type: ignore[assignment]
+    process.enter(order, reports)
 
 
 @dataclass(frozen=True)
@@ -256,6 +268,9 @@ def measure(case: Case, folder: Path) -> Found:
     temporary.mkdir()
     multiprocessing.util.get_temp_dir()  # its own, once a process
     before, tempfile.tempdir = tempfile.tempdir, str(temporary)
+    entered = starting.enter
+    if case.phase == "start":
+        starting.enter = partial(enter, case, str(folder))  # type: ignore[assignment]
     strategy = STRATEGIES[case.strategy]
     numerics = TensorsFactory(WORKLOAD, WORKERS, SGD(1e-3), 0)
     job = Job(
@@ -269,7 +284,7 @@ def measure(case: Case, folder: Path) -> Found:
     try:
         outcome = launch(job, RealOptions(device="cpu", hang_seconds=HANG, start_seconds=START, limit_seconds=150.0), logs)
     finally:
-        tempfile.tempdir = before
+        tempfile.tempdir, starting.enter = before, entered
     ended = time.monotonic()
     fault = folder / "fault"
     seconds = ended - float(fault.read_text()) if fault.exists() else None
@@ -295,7 +310,7 @@ def limit(case: Case, found: Found) -> float:
     """Seconds within which the run must have ended after its fault."""
     if case.how != "hung":
         return PROMISED
-    if case.phase in ("numerics", "rendezvous"):
+    if case.phase in STARTING:
         return START + PROMISED
     return max(HANG, 20.0 * found.slowest) + PROMISED
 
@@ -312,9 +327,9 @@ def wrong(case: Case, found: Found) -> list[str]:
         "not a number": ("diverged", ["step ", "rank "]),
         "wrong shape": ("failed", ["rank "]),
     }[case.how]
-    if case.how == "hung" and case.phase in ("numerics", "rendezvous"):
+    if case.how == "hung" and case.phase in STARTING:
         status, words = "failed", [f"rank {victim} is in its phase '{case.phase}'"]
-    phases = {"numerics": "phase 'numerics'", "rendezvous": "phase 'rendezvous'", "end": "phase 'end'"}
+    phases = {phase: f"phase '{phase}'" for phase in (*STARTING, "end")}
     named = phases.get(case.phase, {"forward": "comput", "backward": "comput", "apply": "comput"}.get(case.phase, " "))
     if not case.late and case.how not in ("not a number", "wrong shape"):
         words = [*words, named]
