@@ -167,6 +167,21 @@ def test_one_run_is_cut_short(backend, number, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_early", [False, True])
+def test_sigterm_to_all_its_processes_is_the_launchers(is_early, tmp_path):
+    """As `timeout`, systemd and srun send it: to the group, ranks and all that serve them included."""
+    command = Command(tmp_path, *LONG, "backend=real")
+    until((lambda: list(tmp_path.glob("distsim-*/board"))) if is_early else (lambda: under_way(tmp_path)))
+    os.killpg(command.process.pid, signal.SIGTERM)
+    assert command.end() == 143  # and no process is left
+    (row,) = rows(tmp_path)
+    assert row["status"] == "interrupted"
+    assert row["updates"] > 0 or is_early
+    assert f"interrupted after {row['updates']} updates" in command.said.decode()
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["real", "modeled"])
 def test_twice_is_at_once(backend, tmp_path):
     command = Command(tmp_path, *LONG, f"backend={backend}")
