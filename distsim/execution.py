@@ -214,7 +214,7 @@ def _backend(prepared: Prepared, folder: Path, company: Company | None = None) -
             from distsim.backends.real import launch
 
             meeting, name = company() if company else (None, "")
-            return launch(prepared.job, options, folder / "logs", meeting, name, folder / store.CHECKPOINTS)
+            return launch(prepared.job, options, folder / store.LOGS, meeting, name, folder / store.CHECKPOINTS)
         from distsim.backends.simulated import simulate
 
         with _one_thread(prepared.resolved.backend):

@@ -37,6 +37,7 @@ FINISHED = ("done", "diverged")
 another time."""
 CHECKPOINTS = "checkpoints"
 """What a run that did not finish leaves to go on from."""
+LOGS = "logs"
 _SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
 
 
@@ -123,12 +124,13 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
 
 
 def _empty(folder: Path) -> None:
-    """A folder with nothing but the checkpoints of a run that did not finish."""
+    """A folder with nothing but the checkpoints of a run that did not finish, and the logs of who wrote them."""
     folder.mkdir(exist_ok=True)
+    kept = (CHECKPOINTS, LOGS) if (folder / CHECKPOINTS).is_dir() else ()
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_dir():
             path.unlink()
-        elif path.name != CHECKPOINTS:
+        elif path.name not in kept:
             shutil.rmtree(path)
 
 

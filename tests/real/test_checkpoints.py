@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +14,11 @@ from oracles.replicas import job, workload
 from oracles.test_restart_weights import RUNS
 
 from distsim.backends.real import RealOptions, launch
-from distsim.backends.real.saving import lease, saved
+from distsim.backends.real.saving import incarnations, lease, saved
 from distsim.backends.real.saving.incarnations import Incarnations
 from distsim.backends.real.saving.saved import Manifest
 from distsim.backends.real.saving.tally import Tally
-from distsim.interface import SGD, AdamW, Budget, Checkpoint, DistsimError, Failure, Job, Outcome
+from distsim.interface import SGD, AdamW, Budget, Checkpoint, DistsimError, Failure, Interrupted, Job, Outcome
 from distsim.interface.failure import Loss
 from distsim.interface.precision import Precision
 from distsim.numerics.tensors import TensorsFactory
@@ -64,10 +66,28 @@ def test_a_rank_that_dies_ends_nothing_if_all_begin_again(tmp_path: Path) -> Non
         assert [span.name for span in trace.compute].count("checkpoint") == 4
     assert sorted(s.number for s in found.snapshots) == sorted(s.number for s in expected.snapshots)
     check_conservation(found.traces)
+    logs = sorted(path.name for path in (tmp_path / "cut").glob("*.log"))
+    assert logs == ["rank0.1.log", "rank0.log", "rank1.1.log", "rank1.log"]
     kept = sorted(path.parent.name for path in (tmp_path / "cut").glob("checkpoints/*/manifest.json"))
     assert kept == ["000000006", "000000008"]
     state = torch.load(tmp_path / "cut" / "checkpoints" / "000000008" / "rank0.state", weights_only=True)
     assert state["version"] == 8
+
+
+def test_ctrl_c_before_all_have_begun_again_keeps_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 dies when it has made 7 updates, the last of which it may not have told of."""
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(incarnations, "time", SimpleNamespace(sleep=interrupt, monotonic=time.monotonic))
+    a_run = job(AllReduce(), 2, UPDATES, SGD(0.05))
+    with pytest.raises(Interrupted) as stop:
+        run(mortal(a_run, tmp_path, 1, 7), tmp_path / "cut", on_worker_loss="restart")
+    assert stop.value.outcome.status == "interrupted"
+    assert max(trace.updates[-1].number for trace in stop.value.outcome.traces) in (6, 7)
+    resumed = Incarnations(mortal(a_run, tmp_path, 1, 7), tmp_path / "cut" / "checkpoints", works_on=False)
+    assert [trace.updates[-1].number for trace in resumed.known] == [6, 6]
 
 
 def test_a_worker_that_cannot_save_ends_the_run(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ does, and `follow` what the others do. The job travels pickled. Linux only.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ def launch(
     run: str = "",
     checkpoints: Path | None = None,
 ) -> Outcome:
-    """Run `job` with one process a rank; a log a rank goes to `folder` (`rank0.log`, ...). With a meeting, only rank 0 is
+    """Run `job` with one process a rank; a log a rank goes to `folder` (`rank0.log`, ...; `rank0.1.log` is that
+    of the first incarnation, and so on). With a meeting, only rank 0 is
     started here, the others by the launchers that follow, for the run of this name.
 
     It goes on from the last checkpoint in the folder `checkpoints`, and saves there; all hosts of a meeting share that.
@@ -69,9 +71,12 @@ def launch(
         try:
             while outcome is None:
                 outcome = _incarnation(job, options, folder, pickled, runs, until, meeting, run)
-        except Interrupted as stop:
-            _annotate(stop.outcome, runs)
-            raise
+        except KeyboardInterrupt as stop:
+            known = stop.outcome if isinstance(stop, Interrupted) else interrupted([])
+            if not any(trace.updates for trace in known.traces) and runs.known:  # it had not begun again yet
+                known = interrupted(runs.known, known.notes)
+            _annotate(known, runs)
+            raise Interrupted(known) from None
     _annotate(outcome, runs)
     if outcome.status == "done":
         outcome.notes += job.failure.after(outcome.seconds)
@@ -100,6 +105,7 @@ def _incarnation(
         began = range(1 if meeting else size)
         orders = [order(r, size, pickled, options, folder, private, runs.begin, meeting, run) for r in began]
         logs = [folder / f"rank{r}.log" for r in range(size)]
+        _keep(logs, runs.begin.number)
         board, tally = Board(board_of(private), size), Tally(tally_of(private), size, make=True)
         make_pipes(job, private)
         try:
@@ -124,6 +130,8 @@ def _incarnation(
             part = board.read(0)  # whose origin is the run's once it runs
             origin = part.origin if part.phase in ("run", "end", "done") else runs.begin.origin or 0.0
             if (loss := lost(job, options, killer, watch.died, origin)) is not None:
+                seen = collect((), (), board, size, private)
+                runs.known = seen if any(trace.updates for trace in seen) else runs.known
                 wait = job.failure.restart if loss is killer.struck else 0.0  # else nobody has said how long
                 if not (reason := runs.lose(loss, wait, origin, tally, len(killer.absent), until)):
                     return None
@@ -141,6 +149,18 @@ def _incarnation(
     if outcome.status == "done":
         killer.account(outcome, sent)
     return outcome
+
+
+def _keep(logs: Sequence[Path], incarnation: int) -> None:
+    """Give the logs of the incarnation before names of their own: rank0.1.log is the first of rank 0, and so on. The first
+    incarnation finds none."""
+    for log in logs:
+        earlier = sorted(log.parent.glob(f"{log.stem}.*.log"))
+        if not incarnation:
+            for path in (log, *earlier):
+                path.unlink(missing_ok=True)
+        elif log.exists():
+            log.rename(log.with_suffix(f".{len(earlier) + 1}.log"))
 
 
 def _notes(options: RealOptions, size: int, meeting: Meeting | None, private: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from distsim.backends.real.saving import saved
 from distsim.backends.real.saving.saved import Begin, Manifest
 from distsim.backends.real.saving.tally import Tally
-from distsim.interface import Job, Losses
+from distsim.interface import Job, Losses, Trace, Update
 from distsim.interface.failure import Loss
 
 _AHEAD = 3.0  # seconds before the end of an outage at which processes are started
@@ -37,12 +37,16 @@ class Incarnations:
         self._in_vain = 0
         self.told: list[str] = []
         """What the row says: what was gone on from, who was lost."""
+        self.known: list[Trace] = []
+        """What is known of the updates of the incarnation before; empty if there were none."""
         manifest = self._find()
         self.begin = Begin(folder, self._name, word, works_on=works_on)
         if manifest is not None:
             self.told.append(f"resumed at update {manifest.update}")
             self.begin = self._from(manifest, manifest.number + 1, manifest.seconds)
             self._skip(manifest.seconds)
+            last = Update(manifest.update, manifest.samples, manifest.seconds)
+            self.known = [Trace(rank, updates=[last]) for rank in range(job.cluster.world_size)]
 
     def _find(self) -> Manifest | None:
         manifest, passed = saved.find(self._folder, self._name)
