@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import threading
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +24,7 @@ from distsim.backends.real.saving.tally import pipe
 from distsim.backends.real.transport import wires
 from distsim.backends.real.transport.survivors import Regrouped, Survivors
 from distsim.backends.real.transport.word import Word
-from distsim.interface import SGD, Checkpoint, Failure, Job, Outcome, Straggler
+from distsim.interface import SGD, Checkpoint, Failure, Job, Outcome, Straggler, Worker
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from real.fuzz import Case, Victim
@@ -163,6 +166,24 @@ def test_a_connection_is_cut_and_what_has_got_its_number_is_not() -> None:
             wires.cut(found)
             assert theirs.recv(1) == b""
             assert ours.recv(1) == b""
+
+
+@dataclass(frozen=True)
+class LastBreath(AllReduce):
+    """The first of three dies when its last update is made, and the others wait for its end."""
+
+    async def run(self, worker: Worker[Any]) -> None:
+        await super().run(worker)
+        if worker.rank == 0 and worker.world_size == 3:
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_who_has_ended_makes_the_last_update_anew(tmp_path: Path) -> None:
+    outcome = run(replace(a_job(3, 8), strategy=LastBreath(bucket_bytes=3000.0)), tmp_path, on_worker_loss="continue")
+    assert groups(outcome, 8) == [3, 3, 3, 3, 3, 3, 3, 2]
+    assert [trace.interruptions[0].updates for trace in outcome.traces] == [0, 1, 1]
 
 
 @pytest.mark.slow
