@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+_PIECE = 8 << 20  # bytes
 
-def write(path: Path, content: bytes, durable: bool = True) -> None:
+
+def write(path: Path, content: bytes, durable: bool = True, tell: Callable[[float], None] = lambda seconds: None) -> None:
     """Write a file so that at any instant it is absent, the old one or the new one, whole; if `durable`, what it says is on
-    the disk. Its name is there once its folder is synced."""
+    the disk. Its name is there once its folder is synced. `tell` is told how long each piece of it took."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+            for begin in range(0, max(1, len(content)), _PIECE):
+                begun = time.monotonic()
+                file.write(content[begin : begin + _PIECE])
+                if durable:  # each, so that what takes its time is seen to go on
+                    file.flush()
+                    os.fsync(file.fileno())
+                tell(time.monotonic() - begun)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

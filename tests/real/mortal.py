@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from distsim import durable
 from distsim.interface import Model, OnLoss, Problem, Strategy, Worker
 from distsim.strategies.parameter_server import AsyncPS
 
@@ -83,4 +86,17 @@ class Obstructed(AsyncPS):
     async def run(self, worker: Worker[Any]) -> None:
         if worker.rank == 0:
             Path(self.place).mkdir(parents=True)
+        await super().run(worker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowDisk(AsyncPS):
+    """What worker 0 saves takes so many seconds for every 64 bytes, asleep, as on a disk behind a network."""
+
+    seconds: float
+
+    async def run(self, worker: Worker[Any]) -> None:
+        if worker.rank == 0:
+            slow = {**vars(os), "fsync": lambda descriptor: time.sleep(self.seconds)}
+            vars(durable).update(_PIECE=64, os=SimpleNamespace(**slow))
         await super().run(worker)

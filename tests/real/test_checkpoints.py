@@ -25,7 +25,7 @@ from distsim.numerics.tensors import TensorsFactory
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS
-from real.mortal import Mortal, Obstructed
+from real.mortal import Mortal, Obstructed, SlowDisk
 
 WORKERS, UPDATES = 4, 10
 EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
@@ -98,6 +98,23 @@ def test_a_worker_that_cannot_save_ends_the_run(tmp_path: Path) -> None:
     assert outcome.status == "failed"
     assert outcome.message.startswith("rank 0 failed while it ")
     assert "IsADirectoryError" in outcome.message
+
+
+@pytest.mark.slow
+def test_who_saves_is_not_hung_as_long_as_its_file_grows(tmp_path: Path) -> None:
+    """20 ms for every 64 bytes: 3 s and more in which nothing else goes on, where 2 s are the limit."""
+    a_run = replace(job(AsyncPS(), 2, 3, SGD(0.05)), failure=EVERY_2)
+    outcome = run(replace(a_run, strategy=SlowDisk(seconds=0.02)), tmp_path, hang_seconds=2.0)
+    assert (outcome.status, outcome.message) == ("done", "")
+    assert (tmp_path / "checkpoints" / "000000002" / "rank0.state").stat().st_size > 150 * 64
+
+
+def test_who_saves_and_gets_nowhere_is_hung(tmp_path: Path) -> None:
+    a_run = replace(job(AsyncPS(), 2, 3, SGD(0.05)), failure=EVERY_2)
+    outcome = run(replace(a_run, strategy=SlowDisk(seconds=1000.0)), tmp_path, hang_seconds=0.5)
+    assert outcome.status == "deadlocked"
+    assert "saved a checkpoint before update 2" in outcome.message.splitlines()[0]
+    assert "rank 2 waits for rank 0, 1 to save before update 2" in outcome.message
 
 
 def test_an_incarnation_that_never_began_takes_no_time_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from distsim.backends.real.transport.collectives import Collectives
@@ -22,13 +23,14 @@ from distsim.backends.real.transport.gloo import Store
 from distsim.backends.real.transport.handle import Pending, Ready, named
 from distsim.backends.real.transport.messages import Messages
 from distsim.backends.real.transport.survivors import Regrouped
-from distsim.backends.real.watching.board import COMPUTES, IDLES, Desk
+from distsim.backends.real.watching.board import COMPUTES, IDLES, SAVES, WAITS, Desk
 from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, StrategyError, drive
 
 R = TypeVar("R")
 
 _SHORTEST = 2e-4  # seconds; the kernel wakes a sleeper some 0.06 ms late
 _BURNT = bytes(1 << 17)  # whose checksum takes some 30 us
+_POLL = 0.002  # seconds between looks for what others have saved
 _LARGEST_CREDIT = 0.1  # seconds; a rank that was suspended for longer does not run ahead afterwards
 
 
@@ -167,12 +169,35 @@ class Real:
         return handle
 
     def aside(self, what: str, action: Callable[[float], None]) -> None:
-        """Run what is no part of the strategy, and no straggler slows down, on the compute queue, told when it began."""
+        """Save, which is no part of the strategy, and no straggler slows down, on the compute queue, told when it began."""
         with self._queue:
             begun = self.now()
-            self._desk.enter(COMPUTES, what)
+            self._desk.enter(SAVES, what)
             action(begun)
-            self._desk.leave(self.now() - begun)
+            self._desk.leave(0.0)
+
+    @contextmanager
+    def saves(self, what: str) -> Iterator[None]:
+        """The calling thread, which is none of the strategy's, saves."""
+        self._desk.open_flow()
+        self._desk.enter(SAVES, what)
+        try:
+            yield
+            self._desk.leave(0.0)
+        finally:
+            self._desk.close_flow()
+
+    def progress(self, seconds: float) -> None:
+        """Part of what is saved is saved; that took so long, and is what a hang is measured by, not the whole."""
+        self._desk.leave_part(seconds)
+
+    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait for what others save, in the middle of what this rank does."""
+        self._desk.enter(WAITS, what)
+        while not holds():
+            time.sleep(_POLL)
+        self._desk.leave(0.0)
+        self._desk.turn(SAVES)
 
     def decide(self, key: str, proposal: bool) -> bool:
         """The proposal of the first rank to ask, by compare-and-set in the store (some 40 us)."""

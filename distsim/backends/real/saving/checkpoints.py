@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from math import inf
@@ -43,8 +42,6 @@ from distsim.interface import (
     Start,
     Trace,
 )
-
-_POLL = 0.002  # seconds between looks for what workers have saved
 
 
 def start(begin: Begin) -> Start:
@@ -102,7 +99,7 @@ class Checkpoints:
         """This rank is about to make an update."""
         self._tally.write(self._rank.rank, update, self._rank.trace.gradients)
         if update > self._first and not (self._rule.is_off or self.is_broken) and self._is_due(update):
-            self._fabric.aside(f"a checkpoint before update {update}", lambda begun: self._save(update, begun))
+            self._fabric.aside(_words(update), lambda begun: self._save(update, begun))
         return True
 
     def _after(self, update: int) -> float:
@@ -136,10 +133,10 @@ class Checkpoints:
         folder = begin.folder
         if others:
             self._asking.ask(update)
-        while not self._asking.have_saved(update, others):
+            what = f"rank {', '.join(map(str, others))} to save before update {update}"
+            self._fabric.wait_until(lambda: self.is_broken or self._asking.have_saved(update, others), what)
             if self.is_broken:
                 return
-            time.sleep(_POLL)
         last = self._asking.committed()
         before = saved.read(folder, last) if last else begin.manifest
         files = {} if before is None else {k: v for k, v in before.files.items() if k.startswith("records/")}
@@ -172,8 +169,9 @@ class Checkpoints:
         self._fabric.device.enter()
         try:
             for update in self._asking.questions():
-                self._write(update)
-                self._write_records(update)
+                with self._fabric.saves(_words(update)):
+                    self._write(update)
+                    self._write_records(update)
                 self._asking.answer(update, self._rank.rank)
         except BaseException as error:  # a full disk, say: those that wait for this rank would never know
             self._fabric.fail(error)
@@ -182,7 +180,7 @@ class Checkpoints:
         numerics, version, drawn = self._rank.save()
         state = {"numerics": plain(numerics), "version": version, "drawn": drawn}
         name = f"{saved.place(update)}/rank{self._rank.rank}.state"
-        self._files = {name: saved.write(self._begin.folder / name, _packed(state))}
+        self._files = {name: saved.write(self._begin.folder / name, _packed(state), self._fabric.progress)}
 
     def _write_records(self, update: int) -> None:
         """What was recorded since the last time, then what makes this rank's part complete."""
@@ -199,14 +197,14 @@ class Checkpoints:
             "snapshots": plain([(*s[:3], [tuple(piece) for piece in s.pieces]) for s in shown]),
         }
         name = f"records/{saved.place(update)}-rank{rank.rank}"
-        self._files[name] = saved.write(self._begin.folder / name, _packed(content))
+        self._files[name] = saved.write(self._begin.folder / name, _packed(content), self._fabric.progress)
         since["snapshots"] += len(shown)
         for key, entries in lists.items():
             since[key] += len(entries)
         decided = Counter(arrival.source for arrival in trace.arrivals)
         dropped = sum(each.gradients for each in trace.interruptions)
         beside = {"files": self._files, "gradients": totals["gradients"] - dropped, "decided": decided}
-        saved.write(self._beside(update, rank.rank), json.dumps(beside).encode())
+        saved.write(self._beside(update, rank.rank), json.dumps(beside).encode(), self._fabric.progress)
 
     def _beside(self, update: int, rank: int) -> Path:
         return self._begin.folder / saved.place(update) / f"rank{rank}.json"
@@ -240,6 +238,10 @@ class Checkpoints:
         at, lost = begin.lost or (now, rank)
         undone = max(0, made - self._first)
         self._rank.trace.interruptions.append(Interruption(min(at, now), lost, now, undone, pending))
+
+
+def _words(update: int) -> str:
+    return f"a checkpoint before update {update}"
 
 
 def _packed(content: object) -> bytes:

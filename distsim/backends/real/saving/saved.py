@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -119,10 +120,10 @@ def shown(private: Path, rank: int, number: int) -> Path:
     return private / "shown" / f"{rank}-{number}.snapshot"
 
 
-def write(path: Path, content: bytes) -> str:
-    """Write a file, through to the disk; its hash."""
+def write(path: Path, content: bytes, tell: Callable[[float], None] = lambda seconds: None) -> str:
+    """Write a file, through to the disk; its hash. `tell` is told how long each piece of it took."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(path, content)
+    durable.write(path, content, tell=tell)
     return sha256(content).hexdigest()
 
 

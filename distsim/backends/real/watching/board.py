@@ -33,11 +33,12 @@ _pack_flow, _pack_ended, _pack_progress = _FLOW.pack_into, _ENDED.pack_into, _PR
 _FLOWS = 8
 _KEPT = 32  # operations of a flow
 
-NOTHING, RUNS, WAITS, COMPUTES, IDLES = b"\0", b"r", b"w", b"c", b"i"
+NOTHING, RUNS, WAITS, COMPUTES, IDLES, SAVES = b"\0", b"r", b"w", b"c", b"i", b"s"
 _VERBS = {
     RUNS: ("runs its own code after", "ran its own code after"),
     WAITS: ("waits for", "waited for"),
     COMPUTES: ("computes", "computed"),
+    SAVES: ("saves", "saved"),
     IDLES: ("is slowed down in", "was slowed down in"),
 }
 
@@ -268,6 +269,12 @@ class Desk:
         if self._updates and self._updates[-1] is not self._update:
             self._update = self._updates[-1]
             _UPDATE.pack_into(self._map, _UPDATE_AT, *self._update)
+
+    def leave_part(self, seconds: float) -> None:
+        """Part of this flow's operation is over, and counts as one; it took so long."""
+        self._completed = completed = self._completed + 1
+        self._slowest = max(self._slowest, seconds)
+        _pack_progress(self._map, 0, completed, time.monotonic(), self._slowest)
 
     def open_flow(self) -> None:
         """The calling thread is a flow of control of the strategy."""

@@ -10,10 +10,11 @@
 | a rank is not up   | its phase                                            | the start limit   | failed              |
 | it takes too long  | the wall clock                                       | the run's limit   | timed out           |
 
-The hang limit is max(hang_seconds, 20 x the slowest operation so far). A rank that is in a compute operation and uses CPU,
-or is slowed down on purpose, is not hung before 300 s, nor one that saves its results, with CPU or the disk. A rank that
-only lost its connection to another is never the cause: the launcher waits 2 s for the cause to show, or 6.5 s where that
-may be the loss of another launcher. Ranks of other launchers are watched like its own (mirror.py).
+The hang limit is max(hang_seconds, 20 x the slowest operation so far); of a checkpoint each piece of a file (8 MiB) that is
+on the disk counts as one. A rank that is in a compute operation and uses CPU, or is slowed down on purpose, is not hung
+before 300 s, nor one that saves, with CPU or the disk. A rank that only lost its connection to another is never the cause:
+the launcher waits 2 s for the cause to show, or 6.5 s where that may be the loss of another launcher. Ranks of other
+launchers are watched like its own (mirror.py).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import NamedTuple
 
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.process import Report
-from distsim.backends.real.watching.board import COMPUTES, IDLES, RUNS, WAITS, Board, Part
+from distsim.backends.real.watching.board import COMPUTES, IDLES, RUNS, SAVES, WAITS, Board, Part
 from distsim.backends.real.watching.deadlock import describe
 from distsim.backends.real.watching.failures import Killer
 from distsim.backends.real.worlds.mirror import Mirror
@@ -194,7 +195,7 @@ class Watch:
     def _is_busy(self, part: Part, at_work: bool, now: float) -> bool:
         if part.phase == "end":
             return at_work and now - part.progressed < _BUSY
-        busy = [f for f in part.flows if f.state == IDLES or (f.state == COMPUTES and at_work)]
+        busy = [f for f in part.flows if f.state == IDLES or (f.state in (COMPUTES, SAVES) and at_work)]
         return any(now - flow.since < max(_BUSY, _SLOW * part.slowest) for flow in busy)
 
     def _hung(self, parts: Sequence[Part], busy: bool, now: float) -> End | None:
@@ -210,7 +211,7 @@ class Watch:
             if (
                 part.phase in ("run", "end")
                 and asleep > limit
-                and any(flow.state in (RUNS, COMPUTES) and now - flow.since > limit for flow in part.flows)
+                and any(flow.state in (RUNS, COMPUTES, SAVES) and now - flow.since > limit for flow in part.flows)
             ):
                 text = f"{describe(parts, self._private, now)}{self._stacks([rank])}"
                 what = f"hung: nothing completed for {asleep:.1f} s on rank {rank}, which used no CPU"
