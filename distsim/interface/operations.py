@@ -111,26 +111,16 @@ class Exchange(Work[R]):
 class Receive(Exchange[Message[T]]):
     """A receive: who sent what is known when it is over."""
 
-    __slots__ = ("_tag", "_then")
+    __slots__ = ("tag", "then")
 
-    def __init__(
-        self,
-        rank: Rank[Any],
-        handle: Handle[Any],
-        channel: Channel,
-        number: int,
-        posted: float,
-        tag: str,
-        then: Callable[[Message[T]], Message[T]],
-    ) -> None:
-        super().__init__(rank, handle, channel, number, 0.0, posted)
-        self._tag = tag
-        self._then = then
+    tag: str
+    then: Callable[[Message[T]], Message[T]]
+    """What it gives for the message."""
 
     def _end(self, awaited: float, value: Message[T]) -> Message[T]:
         if not self._channel.name:  # from any rank
-            self._channel = self._rank.channel("receive", value.source, self._tag)
+            self._channel = self._rank.channel("receive", value.source, self.tag)
             self._number = self._channel.next()
         if value.content is not None:
             self._nbytes = self._rank.numerics.nbytes(value.content)
-        return self._then(super()._end(awaited, value))
+        return self.then(super()._end(awaited, value))

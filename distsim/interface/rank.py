@@ -200,7 +200,7 @@ class Rank(Generic[T]):
 
     def start_send(self, to: int, tag: str, envelope: Envelope[T]) -> Work[None]:
         """Send to a rank of the world."""
-        if (length := len(envelope.label.encode())) > 128:
+        if len(envelope.label) > 32 and (length := len(envelope.label.encode())) > 128:
             raise StrategyError(f"a label has at most 128 bytes, this one {length}: {envelope.label[:40]!r}...")
         payload = envelope.payload
         self.trace.gradients += envelope.label == "gradient" and payload is not None
@@ -221,7 +221,9 @@ class Rank(Generic[T]):
         """Receive from a rank of the world, or from any."""
         channel, posted = self.channel("receive", source, tag), self.now()
         number = -1 if source is None else channel.next()
-        return Receive(self, self.fabric.receive(source, tag), channel, number, posted, tag, then)
+        receive: Receive[T] = Receive(self, self.fabric.receive(source, tag), channel, number, 0.0, posted)
+        receive.tag, receive.then = tag, then
+        return receive
 
     def start_collective(self, group: tuple[int, ...], collective: Collective, channel: Channel, x: R) -> Work[R]:
         """Join the next collective of a group of ranks of the world, on its channel; a barrier's `x` is None."""

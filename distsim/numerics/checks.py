@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
@@ -213,20 +214,22 @@ class Ledger:
     def forward(self, block: int, nbytes: int, batch: Batch) -> int:
         """Note a forward pass; its samples. Raises `StrategyError` on an input of another size, and on a released block."""
         self._check_ready(block)
-        samples = self.samples(batch)
-        self._check_size("forward", block, batch, self._inputs[block] * samples, nbytes)
-        if (block, batch) in self._saved:
-            self._drop(block, batch)
+        samples, saved, key = self.samples(batch), self._saved, (block, batch)
+        if nbytes != self._inputs[block] * samples:
+            self._refuse_size("forward", block, batch, self._inputs[block] * samples, nbytes)
+        if key in saved:
+            self._drop(block, saved.pop(key))
         version = self._versions[block]
         version.users += 1
         scalars = self.blocks[block].saved * samples
         self.held.activations += scalars
-        self._saved[block, batch] = _Pass(version, scalars)
+        saved[key] = _Pass(version, scalars)
         return samples
 
     def loss(self, nbytes: int, batch: Batch) -> None:
         """Raises `StrategyError` on an output of another size."""
-        self._check_size("loss", -1, batch, self.output_bytes(-1, batch), nbytes)
+        if nbytes != (expected := self.output_bytes(-1, batch)):
+            self._refuse_size("loss", -1, batch, expected, nbytes)
 
     def backward(self, block: int, nbytes: int, batch: Batch, part: Part) -> None:
         """Note a backward pass or a half of it.
@@ -234,7 +237,8 @@ class Ledger:
         Raises `StrategyError` if it is not its turn, on another size, and on a released block.
         """
         self._check_ready(block)
-        noted = self._saved.get((block, batch))
+        key = block, batch
+        noted = self._saved.get(key)
         if noted is None:
             raise StrategyError(f"backward of block {block}, {batch}, before its forward")
         if part == "weights":
@@ -243,20 +247,20 @@ class Ledger:
         else:
             if noted.is_halved:
                 raise StrategyError(f"backward of block {block}, {batch}: part={part!r} after part='input'")
-            self._check_size("backward", block, batch, self.output_bytes(block, batch), nbytes)
+            if nbytes != (expected := self.output_bytes(block, batch)):
+                self._refuse_size("backward", block, batch, expected, nbytes)
         if part == "input":
             noted.is_halved = True
         else:
-            self._drop(block, batch)
+            self._drop(block, self._saved.pop(key))
 
     def forget(self, batch: Batch) -> None:
         """Forget the forward passes of `batch`."""
         for block, other in list(self._saved):
             if other == batch:
-                self._drop(block, batch)
+                self._drop(block, self._saved.pop((block, batch)))
 
-    def _drop(self, block: int, batch: Batch) -> None:
-        gone = self._saved.pop((block, batch))
+    def _drop(self, block: int, gone: _Pass) -> None:
         self.held.activations -= gone.scalars
         gone.version.users -= 1
         if gone.version.is_old and not gone.version.users:
@@ -266,7 +270,8 @@ class Ledger:
 
     def _check_ready(self, block: int) -> None:
         """It can run."""
-        self._check_placed(block)
+        if block not in self.blocks:
+            self._check_placed(block)
         if block in self._released:
             raise StrategyError(f"block {block} is released and cannot run until the next load")
 
@@ -284,10 +289,9 @@ class Ledger:
                 )
 
     @staticmethod
-    def _check_size(name: str, block: int, batch: Batch, expected: int, nbytes: int) -> None:
-        if nbytes != expected:
-            where = "" if block < 0 else f" of block {block}"
-            raise StrategyError(f"{name}{where}, {batch}, takes {expected} bytes, it was given {nbytes}")
+    def _refuse_size(name: str, block: int, batch: Batch, expected: int, nbytes: int) -> NoReturn:
+        where = "" if block < 0 else f" of block {block}"
+        raise StrategyError(f"{name}{where}, {batch}, takes {expected} bytes, it was given {nbytes}")
 
 
 def check_collective(collective: Collective, sizes: Sequence[int], itemsize: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from distsim.interface.codec import Codec
@@ -69,6 +70,8 @@ class Size:
 
 
 NOTHING = Size(0)
+_sized, _weighed = lru_cache(4096)(Size), lru_cache(4096)(Memory)
+"""One object of all that are equal: they cannot change, and most are asked for over and over."""
 
 
 class Sizes:
@@ -104,7 +107,7 @@ class Sizes:
 
     def input(self, batch: Batch) -> Size:
         """The samples of `batch`."""
-        return Size(self._ledger.input_bytes(0, batch))
+        return _sized(self._ledger.input_bytes(0, batch))
 
     def hold(self, batch: Batch) -> None:
         """Nothing to hold: parameters have no values here."""
@@ -112,7 +115,7 @@ class Sizes:
     def forward(self, block: int, x: Size, batch: Batch) -> Size:
         """The output of `block`. Raises `StrategyError` on an input of another size."""
         self._ledger.forward(block, x.nbytes, batch)
-        return Size(self._ledger.output_bytes(block, batch))
+        return _sized(self._ledger.output_bytes(block, batch))
 
     def loss(self, y: Size, batch: Batch) -> tuple[Size, float]:
         """The gradient of the output, and 0.0. Raises `StrategyError` on an output of another size."""
@@ -126,7 +129,7 @@ class Sizes:
             self._hold(block)
         if block == 0 or part == "weights":
             return NOTHING
-        return Size(self._ledger.input_bytes(block, batch))
+        return _sized(self._ledger.input_bytes(block, batch))
 
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`."""
@@ -255,7 +258,7 @@ class Sizes:
     def memory(self) -> Memory:
         """What this rank holds, by formula."""
         held, itemsize = self._ledger.held, self._itemsize
-        return Memory(
+        return _weighed(
             held.parameters * itemsize,
             self._gradient_scalars * itemsize,
             self._state_bytes,

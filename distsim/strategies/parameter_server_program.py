@@ -27,9 +27,9 @@ stops for want of answers, several do not either.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal
 
 from distsim.interface import ALL, JOINED, LOST, Message, Model, OnLoss, Problem, Region, T, Work, Worker
 from distsim.strategies.exchange import Compressed, Outbox, decoded
@@ -125,8 +125,8 @@ class ParameterServer(Compressed):
 
     # ---- the program
 
-    async def run(self, worker: Worker[T]) -> None:
-        await (self.train(worker) if worker.rank < worker.workers else self.serve(worker))
+    def run(self, worker: Worker[T]) -> Coroutine[Any, Any, None]:
+        return self.train(worker) if worker.rank < worker.workers else self.serve(worker)
 
     async def train(self, worker: Worker[T]) -> None:
         """A worker: answer each model with its gradient, until told to stop."""

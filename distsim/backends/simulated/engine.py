@@ -61,7 +61,8 @@ class Clock(simpy.Environment):
             self._now, _, _, event = heappop(queue)
         else:
             raise EmptySchedule
-        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+        callbacks = event.callbacks
+        event.callbacks = None  # type: ignore[assignment]
         for callback in callbacks:
             callback(event)
 
@@ -69,6 +70,7 @@ class Clock(simpy.Environment):
 class Operation(Event, Generic[R]):
     """A started operation: a SimPy event that a strategy may await, any number of times."""
 
+    env: Clock
     _ok = True
     begun = ended = math.nan
 
@@ -97,11 +99,12 @@ class Operation(Event, Generic[R]):
         """The result is here; whoever waits goes on at this instant."""
         if self._value is not PENDING:
             raise RuntimeError(f"{self} is over already")
-        self.ended = self.env._now
+        env = self.env
+        self.ended = now = env._now
         if self.begun != self.begun:  # NaN: it has not waited in a queue
-            self.begun = self.ended
+            self.begun = now
         self._value = result
-        self.env.schedule(self)
+        env._due.append(self)  # as `schedule` does, without the call
 
 
 class _Call(Event):
@@ -190,7 +193,13 @@ class Engine:
         """Call back `delay` seconds from now."""
         if not 0.0 <= delay < math.inf:
             raise ValueError(f"a delay of {delay} s: delays are finite and not negative")
-        self.env.schedule(_Call(callback), delay=delay)
+        env = self.env
+        now = env._now
+        when = now + delay
+        if when > now:
+            heappush(env._queue, (when, NORMAL, next(env._eid), _Call(callback)))
+        else:
+            env._due.append(_Call(callback))
 
     def at(self, time: float, callback: Callable[[], None]) -> None:
         """Call back at exactly `time`: now plus what is left of it may be another, by the last bit."""
@@ -200,12 +209,13 @@ class Engine:
 
     def at_end_of_instant(self, callback: Callable[[], None]) -> None:
         """Call back after everything that is already due at this instant."""
-        self.env.schedule(_Call(callback), _LAST)
+        self.env._last.append(_Call(callback))
 
     @property
     def is_last(self) -> bool:
         """True if nothing more is due at this instant."""
-        return self.env.peek() > self.env._now
+        env = self.env
+        return not (env._due or env._last) and not (env._queue and env._queue[0][0] == env._now)
 
     def when(self, event: Event, callback: Callable[[], None]) -> None:
         """Call back when `event` is processed; at once if it has been."""

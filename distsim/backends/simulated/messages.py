@@ -12,38 +12,49 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from distsim.backends.simulated.engine import Engine, Operation
+from distsim.backends.simulated.engine import Clock, Engine, Operation
 from distsim.backends.simulated.hosts import Hosts
 from distsim.interface import Envelope, Message, Transport
 from distsim.interface.transport import NO_CORRECTIONS
 
-Channel = tuple[int, int, str]
+Copy = Callable[[Any], Any]
 
 
-@dataclass(eq=False, slots=True)
-class _Receive:
-    source: int | None
-    operation: Operation[Message[Any]]
+class _Receive(Operation[Message[Any]]):
+    """A receive, from any rank if `source` is None."""
+
+    def __init__(self, env: Clock, source: int | None) -> None:
+        super().__init__(env)
+        self.source = source
 
 
-@dataclass(eq=False, slots=True)
-class _Send:
-    source: int
-    envelope: Envelope[Any]
-    nbytes: float
-    copy: Callable[[Any], Any]
-    operation: Operation[None]
-    eager: bool = False
+class _Send(Operation[None]):
+    """A send."""
+
+    is_eager = False
     receive: _Receive | None = None
     """Whom it has met."""
-    is_here: bool = False
+    is_here = False
     """Its bytes have arrived; only of an eager one before it has met a receive."""
-    is_dropped: bool = False
+    is_dropped = False
+    since = 0.0
+    """When its bytes could travel."""
     arrived: Callable[[], None] | None = None
     """Called when its bytes, which are under way, have arrived."""
+
+    def __init__(
+        self, env: Clock, source: int, to: int, tag: str, envelope: Envelope[Any], nbytes: float, copy: Copy
+    ) -> None:
+        super().__init__(env)
+        self.source = source
+        self.to = to
+        self.tag = tag
+        self.envelope = envelope
+        self.nbytes = nbytes
+        self.copy = copy
 
     @property
     def is_heard(self) -> bool:
@@ -51,163 +62,166 @@ class _Send:
         return self.receive is not None
 
 
+class _Mailbox:
+    """What was posted to one rank with one tag and has met nothing yet, the oldest first."""
+
+    __slots__ = ("receives", "sends")
+
+    def __init__(self) -> None:
+        self.sends = deque[_Send]()
+        self.receives = deque[_Receive]()
+
+
 class Messages:
     """All messages of a run."""
 
     def __init__(self, engine: Engine, hosts: Hosts, transport: Transport = NO_CORRECTIONS) -> None:
         self._engine = engine
+        self._env = engine.env
         self._hosts = hosts
         self._eager_bytes = transport.eager_bytes
         self._one_at_a_time = transport.one_at_a_time
-        self._sends: defaultdict[tuple[int, str], deque[_Send]] = defaultdict(deque)
-        self._receives: defaultdict[tuple[int, str], deque[_Receive]] = defaultdict(deque)
-        self._ready: defaultdict[Channel, deque[tuple[_Send, float, str]]] = defaultdict(deque)
-        """Sends whose bytes can travel, since when, and their tag; the first of each channel does."""
+        self._mailboxes: defaultdict[tuple[int, str], _Mailbox] = defaultdict(_Mailbox)
+        self._ready: defaultdict[tuple[int, int, str], deque[_Send]] = defaultdict(deque)
+        """By channel, sends whose bytes can travel; the first of each does."""
         self.started = self.under_way = 0
         """Messages that have begun to travel, and those that still do."""
-        self.on_the_way: dict[int, tuple[int, int]] = {}
-        """Source and destination of those that still do, but signals, by number."""
+        self.on_the_way: dict[Operation[None], tuple[int, int]] = {}
+        """Source and destination of those that still do, but signals."""
         self.watch: Callable[[int, int], None] | None = None
         """Told of each as it begins."""
         self._away: set[int] = set()  # ranks that are not there; only membership is asked
 
-    def send(
-        self, source: int, to: int, tag: str, envelope: Envelope[Any], nbytes: float, copy: Callable[[Any], Any]
-    ) -> Operation[None]:
+    def send(self, source: int, to: int, tag: str, envelope: Envelope[Any], nbytes: float, copy: Copy) -> Operation[None]:
         """Post a send."""
-        operation: Operation[None] = self._engine.operation()
+        send = _Send(self._env, source, to, tag, envelope, nbytes, copy)
         if to in self._away:
-            operation.finish(None)
-            return operation
-        send = _Send(source, envelope, nbytes, copy, operation)
+            send.finish(None)
+            return send
         if nbytes < self._eager_bytes:
-            send.eager = True
+            send.is_eager = True
             if envelope.payload is not None:
                 send.envelope = envelope._replace(payload=copy(envelope.payload))
-            operation.finish(None)
-            self._enqueue(send, to, tag)
-        self._post(send, to, tag)
-        return operation
+            send.finish(None)
+            self._enqueue(send)
+        self._post(send)
+        return send
 
-    def _post(self, send: _Send, to: int, tag: str) -> None:
+    def _post(self, send: _Send) -> None:
         """Let a send meet the first receive that takes it, or wait for one."""
-        receives = self._receives[to, tag]  # none of them has met a send that was posted before
-        for receive in receives:
+        mailbox = self._mailboxes[send.to, send.tag]
+        for receive in mailbox.receives:  # none of them has met a send that was posted before
             if receive.source is None or receive.source == send.source:
-                receives.remove(receive)
-                self._meet(send, receive, to, tag)
+                mailbox.receives.remove(receive)
+                self._meet(send, receive)
                 break
         else:
-            self._sends[to, tag].append(send)
+            mailbox.sends.append(send)
 
     def receive(self, rank: int, source: int | None, tag: str) -> Operation[Message[Any]]:
         """Post a receive."""
-        operation: Operation[Message[Any]] = self._engine.operation()
-        receive = _Receive(source, operation)
-        sends = self._sends[rank, tag]
-        for send in sends:
+        receive, mailbox = _Receive(self._env, source), self._mailboxes[rank, tag]
+        for send in mailbox.sends:
             if source is None or source == send.source:
-                sends.remove(send)
-                self._meet(send, receive, rank, tag)
+                mailbox.sends.remove(send)
+                self._meet(send, receive)
                 break
         else:
-            self._receives[rank, tag].append(receive)
-        return operation
+            mailbox.receives.append(receive)
+        return receive
 
-    def _meet(self, send: _Send, receive: _Receive, to: int, tag: str) -> None:
+    def _meet(self, send: _Send, receive: _Receive) -> None:
         send.receive = receive
-        if not send.eager:
-            self._enqueue(send, to, tag)
+        if not send.is_eager:
+            self._enqueue(send)
         else:
-            receive.operation.begin()
+            receive.begin()
             if send.is_here:
-                _deliver(send, send.envelope.payload)
+                _deliver(send, receive, send.envelope.payload)
 
-    def _enqueue(self, send: _Send, to: int, tag: str) -> None:
+    def _enqueue(self, send: _Send) -> None:
         """Its bytes can travel, after those before it on its channel."""
-        channel = (send.source, to, "" if self._one_at_a_time else tag)
-        self._ready[channel].append((send, self._engine.now, tag))
-        if len(self._ready[channel]) == 1:
-            self._carry(channel)
+        ready = self._ready[send.source, send.to, "" if self._one_at_a_time else send.tag]
+        send.since = self._env._now
+        ready.append(send)
+        if len(ready) == 1:
+            self._carry(send, ready)
 
-    def _carry(self, channel: Channel) -> None:
-        send, since, _ = self._ready[channel][0]
-        if send.receive is not None and not send.eager:
-            send.operation.begin()
-            send.receive.operation.begin()
+    def _carry(self, send: _Send, ready: deque[_Send]) -> None:
+        source, to, nbytes, now = send.source, send.to, send.nbytes, self._env._now
+        if send.receive is not None and not send.is_eager:
+            send.begun = send.receive.begun = now
         self.started += 1
         self.under_way += 1
-        number = self.started
-        if send.nbytes:
-            self.on_the_way[number] = send.source, channel[1]
+        if nbytes:
+            self.on_the_way[send] = source, to
             if self.watch is not None:
-                self.watch(send.source, channel[1])
+                self.watch(source, to)
+        send.arrived = partial(self._arrive, send, ready)
+        self._hosts.move(source, to, nbytes, send.arrived, now - send.since)
 
-        def arrived() -> None:
-            send.arrived = None  # it refers to the send: a cycle, which would keep its tensors until the run's end
-            self.under_way -= 1
-            self.on_the_way.pop(number, None)
-            if send.is_dropped:
-                return
-            payload = send.envelope.payload
-            if send.eager:
-                send.is_here = True
-                if send.receive is not None:
-                    _deliver(send, payload)
-            else:
-                _deliver(send, None if payload is None else send.copy(payload))
-                send.operation.finish(None)
-            ready = self._ready[channel]
-            ready.popleft()
-            if ready:
-                self._carry(channel)
-
-        send.arrived = arrived
-        self._hosts.move(send.source, channel[1], send.nbytes, arrived, self._engine.now - since)
+    def _arrive(self, send: _Send, ready: deque[_Send]) -> None:
+        """The bytes of a send are there; those after it on its channel follow."""
+        send.arrived = None  # it refers to the send: a cycle, which would keep its tensors until the run's end
+        self.under_way -= 1
+        self.on_the_way.pop(send, None)
+        if send.is_dropped:
+            return
+        payload, receive = send.envelope.payload, send.receive
+        if send.is_eager:
+            send.is_here = True
+            if receive is not None:
+                _deliver(send, receive, payload)
+        else:
+            assert receive is not None
+            _deliver(send, receive, None if payload is None else send.copy(payload))
+            send.finish(None)
+        del ready[0]
+        if ready:
+            self._carry(ready[0], ready)
 
     # ---- ranks that are lost
 
     def drop(self, rank: int) -> defaultdict[tuple[int, str], list[Envelope[Any]]]:
         """A rank is gone: what it had sent and has not arrived, by destination and tag. Whoever sends to it is done."""
         self._away.add(rank)
-        gone: dict[tuple[int, str, _Send], None] = {}
+        gone: dict[_Send, None] = {}
         for channel, ready in self._ready.items():
             if rank in channel[:2]:
-                gone |= {(channel[1], tag, send): None for send, _, tag in ready}
+                gone |= dict.fromkeys(ready)
                 ready.clear()
-        for (to, tag), sends in self._sends.items():
-            out = [send for send in sends if to == rank or (send.source == rank and not send.is_here)]
-            gone |= {(to, tag, send): None for send in out}
+        for (to, _), mailbox in self._mailboxes.items():
+            out = [send for send in mailbox.sends if to == rank or (send.source == rank and not send.is_here)]
+            gone |= dict.fromkeys(out)
             for send in out:
-                sends.remove(send)
-        for (to, _), receives in self._receives.items():
+                mailbox.sends.remove(send)
             if to == rank:
-                receives.clear()
+                mailbox.receives.clear()
         dropped: defaultdict[tuple[int, str], list[Envelope[Any]]] = defaultdict(list)
         freed = []
-        for to, tag, send in gone:
+        for send in gone:
             if send.source == rank:
-                dropped[to, tag].append(send.envelope)
+                dropped[send.to, send.tag].append(send.envelope)
                 if send.receive is not None:
-                    freed.append((to, tag, send.receive))
+                    freed.append((self._mailboxes[send.to, send.tag], send.receive))
             self._drop(send)
-        for to, tag, receive in reversed(freed):
-            self._receives[to, tag].appendleft(receive)  # it waits on, before those that came later
+        for mailbox, receive in reversed(freed):
+            mailbox.receives.appendleft(receive)  # it waits on, before those that came later
         return dropped
 
     def _drop(self, send: _Send) -> None:
         send.is_dropped, send.receive = True, None
-        if not send.operation.over():
-            send.operation.finish(None)
+        if not send.over():
+            send.finish(None)
         if send.arrived is not None and not send.is_here and self._hosts.drop(send.arrived):
             send.arrived()
 
-    def _matches(self, to: int, tag: str, receive: _Receive) -> bool:
+    def _matches(self, mailbox: _Mailbox, receive: _Receive) -> bool:
         """Let a receive whose send was dropped meet another that waits, if there is one."""
-        for send in self._sends[to, tag]:
+        for send in mailbox.sends:
             if receive.source is None or receive.source == send.source:
-                self._sends[to, tag].remove(send)
-                self._meet(send, receive, to, tag)
+                mailbox.sends.remove(send)
+                self._meet(send, receive)
                 return True
         return False
 
@@ -217,14 +231,14 @@ class Messages:
 
     def tell(self, source: int, to: int, tag: str, label: str) -> _Send:
         """Let a rank hear a signal as if `source` had sent it, at once: in place of what it was about to hear from that."""
-        told = _Send(source, Envelope(0, label, None), 0.0, lambda payload: payload, self._engine.operation(), True)
-        told.is_here = True
-        told.operation.finish(None)
-        self._post(told, to, tag)
-        receives = self._receives[to, tag]
-        for receive in list(receives):  # some may be free that were not when others were sent
-            if self._matches(to, tag, receive):
-                receives.remove(receive)
+        told = _Send(self._env, source, to, tag, Envelope(0, label, None), 0.0, lambda payload: payload)
+        told.is_eager = told.is_here = True
+        told.finish(None)
+        self._post(told)
+        mailbox = self._mailboxes[to, tag]
+        for receive in list(mailbox.receives):  # some may be free that were not when others were sent
+            if self._matches(mailbox, receive):
+                mailbox.receives.remove(receive)
         return told
 
 
@@ -232,7 +246,5 @@ Told = _Send
 """A signal that was told, which knows whether it was heard."""
 
 
-def _deliver(send: _Send, payload: Any) -> None:
-    assert send.receive is not None
-    message = Message(send.source, send.envelope.version, send.envelope.label, payload)
-    send.receive.operation.finish(message)
+def _deliver(send: _Send, receive: _Receive, payload: Any) -> None:
+    receive.finish(Message(send.source, send.envelope.version, send.envelope.label, payload))

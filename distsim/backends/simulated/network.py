@@ -19,6 +19,8 @@ from distsim.backends.simulated.sharing import Sharing
 
 _LONG = 2.0**50
 """So many windows at a group's present rate, and the last bit of its virtual time is worth too much of one."""
+_KEPT = 100_000
+"""Paths whose links are kept; beyond, all are found anew."""
 
 
 class Network:
@@ -27,7 +29,7 @@ class Network:
     def __init__(self, engine: Engine, capacities: Sequence[float]) -> None:
         self._engine = engine
         self._sharing = Sharing(capacities)
-        self._is_unlimited = math.inf in capacities
+        self._paths: dict[tuple[int, ...], list[Link]] = {}  # the links of paths that have been used, but unlimited ones
         self._latent: dict[float, list[Flow]] = {}  # flows that spend their latency, by when it is over
         self._ends: list[tuple[float, int, Group]] = []  # when groups' first flows end, or earlier
         self._alarm = math.inf
@@ -47,11 +49,11 @@ class Network:
             raise ValueError(
                 f"{nbytes} bytes at up to {limit} a second: sizes are finite, not negative; limits are positive"
             )
-        links = self._sharing.links
+        links = self._paths.get(path := tuple(path))
+        if links is None:
+            links = self._paths[path] = self._links(path)
         self._flows += 1
-        flow = Flow([links[i] for i in path], nbytes, limit, done, self._flows)
-        if self._is_unlimited:
-            flow.links = [link for link in flow.links if link.capacity < math.inf]
+        flow = Flow(links, nbytes, limit, done, self._flows)
         self._accepted += nbytes
         self._waiting += nbytes
         if not latency:
@@ -65,6 +67,12 @@ class Network:
             self._latent[over] = [flow]
         else:
             latent.append(flow)
+
+    def _links(self, path: Sequence[int]) -> list[Link]:
+        """Those of a path that can be full."""
+        if len(self._paths) >= _KEPT:
+            self._paths.clear()
+        return [link for link in map(self._sharing.links.__getitem__, path) if link.capacity < math.inf]
 
     def unaccounted(self) -> float:
         """Bytes started less those moved, under way and waiting, as a share of those started: 0 if bytes are conserved."""
@@ -95,6 +103,7 @@ class Network:
     def change(self, capacities: Mapping[int, float]) -> None:
         """From now on these links have other capacities; at 0 what is on them, or comes to them, waits."""
         self._sharing.change(capacities)
+        self._paths.clear()
         for number, capacity in capacities.items():
             link = self._sharing.links[number]
             self._down.discard(link) if capacity else self._down.add(link)
