@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from distsim.interface.model import Block
@@ -49,7 +50,13 @@ class Layout:
 
 def lay_out(region: Region, blocks: Mapping[int, Block]) -> Layout:
     """The layout of `region`, whose blocks are named, on a rank that holds `blocks`."""
-    sizes = [blocks[b].replicated if region.replicated else blocks[b].parameters for b in region.blocks or ()]
+    named = [blocks[b] for b in region.blocks or ()]
+    return _lay_out(region, tuple(block.replicated if region.replicated else block.parameters for block in named))
+
+
+@lru_cache(4096)
+def _lay_out(region: Region, sizes: tuple[int, ...]) -> Layout:
+    """The same by the blocks' sizes: most ranks hold the same."""
     total = sum(sizes)
     size = -(-total // region.shards)
     first, last = (0, total) if region.shard is None else (region.shard * size, (region.shard + 1) * size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
@@ -50,21 +50,25 @@ class Clock(simpy.Environment):
         return self._now if self._due or self._last else super().peek()
 
     def step(self) -> None:
-        queue = self._queue
-        if queue and queue[0][0] == self._now:
-            event = heappop(queue)[3]
-        elif self._due:
-            event = self._due.popleft()
-        elif self._last:
-            event = self._last.popleft()
-        elif queue:
-            self._now, _, _, event = heappop(queue)
-        else:
-            raise EmptySchedule
-        callbacks = event.callbacks
-        event.callbacks = None  # type: ignore[assignment]
-        for callback in callbacks:
-            callback(event)
+        self.work((None,))
+
+    def work(self, turns: Iterable[object]) -> None:
+        """Process an event each turn. Raises `EmptySchedule` where there is none."""
+        queue, due, last = self._queue, self._due, self._last
+        for _ in turns:
+            if queue and queue[0][0] == self._now:
+                event = heappop(queue)[3]
+            elif due:
+                event = due.popleft()
+            elif last:
+                event = last.popleft()
+            elif queue:
+                self._now, _, _, event = heappop(queue)
+            else:
+                raise EmptySchedule
+            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+            for callback in callbacks:
+                callback(event)
 
 
 class Operation(Event, Generic[R]):

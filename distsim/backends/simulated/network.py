@@ -174,7 +174,7 @@ class Network:
     def _ring(self) -> None:
         """End the flows that are due; there may be none, for alarms are not taken back."""
         now, ends = self._engine.now, self._ends
-        window = self._engine.window
+        window = self._engine.window_at(now)
         last = now + window
         if self._alarm <= last:
             self._alarm = math.inf

@@ -7,6 +7,7 @@ import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat, takewhile
 from pathlib import PurePath
 from typing import Any
 
@@ -111,13 +112,11 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
 def _run(simulation: Simulation, ranks: list[Rank[Any]], programs: Programs) -> None:
     for rank in ranks:
         programs.begin(rank)
-    step, left = simulation.engine.env.step, programs.left
     try:
-        while left:
-            step()
+        simulation.engine.env.work(takewhile(bool, repeat(programs.left)))
     except EmptySchedule:
         if not programs.is_over:
-            raise Deadlock(_deadlock(simulation, list(left.values()))) from None
+            raise Deadlock(_deadlock(simulation, list(programs.left.values()))) from None
 
 
 def _failure(simulation: Simulation, raised: BaseException) -> tuple[str, str]:
