@@ -38,7 +38,7 @@ class Work(Generic[R]):
         self._rank = rank
         self._state = "started"
         frame = sys._getframe(_BETWEEN)
-        while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+        while _is_ours(frame.f_code.co_filename) and frame.f_back is not None:
             frame = frame.f_back
         self._code, self._instruction = frame.f_code, frame.f_lasti  # the line is only asked for where something is wrong
         rank.open_work[self] = None
