@@ -18,8 +18,6 @@ Imports stay inside the commands: `--help` takes no more than argparse does.
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import os
 import shutil
 import sys
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    atexit.register(gc.freeze)  # what is left ends with the process: nobody need look through it for cycles
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain", "check", "emit")):

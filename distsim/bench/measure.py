@@ -5,8 +5,6 @@ Prints a line of JSON. CPU is that of the whole process from its start; the star
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import resource
 import sys
@@ -103,5 +101,4 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # as the command line does
     print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), "--profile" in sys.argv[4:])))

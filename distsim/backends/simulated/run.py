@@ -3,6 +3,7 @@ before that is a deadlock, and its report says who waits for whom, on which line
 
 from __future__ import annotations
 
+import atexit
 import gc
 import traceback
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _MACHINERY = tuple(
 )
 _UNACCOUNTED = 1e-9
 """Share of the bytes sent that rounding may lose."""
+atexit.register(gc.freeze)  # what runs leave ends with the process, which need not look through it for cycles first
 
 
 @contextmanager
