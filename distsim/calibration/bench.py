@@ -153,7 +153,7 @@ class BenchNumerics(Generic[T]):
     def release(self, region: Region) -> None:
         self._inner.release(self._shift(region))
 
-    def update(self, region: Region, gradient: T, optimizer: Optimizer | None, scale: float) -> None:
+    def update(self, region: Region, gradient: T | None, optimizer: Optimizer | None, scale: float) -> None:
         self._inner.update(self._shift(region), gradient, optimizer, scale)
 
     def accumulated(self, region: Region) -> T:

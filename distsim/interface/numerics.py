@@ -69,8 +69,8 @@ class Numerics(Protocol[T]):
 
         Raises `StrategyError` if `region` names no shard, or another than before."""
 
-    def update(self, region: Region, gradient: T, optimizer: Optimizer | None, scale: float) -> None:
-        """One step of the optimizer (None: the run's own), its rate times `scale`.
+    def update(self, region: Region, gradient: T | None, optimizer: Optimizer | None, scale: float) -> None:
+        """One step of the optimizer (None: the run's own), its rate times `scale`, by a gradient (None: `accumulated`).
 
         Its state is kept by (optimizer, region). An activation saved before the step keeps its old weights."""
 

@@ -208,7 +208,7 @@ class Worker(Generic[T]):
 
     def apply(
         self,
-        gradient: T,
+        gradient: T | None = None,
         region: Region = ALL,
         scale: float = 1.0,
         of: Sequence[Message[T]] = (),
@@ -216,6 +216,7 @@ class Worker(Generic[T]):
     ) -> Work[None]:
         """One step on `region` of `optimizer` (the run's own unless given), its rate times `scale`; `version` grows by one.
 
+        Without a `gradient` it takes what has accumulated for `region` when it begins, and no copy is made of that.
         Its state is kept by (optimizer, region) on this rank. `of` names the gradient messages that went into it: their
         staleness is recorded, and none may be named twice.
         """

@@ -148,10 +148,10 @@ class Ledger:
             self._change("load", layout)
         return layout
 
-    def update(self, region: Region, nbytes: int) -> Layout:
+    def update(self, region: Region, nbytes: int | None) -> Layout:
         """Note a write to `region`. Raises `StrategyError` on another size, and where not all of `region` is here."""
         self.whole(region)
-        layout = self.fitting("update", region, nbytes)
+        layout = self.layout(region) if nbytes is None else self.fitting("update", region, nbytes)
         self._change("update", layout)
         return layout
 

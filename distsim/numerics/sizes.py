@@ -150,9 +150,9 @@ class Sizes:
         """Keep only the shard that `region` names. Raises `StrategyError` if it names none, or another than before."""
         self._ledger.release(region)
 
-    def update(self, region: Region, gradient: Size, optimizer: Optimizer | None, scale: float) -> None:
+    def update(self, region: Region, gradient: Size | None, optimizer: Optimizer | None, scale: float) -> None:
         """Note the write and the optimizer's state. Raises `StrategyError` on a gradient of another size."""
-        layout = self._ledger.update(region, gradient.nbytes)
+        layout = self._ledger.update(region, None if gradient is None else gradient.nbytes)
         if (optimizer, region) in self._updated:
             return
         self._updated.add((optimizer, region))

@@ -184,19 +184,25 @@ class Tensors:
             for b in layout.blocks:
                 self._blocks[b].release(*here.get(b, (0, 0)))
 
-    def update(self, region: Region, gradient: Tensor, optimizer: Optimizer | None, scale: float) -> None:
+    def update(self, region: Region, gradient: Tensor | None, optimizer: Optimizer | None, scale: float) -> None:
         """One step of the optimizer, its rate times `scale`. Raises `StrategyError` on a gradient of another size."""
         chosen = self._optimizer if optimizer is None else optimizer
         with self._lock:
-            layout = self._ledger.update(region, nbytes(gradient))
+            layout = self._ledger.update(region, None if gradient is None else nbytes(gradient))
             if self._scale is None or optimizer is not None:  # what another optimizer takes was never scaled
-                self._step(layout, gradient, optimizer, chosen, scale)
+                given = self._shards.get(layout.region) if gradient is None else gradient
+                self._step(layout, given, optimizer, chosen, scale)
                 return
-            for waited in self._scale.take(Piece(layout, gradient, scale), self._ledger.placed):
+            given = self.accumulated(region) if gradient is None else gradient
+            for waited in self._scale.take(Piece(layout, given, scale), self._ledger.placed):
                 self._step(waited.layout, waited.gradient, optimizer, chosen, waited.rate)
 
-    def _step(self, layout: Layout, gradient: Tensor, key: Optimizer | None, optimizer: Optimizer, scale: float) -> None:
-        for (b, start, stop), piece in _pieces(layout, gradient):
+    def _step(
+        self, layout: Layout, gradient: Tensor | None, key: Optimizer | None, optimizer: Optimizer, scale: float
+    ) -> None:
+        """By what has accumulated of whole blocks, unless a gradient is given."""
+        pieces = ((span, None) for span in layout.spans) if gradient is None else _pieces(layout, gradient)
+        for (b, start, stop), piece in pieces:
             self._blocks[b].step(start, stop, piece, key, optimizer, scale)
 
     # ---- gradients

@@ -81,9 +81,9 @@ class TensorBlock:
         self._kept: dict[int, int] = {}
         """Samples -> bytes that a forward pass keeps."""
         self._gradient: list[Tensor] = []
-        """Flat pieces of what has accumulated: one a parameter, as autograd gave them, until it must be one vector."""
-        self._is_own = False
-        """Nothing else may hold these pieces, so they can be written to."""
+        """What has accumulated, one a parameter: to which autograd adds."""
+        self._vector: Tensor | None = None
+        """The one that these are views of, once it was asked for."""
         self._states: dict[tuple[Optimizer | None, int, int], State] = {}
         self._left: tuple[int, Tensor] | None = None
         """Where what is left of a released block starts, and its scalars."""
@@ -92,11 +92,13 @@ class TensorBlock:
 
     def _attach(self, flat: Tensor) -> None:
         """Make `flat` the parameters: the module's become views of it, new ones, as graphs may hold the old."""
-        pieces = torch.split(flat, self._sizes) if self._sizes else ()
-        self._now = _Version(
-            flat, [nn.Parameter(piece.view(shape)) for piece, (shape, _) in zip(pieces, self._slots, strict=True)]
-        )
+        self._now = _Version(flat, [nn.Parameter(piece) for piece in self._pieces(flat)])
         self._put(self._now)
+
+    def _pieces(self, flat: Tensor) -> list[Tensor]:
+        """The views of a flat vector that are the parameters."""
+        pieces = torch.split(flat, self._sizes) if self._sizes else ()
+        return [piece.view(shape) for piece, (shape, _) in zip(pieces, self._slots, strict=True)]
 
     def _put(self, version: _Version) -> None:
         """Make these the module's parameters."""
@@ -140,15 +142,19 @@ class TensorBlock:
             flat.untyped_storage().resize_(0)
             self._counts.parameters -= nbytes(flat) - nbytes(self._left[1])
 
-    def step(self, start: int, stop: int, g: Tensor, key: Optimizer | None, optimizer: Optimizer, scale: float) -> None:
-        """One step of `optimizer` from `start` to `stop`; its state is kept under `key` and these."""
+    def step(
+        self, start: int, stop: int, g: Tensor | None, key: Optimizer | None, optimizer: Optimizer, scale: float
+    ) -> None:
+        """One step of `optimizer` from `start` to `stop`, by what has accumulated unless `g` is given; its state is kept
+        under `key` and these."""
+        w = self.writable(start, stop)
         state = self._states.get((key, start, stop))
-        if state is not None:
-            step(optimizer, self.writable(start, stop), g, state, scale)
-            return
-        state = self._states[key, start, stop] = State()
-        step(optimizer, self.writable(start, stop), g, state, scale)
-        self._counts.optimizer += state.nbytes
+        is_new = state is None
+        if state is None:
+            state = self._states[key, start, stop] = State()
+        step(optimizer, w, self.gradient(start, stop) if g is None else [g], state, scale)
+        if is_new:
+            self._counts.optimizer += state.nbytes
 
     # ---- checkpoints
 
@@ -205,23 +211,30 @@ class TensorBlock:
         """The gradient of the input, if it has one and it was not given before; accumulates that of the parameters, times
         `factor`."""
         saved = self._saved[batch]
-        parameters = saved.version.parameters
-        wanted: list[Tensor] = [saved.x] if saved.x.requires_grad and part != "weights" else []
+        x, parameters = saved.x, saved.version.parameters
+        has_gradient = x.requires_grad and part != "weights"
         if part == "input":
             saved.g = g
-        else:
-            self.forget(batch)
-            wanted += parameters
-            g = g if saved.g is None else saved.g
-        if not wanted:
+            if not has_gradient:
+                return None
+            (gx,) = torch.autograd.grad(saved.y, x, g, retain_graph=bool(parameters), materialize_grads=True)
+            return gx.contiguous()
+        self.forget(batch)
+        if not parameters and not has_gradient:
             return None
-        keep = part == "input" and bool(parameters)
-        found = list(torch.autograd.grad(saved.y, wanted, g, retain_graph=keep, materialize_grads=True))
-        gx = found.pop(0).contiguous() if wanted[0] is saved.x else None
-        if found:
-            pieces = [piece.reshape(-1) for piece in found]
-            self._add(pieces if factor == 1.0 else [piece * factor for piece in pieces], is_own=factor != 1.0)
-        return gx
+        if factor == 1.0:
+            for parameter, mine in zip(parameters, self._gradient, strict=False):  # there is none at first
+                parameter.grad = mine
+        inputs = None if part == "both" else parameters
+        torch.autograd.backward(saved.y, g if saved.g is None else saved.g, inputs=inputs)
+        found = [_taken(parameter) for parameter in parameters]
+        if factor != 1.0:
+            found = [piece * factor for piece in found]
+            for mine, piece in zip(self._gradient, found, strict=False):
+                mine.add_(piece)
+        if not self._gradient:
+            self._hold(found)
+        return _taken(x).contiguous() if has_gradient else None
 
     def forget(self, batch: object) -> None:
         """Drop what a forward pass saved, or what was held for it."""
@@ -238,48 +251,48 @@ class TensorBlock:
     # ---- gradient
 
     def gradient(self, start: int, stop: int) -> list[Tensor]:
-        """What has accumulated from `start` to `stop`, in pieces; not a copy."""
+        """What has accumulated from `start` to `stop`, in flat pieces; not a copy."""
         if not self._gradient:
             return [self._now.flat.new_zeros(stop - start)]
-        return self._gradient if stop - start == self._now.flat.numel() else [self._vector()[start:stop]]
+        if self._vector is None and stop - start == self._now.flat.numel():
+            return [piece.reshape(-1) for piece in self._gradient]
+        return [self._joined()[start:stop]]
 
     def accumulate(self, start: int, stop: int, g: Tensor) -> None:
         """Add to it."""
-        if stop - start == self._now.flat.numel():
-            self._add([g] if self._gradient else [g.clone()], is_own=True)
+        if not self._gradient and stop - start == self._now.flat.numel():
+            self._hold(self._pieces(g.clone()))
         elif start < stop:
             if not self._gradient:
-                self._add([torch.zeros_like(self._now.flat)], is_own=True)
-            self._vector()[start:stop].add_(g)
+                self._hold(self._pieces(torch.zeros_like(self._now.flat)))
+            self._joined()[start:stop].add_(g)
 
     def zero(self, start: int, stop: int) -> None:
         """Forget it; all of it is freed."""
         if not self._gradient:
             return
         if stop - start == self._now.flat.numel():
-            self._counts.gradients -= sum(map(nbytes, self._gradient))
-            self._gradient = []
+            self._counts.gradients -= nbytes(self._now.flat)
+            self._gradient, self._vector = [], None
         else:
-            self._vector()[start:stop].zero_()
+            self._joined()[start:stop].zero_()
 
-    def _vector(self) -> Tensor:
-        """All of it as one tensor that can be written to."""
-        if len(self._gradient) > 1 or not self._is_own:
-            self._gradient, self._is_own = [torch.cat(self._gradient)], True
-        return self._gradient[0]
+    def _hold(self, gradient: list[Tensor]) -> None:
+        self._gradient = gradient
+        self._counts.gradients += nbytes(self._now.flat)
 
-    def _add(self, pieces: list[Tensor], is_own: bool) -> None:
-        if not self._gradient:
-            self._gradient, self._is_own = pieces, is_own
-            self._counts.gradients += sum(map(nbytes, pieces))
-        elif len(pieces) != len(self._gradient):
-            self._vector().add_(torch.cat(pieces))
-        elif self._is_own:
-            for mine, piece in zip(self._gradient, pieces, strict=True):
-                mine.add_(piece)
-        else:
-            self._gradient = [mine + piece for mine, piece in zip(self._gradient, pieces, strict=True)]
-            self._is_own = True
+    def _joined(self) -> Tensor:
+        """All of it as one vector."""
+        if self._vector is None:
+            self._vector = torch.cat([piece.reshape(-1) for piece in self._gradient])
+            self._gradient = self._pieces(self._vector)
+        return self._vector
+
+
+def _taken(x: Tensor) -> Tensor:
+    """The gradient that autograd has put there."""
+    g, x.grad = x.grad, None
+    return torch.zeros_like(x) if g is None else g
 
 
 def nbytes(x: Tensor) -> int:

@@ -42,7 +42,7 @@ class PipeDream(Strategy):
                     break
             worker.zero()
             await stage.backward(Batch(step))
-            await worker.apply(worker.accumulated())
+            await worker.apply()
             worker.publish()
             await wires.settle(but=worker.world_size)
         await wires.settle()

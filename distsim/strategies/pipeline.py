@@ -33,7 +33,7 @@ class Pipeline(Strategy):
         for step in worker.steps():
             worker.zero()
             await walk(worker, worker, chunks, Batch(step).split(self.microbatches), schedule)
-            await worker.apply(worker.accumulated())
+            await worker.apply()
             worker.publish()
 
     def updates_whole(self, workers: int) -> bool:

@@ -171,7 +171,7 @@ class FullySharded(Generic[T]):
         assert not self._ahead, "a block gathered ahead that nobody ran would be old in the next step"
         await self._scatter.finish()
         for shard in self._shards.values():
-            await self._group.apply(self._group.accumulated(shard), shard)
+            await self._group.apply(region=shard)
             self._group.zero(shard)
 
     def shown(self, blocks: Collection[int]) -> list[Region]:

@@ -29,7 +29,7 @@ class TensorParallel(Strategy):
         for step in worker.steps():
             worker.zero()
             await runners.backpropagate(worker, runner, Batch(step), runner.complete)
-            await worker.apply(worker.accumulated())
+            await worker.apply()
             worker.publish(Region(mine))
 
     def updates_whole(self, workers: int) -> bool:

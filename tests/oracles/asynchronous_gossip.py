@@ -31,7 +31,7 @@ class Noting(Tensors):
             self.note("read")
         return super().forward(block, x, batch)
 
-    def update(self, region: Region, gradient: Tensor, optimizer: Optimizer | None, scale: float) -> None:
+    def update(self, region: Region, gradient: Tensor | None, optimizer: Optimizer | None, scale: float) -> None:
         self.note("update")
         super().update(region, gradient, optimizer, scale)
 

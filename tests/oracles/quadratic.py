@@ -88,9 +88,9 @@ class Quadratic:
     def forget(self, batch: Batch) -> None:
         del self.saved[batch]
 
-    def update(self, region: Region, gradient: float, optimizer: Optimizer | None, scale: float) -> None:
+    def update(self, region: Region, gradient: float | None, optimizer: Optimizer | None, scale: float) -> None:
         rate = self.spec.rate if optimizer is None else optimizer.learning_rate
-        self.path.append(self.path[-1] - rate * scale * gradient)
+        self.path.append(self.path[-1] - rate * scale * (self.gradient if gradient is None else gradient))
 
     def memory(self) -> Memory:
         return Memory()
