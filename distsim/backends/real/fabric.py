@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from distsim.backends.real.transport.collectives import Collectives
@@ -25,6 +26,7 @@ from distsim.backends.real.transport.messages import Messages
 from distsim.backends.real.transport.survivors import Regrouped
 from distsim.backends.real.watching.board import COMPUTES, IDLES, SAVES, WAITS, Desk
 from distsim.interface import Batch, Collective, Cost, Envelope, Handle, Job, Message, StrategyError, drive
+from distsim.interface.model import Operation
 
 R = TypeVar("R")
 
@@ -69,7 +71,10 @@ class Real:
         self.device = device
         self._raised = raised
         self._queue = threading.Lock()
+        self.now = desk.now
+        """Seconds since the run began, on a clock that all ranks share."""
         self._pace = job.pace(rank)
+        self._is_slowed = not job.straggler.is_off
         self._burns = job.straggler.burn
         self._sleeper = Sleeper(_burn, time.thread_time) if self._burns else Sleeper()
         self.count_gradient: Callable[[], None] | None = None
@@ -94,10 +99,6 @@ class Real:
     def fail(self, error: BaseException) -> None:
         """A thread that nothing awaits has failed: it ends the run."""
         self._raised(error)
-
-    def now(self) -> float:
-        """Seconds since the run began, on a clock that all ranks share."""
-        return self._desk.now()
 
     def compute(
         self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
@@ -217,7 +218,7 @@ class Real:
 
     def _waits(self, cost: Cost, batch: Batch | None, begun: float) -> list[float]:
         """Seconds to wait for each primitive operation of `cost`, which begins now; none without a straggler."""
-        if self._job.straggler.is_off:
+        if not self._is_slowed:
             return []
         factor, delay = self._pace.take(None if batch is None else batch.step)
         factor *= self._pace.episode(begun)
@@ -247,5 +248,10 @@ class Real:
 
 def _words(cost: Cost, batch: Batch | None) -> str:
     """A compute operation in words, by its primitive operations."""
-    operations = ", ".join(dict.fromkeys(operation for operation, _ in cost.parts)) or "payload arithmetic"
+    operations = _operations(cost.parts)
     return operations if batch is None else f"{operations} of step {batch.step}"
+
+
+@lru_cache(maxsize=4096)
+def _operations(parts: tuple[tuple[Operation, int], ...]) -> str:
+    return ", ".join(dict.fromkeys(operation for operation, _ in parts)) or "payload arithmetic"

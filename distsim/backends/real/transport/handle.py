@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
+from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from distsim.backends.real.watching.board import WAITS, Desk
@@ -24,9 +26,14 @@ class PeerLost(DistsimError):
 def named(name: str) -> str:
     """The operation with the line of the strategy that starts it, as `name (file.py:12)`."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame.f_back is not None and _is_ours(frame.f_code):
         frame = frame.f_back
     return f"{name} ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
+
+
+@cache
+def _is_ours(code: CodeType) -> bool:
+    return code.co_filename.startswith(_OURS)
 
 
 class Ready(Generic[R]):
