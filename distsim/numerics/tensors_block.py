@@ -226,15 +226,17 @@ class TensorBlock:
             for parameter, mine in zip(parameters, self._gradient, strict=False):  # there is none at first
                 parameter.grad = mine
         inputs = None if part == "both" else parameters
-        torch.autograd.backward(saved.y, g if saved.g is None else saved.g, inputs=inputs)
+        g = g if saved.g is None else saved.g
+        torch.autograd.backward(saved.y, g, inputs=inputs)
+        gx = _taken(x).contiguous() if has_gradient else None
         found = [_taken(parameter) for parameter in parameters]
         if factor != 1.0:
             found = [piece * factor for piece in found]
             for mine, piece in zip(self._gradient, found, strict=False):
                 mine.add_(piece)
         if not self._gradient:
-            self._hold(found)
-        return _taken(x).contiguous() if has_gradient else None
+            self._hold(_apart(found, [g] if gx is None else [g, gx]))
+        return gx
 
     def forget(self, batch: object) -> None:
         """Drop what a forward pass saved, or what was held for it."""
@@ -289,6 +291,17 @@ class TensorBlock:
         return self._vector
 
 
+def _apart(gradients: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+    """Gradients that can be added to: autograd may give views of one tensor to several, or of what it was given."""
+    used = {x.untyped_storage().data_ptr() for x in others}
+    found = []
+    for x in gradients:
+        memory = x.untyped_storage().data_ptr()
+        found.append(x.clone() if memory in used else x)
+        used.add(memory)
+    return found
+
+
 def _taken(x: Tensor) -> Tensor:
     """The gradient that autograd has put there."""
     g, x.grad = x.grad, None
@@ -297,4 +310,4 @@ def _taken(x: Tensor) -> Tensor:
 
 def nbytes(x: Tensor) -> int:
     """Bytes of a tensor's values."""
-    return x.numel() * x.element_size()
+    return x.nbytes

@@ -72,6 +72,26 @@ def test_reading_gives_copies(mode):
     assert ran.notes[0]["zero"] == [mode.payload([0.0] * 8)]
 
 
+async def applies_what_accumulated(worker, note):
+    await worker.gradient(Batch(0))
+    await worker.apply()
+    note("updated", worker.read())
+    shard = Region((0, 1), 2, 1)
+    worker.accumulate(constant(worker, 1.0), shard)
+    await worker.apply(region=shard, scale=0.5)
+    note("updated", worker.read())
+    worker.zero()
+    await worker.apply(region=SECOND)
+    note("updated", worker.read())
+
+
+def test_an_update_takes_what_has_accumulated(mode):
+    # The rate is 1: less the gradient, then less half of 1 in the second half, then less nothing.
+    ran = mode.run(applies_what_accumulated, ranks=1)
+    whole = [-4.0, -4.0, -4.0, -4.0, 4.0, 4.0, 4.0, 4.0]
+    assert ran.notes[0]["updated"] == [mode.payload(x) for x in (whole, [*whole[:4], *[3.5] * 4], [*whole[:4], *[3.5] * 4])]
+
+
 async def queued_behind_an_update(worker, note):
     update = worker.apply(worker.change(lambda x: x) * 0.0 + 1.0)
     gradient = worker.gradient(Batch(0))

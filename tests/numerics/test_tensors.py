@@ -273,6 +273,36 @@ def test_a_write_of_a_second_thread_waits_until_the_forward_pass_is_through():
     assert numerics.read(ALL).tolist() == [5.0]
 
 
+class AddsViews(nn.Module):
+    """x + a + b: autograd gives views of one tensor as all three gradients, and they are views of what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return x + self.a.view(1, 2) + self.b.view(1, 2)
+
+
+class Views(OneBlock):
+    """A workload of that block."""
+
+    def model(self):
+        return Model((Block(0, "views", 4, 2, 0, 4.0, 4.0, 4.0),) * 2, batch=1, input=2)
+
+    def task(self, seed):
+        return Task([AddsViews(), AddsViews()], Data(torch.zeros(1, 2), torch.zeros(1, 2)), nn.functional.mse_loss, seed, 1)
+
+
+def test_gradients_that_are_views_of_one_tensor_are_added_up_apart():
+    numerics, g = TensorsFactory(Views(), 1)(0), torch.tensor([[1.0, 2.0]])
+    for step in range(3):
+        numerics.forward(1, torch.zeros(1, 2), Batch(step))
+        assert numerics.backward(1, g, Batch(step), "both").tolist() == [[1.0, 2.0]]
+    assert numerics.accumulated(Region((1,))).tolist() == [3.0, 6.0, 3.0, 6.0]
+    assert g.tolist() == [[1.0, 2.0]]
+
+
 def test_a_held_forward_pass_uses_the_parameters_of_then():
     numerics, plain_one = numerics_of(), numerics_of()
     batch = Batch(0, 1, 2)
