@@ -217,8 +217,8 @@ class TensorBlock:
             saved.g = g
             if not has_gradient:
                 return None
-            (gx,) = torch.autograd.grad(saved.y, x, g, retain_graph=bool(parameters), materialize_grads=True)
-            return gx.contiguous()
+            alone = torch.autograd.grad(saved.y, x, g, retain_graph=bool(parameters), materialize_grads=True)
+            return alone[0].contiguous()
         self.forget(batch)
         if not parameters and not has_gradient:
             return None
