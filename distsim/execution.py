@@ -18,6 +18,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distsim import signals
 from distsim.configuration import Resolved, resolve
 from distsim.configuration.networks import placement, topology
 from distsim.interface import (
@@ -42,7 +43,6 @@ from distsim.results import identity, store
 from distsim.results.conservation import NotConserved, check_conservation
 from distsim.results.store import Draft, Result
 from distsim.results.summary import Curve, metrics, summarize
-from distsim.signals import whole
 
 if TYPE_CHECKING:
     from distsim.backends.real.worlds.meeting import Meeting
@@ -175,13 +175,14 @@ def fail(prepared: Prepared, message: str) -> Result:
 def _run(prepared: Prepared, draft: Draft, company: Company | None) -> Result:
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
+        signals.check()
         outcome = _conserved(_backend(prepared, draft.folder, company))
     except KeyboardInterrupt as stop:
         known = stop.outcome if isinstance(stop, Interrupted) else interrupted([])
-        with whole():
+        with signals.whole():
             row = _commit(prepared, draft, known, started, time.perf_counter() - clock)
         raise Stopped(row) from None
-    with whole():
+    with signals.whole():
         return _commit(prepared, draft, outcome, started, time.perf_counter() - clock)
 
 

@@ -22,6 +22,7 @@ class _State:
     received: int | None = None
     depth = 0
     is_due = False
+    is_heeded = False
 
 
 _state = _State()
@@ -34,13 +35,14 @@ def heeded() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in _STOPS}
-    _state.received, _state.depth, _state.is_due = None, 0, False
+    _state.received, _state.depth, _state.is_due, _state.is_heeded = None, 0, False, True
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _stop)
     try:
         yield
     finally:
+        _state.is_heeded = False
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -66,13 +68,23 @@ def interrupt() -> None:
         raise KeyboardInterrupt
 
 
+def check() -> None:
+    """Raise KeyboardInterrupt if one has come: a library that was being imported then may have swallowed it."""
+    if _state.is_heeded and _state.received:
+        interrupt()
+
+
 def came() -> bool:
     """Whether one has come."""
     return _state.received is not None
 
 
 def exit_code() -> int:
-    """Of a command that was interrupted."""
+    """Of a command that was interrupted, which ends with it, whatever the KeyboardInterrupt has passed through."""
+    import ctypes
+
+    # Where an extension's C code was evaluating Python's, CPython would end by SIGINT, unless more is evaluated since.
+    ctypes.pythonapi.PyRun_SimpleString(b"")
     return 128 + (_state.received or signal.SIGINT)
 
 

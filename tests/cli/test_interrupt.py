@@ -77,6 +77,32 @@ def test_an_interrupt_is_neither_lost_by_an_error_nor_by_who_reads_no_more(monke
         assert (signals.came(), signals.exit_code()) == (True, 143)
 
 
+def test_an_interrupt_that_a_library_swallows_cuts_short_what_comes_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with signals.heeded():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(execution.Stopped) as stop:
+            distsim.run("all_reduce", **SETTINGS, **{"budget.updates": 6})
+    assert stop.value.result.status == "interrupted"
+    assert distsim.run("all_reduce", **SETTINGS, **{"budget.updates": 6}).status == "done"
+
+
+def test_the_exit_code_is_that_of_the_signal_wherever_it_came():
+    """C code that evaluates Python's, as torch's does while it is imported, leaves CPython to end by SIGINT."""
+    program = """if True:
+        import ctypes, sys
+        from distsim import signals
+        with signals.heeded():
+            ctypes.pythonapi.PyRun_SimpleString(b"import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+            try:
+                signals.check()
+            except KeyboardInterrupt:
+                sys.exit(signals.exit_code())"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 143
+
+
 class Command:
     """`distsim` on a terminal of its own, as the only thing that runs there."""
 

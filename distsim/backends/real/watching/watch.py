@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from distsim import signals
 from distsim.backends.real.options import RealOptions
 from distsim.backends.real.process import Report
 from distsim.backends.real.watching.board import COMPUTES, IDLES, RUNS, SAVES, WAITS, Board, Part
@@ -87,8 +88,9 @@ class Watch:
         self._began = self._looked = self._quiet_since = time.monotonic()
 
     def run(self) -> End:
-        """Wait for the end of the run. Raises KeyboardInterrupt if another launcher was told to stop."""
+        """Wait for the end of the run. Raises KeyboardInterrupt if this launcher or another was told to stop."""
         while True:
+            signals.check()
             if any(isinstance(process, Mirror) and process.is_interrupted for process in self._processes):
                 raise KeyboardInterrupt
             self._collect(self._killer.strike(_LOOK))
