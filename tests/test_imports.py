@@ -19,7 +19,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "workloads": {"interface", "foreign"},
     "configuration": {"interface", "registry", "topologies"},
     "results": {"interface", "foreign", "durable"},
-    "backends": {"interface", "numerics", "durable"},
+    "backends": {"interface", "numerics", "durable", "signals"},
     "calibration": {"interface", "numerics", "workloads", "backends"},
     "composition": {"interface", "registry", "configuration"},
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
