@@ -220,17 +220,19 @@ class Victim:
         setattr(where, name, self._instead(getattr(where, name), fits))
 
     def _instead(self, before: Callable[..., Any], fits: Callable[..., bool]) -> Callable[..., Any]:
-        case, count = self.case, 0
+        case, count, is_due = self.case, 0, False
 
         def instead(*given: Any, **named: Any) -> Any:
-            nonlocal count
+            nonlocal count, is_due
             count += fits(*given, **named)
             if count < case.nth or not fits(*given, **named):
                 return before(*given, **named)
             if case.how in ("not a number", "wrong shape"):
                 return self._spoilt(before, list(given), named)
             if case.late:
-                threading.Timer(0.01, go_wrong, (case.how, self.folder)).start()
+                if not is_due:  # a second one would empty the note of when, and be killed by the first
+                    is_due = True
+                    threading.Timer(0.01, go_wrong, (case.how, self.folder)).start()
             else:
                 go_wrong(case.how, self.folder)
             return before(*given, **named)
