@@ -17,7 +17,6 @@ kept.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import sys
@@ -27,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from distsim import durable
+from distsim import durable, locks
 from distsim.interface import BadInput, Problem, Trace
 from distsim.results import records
 
@@ -204,10 +203,10 @@ def _mark(runs: Path) -> None:
 
 def _wait_for(lock: IO[str], run: str) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(lock, locks.ALONE | locks.NOW)
     except BlockingIOError:
         print(f"another process is at {run}: waiting for it", file=sys.stderr)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        locks.take(lock, locks.ALONE)
 
 
 def _read(path: Path) -> Any:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distsim import locks
+
 _PREFIX = "distsim-"
 
 
@@ -22,7 +24,7 @@ def private_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
         with (folder / ".owner").open("w") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX)
+            locks.take(owner, locks.ALONE)
             (folder / ".owner").rename(folder / "owner")  # locked before anyone else can find it
             yield folder
 
@@ -34,5 +36,5 @@ def _sweep() -> None:
             with path.open("r+") as owner:
                 fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path.parent, ignore_errors=True)
-        except OSError:  # its launcher lives, it is another user's, or it is gone by now
+        except OSError:  # its launcher lives, there are no locks, it is another user's, or it is gone by now
             continue

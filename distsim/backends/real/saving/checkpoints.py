@@ -161,6 +161,8 @@ class Checkpoints:
             pending={str(rank): sent[rank] - decided[rank] for rank in sent},
             files=files,
         )
+        if begin.word:
+            lease.check(folder, begin.word)
         saved.commit(folder, manifest)
         self._asking.commit(update)
 

@@ -2,12 +2,12 @@
 
 A launcher takes the folder's lock for itself alone, writes a word of its own into it, and from then on shares it with its
 ranks. They hold it as long as they live: the kernel frees it, at their end and not before. A rank that comes too late finds
-another's word there, or the lock taken, and writes nothing. Standard library only.
+another's word there, or the lock taken, and writes nothing. Where there are no locks nobody waits; the word is left, and
+who commits a checkpoint looks for it. Standard library only.
 """
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
+from distsim import locks
 from distsim.interface import DistsimError
 
 _NAME = ".lock"
@@ -34,7 +35,7 @@ def leased(folder: Path) -> Iterator[str]:
         word = uuid4().hex
         lock.write(word)
         lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        locks.take(lock, locks.SHARED)
         yield word
 
 
@@ -42,21 +43,32 @@ def join(folder: Path, word: str) -> IO[str]:
     """Hold the folder for a rank until what this gives is closed. Raises `DistsimError` if another launch has it."""
     lock = (folder / _NAME).open("r")
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        is_ours = lock.read() == word
+        locks.take(lock, locks.SHARED | locks.NOW)
+        check(folder, word)
     except BlockingIOError:
-        is_ours = False
-    if not is_ours:
         lock.close()
-        raise DistsimError(f"another launch has begun in {folder}")
+        raise _begun(folder) from None
+    except DistsimError:
+        lock.close()
+        raise
     return lock
+
+
+def check(folder: Path, word: str) -> None:
+    """Raise `DistsimError` if another launch has the folder."""
+    if (folder / _NAME).read_text() != word:
+        raise _begun(folder)
+
+
+def _begun(folder: Path) -> DistsimError:
+    return DistsimError(f"another launch has begun in {folder}")
 
 
 def _take(lock: IO[str], folder: Path) -> None:
     begun, told = time.monotonic(), False
     while True:
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return locks.take(lock, locks.ALONE | locks.NOW)
         except BlockingIOError:
             if not told and time.monotonic() - begun > _PATIENCE:
                 told = True
