@@ -8,7 +8,7 @@ Ctrl-C; 143 by SIGTERM).
     distsim explain k_sync strategy.k=3 --html k_sync.html
     distsim check k_sync strategy.k=3
     distsim emit slurm strategy=all_reduce cluster=dgx_h100 > job.sh
-    distsim calibrate --quick
+    distsim calibrate workload=module workload.module=my_model:build --quick
     distsim bench fabric --json fabric.json
     distsim bench overhead --json overhead.json
 
@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from distsim.execution import Prepared
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") for word in rest) or (rest and options.command not in ("run", "explain", "check", "emit")):
+    if any(word.startswith("-") for word in rest) or (rest and options.command not in _TAKE_SETTINGS):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     options.rest = rest
     from distsim import signals
@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     emit.add_argument("--per-node", metavar="N", help="ranks a node (default: as the cluster says)")
     emit.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy=async_ps cluster=dgx_h100 ...")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
+    calibrate.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="workload=char_gpt cluster.workers=8 ...",
+    )
     calibrate.add_argument("--quick", action="store_true", help="half a minute instead of two")
     calibrate.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the ranks compute on")
     calibrate.add_argument("--output", metavar="FILE", type=Path, default=Path(".distsim/profile.json"))
@@ -133,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.multirun:
             prepared = sweeping.prepare(overrides, options.yes)
         else:
-            prepared = [api.prepare(*composition.parse(overrides))]
+            prepared = [api.prepare(*composition.parse(overrides, sweeps=True))]
     except BadInput:
         if started is None or started.local_rank == 0:  # one process of a host says it
             raise
@@ -241,23 +247,11 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from distsim import composition
-    from distsim.configuration import quantities
-    from distsim.configuration.reader import FAILED, Reader
-    from distsim.configuration.sections import known_keys
-    from distsim.interface.errors import BadInput, Problem
 
     given, problems = composition.parse([*options.settings, *options.rest])
     counts = {"cluster.workers": 0, "budget.updates": 8}
     allowed = f"only strategy.*, {', '.join(counts)} can be set: the runs are small ones of its own"
-    bad = [Problem(key, value, allowed) for key, value in given if key not in counts and not key.startswith("strategy.")]
-    wanted = [("strategy", options.strategy), *((key, value) for key, value in given if key.startswith("strategy."))]
-    values, unknown = composition.compose(wanted)
-    reader = Reader(values, known_keys)
-    counts |= {key: reader.value(key, quantities.integer(1, 1000), value) for key, value in given if key in counts}
-    strategy = None if unknown else reader.component("strategy")
-    problems += [*bad, *unknown, *reader.problems]
-    if problems or strategy is None or FAILED in counts.values():
-        raise BadInput(problems)
+    strategy = _chosen("strategy", options.strategy, given, counts, 1000, allowed, problems)
     from distsim.testing import check_strategy
 
     passed = check_strategy(
@@ -271,6 +265,40 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _chosen(
+    kind: Literal["strategy", "workload"],
+    name: str,
+    given: Sequence[tuple[str, Any]],
+    counts: dict[str, int],
+    most: int,
+    allowed: str,
+    problems: list[Problem],
+) -> Any:
+    """The component of a command that takes the keys of one, and whole numbers up to `most`, which are put into `counts`.
+    Raises `BadInput` with all that is wrong."""
+    from distsim import composition
+    from distsim.configuration import quantities
+    from distsim.configuration.reader import Reader
+    from distsim.configuration.run import described
+    from distsim.configuration.sections import known_keys
+    from distsim.interface.errors import BadInput, Problem
+
+    own = [(key, value) for key, value in given if key.startswith(f"{kind}.")]
+    foreign = [(key, value) for key, value in given if key not in counts and not key.startswith(f"{kind}.")]
+    values, unknown = composition.compose([(kind, name), *own])
+    reader = Reader(values, known_keys)
+    counts |= {key: reader.value(key, quantities.integer(1, most), value) for key, value in given if key in counts}
+    component = None if unknown else reader.component(kind)
+    if kind == "workload" and component is not None:
+        reader.problems += [*component.problems(), *component.obstacles()]
+        if not reader.problems:
+            described(reader, component)
+    problems += [*(Problem(key, value, allowed) for key, value in foreign), *unknown, *reader.problems]
+    if problems:
+        raise BadInput(problems)
+    return component
+
+
 def _emit(options: argparse.Namespace) -> int:
     from distsim import emit
 
@@ -279,22 +307,41 @@ def _emit(options: argparse.Namespace) -> int:
 
 
 def _unwritable(key: str, path: Path) -> list[Problem]:
+    import errno
+    from tempfile import TemporaryFile
+
     from distsim.interface.errors import Problem
 
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        return [Problem(key, str(path), "a file that can be written")]
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        TemporaryFile(dir=folder).close()  # nameless; os.access would let root write anywhere
+    except OSError as error:
+        return [Problem(key, str(path), f"a file that can be written ({error.strerror})")]
     return []
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from distsim.calibration.measure import calibrate
+    from distsim import composition
     from distsim.interface.errors import BadInput
-    from distsim.workloads.digits_mlp import DigitsMLP
 
-    if problems := _unwritable("--output", options.output):
-        raise BadInput(problems)
-    profile = calibrate(DigitsMLP(), quick=options.quick, device=options.device)
+    given, problems = composition.parse([*options.settings, *options.rest])
+    problems += _unwritable("--output", options.output)
+    counts = {"cluster.workers": 4}
+    allowed = f"only workload, workload.*, {', '.join(counts)} can be set"
+    name = dict(given).get("workload", "digits_mlp")
+    others = [(key, value) for key, value in given if key != "workload"]
+    workload = _chosen("workload", name, others, counts, 64, allowed, problems)
+    from distsim.calibration.measure import calibrate
+    from distsim.calibration.profile import Profile
+    from distsim.workloads.workload import spelled
+
+    with suppress(BadInput):
+        before = Profile.load(options.output).workload
+        if before not in (spelled(workload), ""):
+            print(f"{options.output} is a profile with {before}, to be replaced; --output FILE keeps both", file=sys.stderr)
+    profile = calibrate(workload, counts["cluster.workers"], quick=options.quick, device=options.device)
     profile.save(options.output)
     print(options.output)
     return 0
@@ -337,6 +384,7 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     return 0
 
 
+_TAKE_SETTINGS = ("run", "explain", "check", "emit", "calibrate")
 _COMMANDS = {
     "run": _run,
     "report": _report,

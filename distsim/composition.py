@@ -120,15 +120,16 @@ def put_together(runs: Iterable[Iterable[Setting]]) -> Composed:
     return {choices_made: {**plain, **{c[0]: parts[c][c[0]] for c in choices_made}} for choices_made in chosen}
 
 
-def parse(overrides: Sequence[str]) -> tuple[list[Setting], list[Problem]]:
-    """Settings from the command line's text, and what Hydra's grammar cannot read or would sweep over."""
+def parse(overrides: Sequence[str], sweeps: bool = False) -> tuple[list[Setting], list[Problem]]:
+    """Settings from the command line's text, and what Hydra's grammar cannot read or would sweep over; `sweeps`: the
+    command could, if it were asked to."""
     settings = []
     parsed, problems = _parsed(overrides)
     for override in parsed:
         key = override.key_or_group
         if override.is_sweep_override():
             value = override.input_line.partition("=")[2]
-            problems.append(Problem(key, value, "one value here", "add -m to sweep over several"))
+            problems.append(Problem(key, value, "one value here", "add -m to sweep over several" if sweeps else ""))
         elif not key.startswith("hydra"):
             settings.append((key, override.value()))
     return settings, problems

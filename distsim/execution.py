@@ -13,29 +13,24 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsim import signals
 from distsim.configuration import Resolved, resolve
-from distsim.configuration.networks import placement, topology
+from distsim.costs import Costs, costed
 from distsim.interface import (
     BadInput,
     Cluster,
-    Device,
     Interrupted,
     Job,
-    Loopback,
     Numerics,
     Outcome,
     Piece,
     Problem,
     Region,
-    Roofline,
     Snapshot,
-    Topology,
     interrupted,
 )
 from distsim.interface.errors import full_disk
@@ -71,6 +66,8 @@ class Prepared:
     inputs: Mapping[str, str]
     """What it reads, by hash or version: runs with other inputs are other runs."""
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What is said before it runs."""
     disturbed: str = ""
     """What else used the machine while the costs that it predicts with were measured."""
 
@@ -95,15 +92,14 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
         "strategy": identity.foreign_source(resolved.strategy),
         **identity.versions(resolved.backend),
     }
-    notes = list(resolved.warnings)
-    cluster, disturbed = None, ""
+    cluster, costs = None, Costs()
     try:
         inputs["data"] = resolved.workload.fingerprint()
     except BadInput as error:
         problems += error.problems
     try:
-        cluster, inputs["profile"], note, disturbed = _cluster(resolved)
-        notes += [note] if note else []
+        cluster, costs = costed(resolved, inputs.get("data", ""))
+        inputs["profile"] = costs.fingerprint
     except BadInput as error:
         problems += error.problems
     if resolved.backend == "real":
@@ -143,7 +139,9 @@ def prepare(values: Mapping[str, Any]) -> tuple[Prepared | None, list[Problem]]:
             pack(job)
         except BadInput as error:
             return None, error.problems
-    return Prepared(resolved, job, identity.run_name(resolved.config, inputs), inputs, tuple(notes), disturbed), []
+    name = identity.run_name(resolved.config, inputs)
+    notes = (*resolved.warnings, *filter(None, [costs.note]))
+    return Prepared(resolved, job, name, inputs, notes, (*resolved.warnings, *costs.warnings), costs.disturbed), []
 
 
 def _world(values: Mapping[str, Any]) -> World | None:
@@ -271,61 +269,6 @@ def _numerics(resolved: Resolved, cluster: Cluster, device: str) -> Callable[[in
     from distsim.numerics.tensors import TensorsFactory
 
     return TensorsFactory(resolved.workload, workers, resolved.optimizer, resolved.seed, device, resolved.precision)
-
-
-def _cluster(resolved: Resolved) -> tuple[Cluster, str, str, str]:
-    """The cluster, the hash of the profile it stands on, a note of where that comes from, and what disturbed its measuring
-    if the run predicts with it."""
-    section = resolved.cluster
-    fingerprint = note = disturbed = ""
-    device: Device
-    network: Topology | Loopback
-    if section.device == "profile" or section.network == "loopback":
-        from distsim.calibration.profile import DEFAULT
-
-        path = DEFAULT if section.profile == "auto" else Path(section.profile)
-        profile, note, fingerprint = _profile(path, section.profile == "auto", _age(path))
-    if section.device == "profile":
-        device = profile.device()
-    else:
-        device = Roofline(
-            (section.flops or 0.0) * (section.efficiency or 1.0), section.memory_bandwidth or 0.0, section.overhead or 0.0
-        )
-    strategy, workers = resolved.strategy, section.workers
-    servers, beside = strategy.server_count(workers), strategy.servers_beside()
-    hosts = workers if beside else workers + servers
-    network = profile.loopback() if section.network == "loopback" else topology(section, hosts)
-    cluster = Cluster(
-        workers,
-        servers,
-        device,
-        network,
-        memory=section.memory or inf,
-        beside=beside,
-        transport=section.transport,
-        placement=placement(section, hosts),
-    )
-    if note and resolved.backend != "real":
-        shared = section.network == "loopback"
-        reducing = cluster.workers if shared and not cluster.servers else 0
-        guessed = profile.unmeasured(resolved.model, cluster.world_size if shared else 0, reducing)
-        note += f"; not measured: {'; '.join(guessed)}" if guessed else ""
-        disturbed = profile.disturbance
-        note += f"; the calibration was disturbed: {disturbed}" if disturbed else ""
-    return cluster, fingerprint, note, disturbed
-
-
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-@cache
-def _profile(path: Path, default: bool, age: int) -> tuple[Any, str, str]:
-    """A profile, a note and its hash; `age` tells a file from what it was before."""
-    from distsim.calibration.profile import Profile, current
-
-    profile, note = current(path) if default else (Profile.load(path), f"costs of {path}")
-    return profile, note, profile.fingerprint()
 
 
 def _curve(prepared: Prepared, snapshots: Iterable[Snapshot]) -> Curve:

@@ -120,7 +120,7 @@ def finished(prepared: Prepared) -> Result | None:
 
 def warn(prepared: Sequence[Prepared]) -> None:
     """Say each warning once."""
-    for warning in dict.fromkeys(warning for each in prepared for warning in each.resolved.warnings):
+    for warning in dict.fromkeys(warning for each in prepared for warning in each.warnings):
         print(f"warning: {warning}", file=sys.stderr)
 
 

@@ -28,6 +28,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "testing": {"interface", "registry", "catalogue", "numerics", "workloads", "backends", "results"},
     "bench": {"interface", "topologies", "strategies", "numerics", "backends", "workloads", "results"},
 }
+BELOW["costs"] = {"interface", "configuration", "workloads", "calibration"}
 BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}
 BELOW["jobs"] = {"signals", "interface", "configuration", "results", "execution"}
 BELOW["api"] = {*BELOW} - {"report"}

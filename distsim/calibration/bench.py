@@ -59,12 +59,10 @@ class Bench:
         """Samples in one of `parts` shares of a step."""
         return self.model.batch * self.workers / parts
 
-    def probes(self, communication: bool = True) -> tuple[Probe, ...]:
-        """Everything that is measured; of further workloads, what they compute."""
+    def probes(self) -> tuple[Probe, ...]:
+        """Everything that is measured."""
         alone: list[Probe] = [Nothing(), Apply(self.blocks)]
         alone += [kind(parts, self.blocks, self.payloads[-1]) for kind in (Chain, Whole) for parts in self.shares]
-        if not communication:
-            return tuple(alone)
         together: list[Probe] = [Gradients(self.share, n) for n in range(1, self.workers + 2)]
         if self.workers > 1:
             others = self.workers - 1  # the server's rank computes, too

@@ -1,17 +1,17 @@
 """Measure this machine: run the probes on real processes and make a profile of what they recorded.
 
-All of a workload is measured in one launch, interleaved (see probes.py). The ranks compute with one thread each, as
-those of a real run on shared cores do.
+Everything is measured in one launch, interleaved (see probes.py). The ranks compute with one thread each, as those of a
+real run on shared cores do.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,41 +35,34 @@ from distsim.interface.job import Job
 from distsim.interface.model import Model
 from distsim.interface.optimizer import SGD
 from distsim.numerics.tensors import TensorsFactory
-from distsim.workloads.workload import Workload
+from distsim.workloads.workload import Workload, spelled
 
 SIZES = (64, 4096, 65536, 524288, 2097152)
 """Bytes of messages and all-reduces; the parameters of the workload come on top."""
 LARGEST = 512
 """Samples up to which blocks are measured; curves go on in a straight line."""
+LARGEST_FLOPS = 2e10
+"""FLOPs of one gradient up to which blocks are measured, if that is fewer samples: a round does tens of them."""
 QUICK, FULL = 18.0, 110.0
 """Seconds of measuring, the launch not counted."""
 
 
 def calibrate(
-    workloads: Workload | Sequence[Workload],
+    workload: Workload,
     workers: int = 4,
     quick: bool = True,
     progress: Callable[[str], None] = print,
     seconds: float | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> Profile:
-    """Measure the blocks of `workloads`, and messages and all-reduces among `workers` local ranks.
+    """Measure the blocks of `workload`, and messages and all-reduces among `workers` local ranks.
 
     Takes some 25 s if `quick`, else some 2 min. On `cuda` the ranks share the GPUs that are there. Raises `DistsimError` if
     the ranks failed, `BadInput` where there is no such device.
     """
-    workloads = list(workloads) if isinstance(workloads, Sequence) else [workloads]
     seconds = seconds or (QUICK if quick else FULL)
-    share = seconds / len(workloads)
-    profile: Profile | None = None
-    for index, workload in enumerate(workloads):
-        progress(f"calibrating {workload.name} with {workers} workers: about {share + 4:.0f} s")
-        record, details = _measured(workload, workers, share, index == 0, device)
-        if profile is None:
-            profile = _profile(record, details)
-        else:
-            profile = replace(profile, blocks={**profile.blocks, **record.blocks()})
-    assert profile is not None, "calibrate takes at least one workload"
+    progress(f"calibrating {spelled(workload)} with {workers} workers: about {seconds + 4:.0f} s")
+    profile = _profile(*_measured(workload, workers, seconds, device))
     again = ": calibrate again on a quiet machine" if profile.disturbance else ""
     progress(
         f"kept {profile.details['rounds_kept']} of {profile.details['rounds']} rounds, "
@@ -79,12 +72,12 @@ def calibrate(
 
 
 def _measured(
-    workload: Workload, workers: int, seconds: float, with_communication: bool, device: Literal["cpu", "cuda"]
+    workload: Workload, workers: int, seconds: float, device: Literal["cpu", "cuda"]
 ) -> tuple[Record, dict[str, str | int | float]]:
     model = workload.model()
-    on_bench = bench(model, workers, LARGEST, sorted({*SIZES, model.parameter_bytes}))
+    on_bench = bench(model, workers, _largest(model), sorted({*SIZES, model.parameter_bytes}))
     job = Job(
-        strategy=Calibration(on_bench.probes(with_communication), on_bench.blocks, others=Others(os.getpid())),
+        strategy=Calibration(on_bench.probes(), on_bench.blocks, others=Others(os.getpid())),
         model=on_bench.model,
         cluster=_unknown_machine(workers),
         budget=Budget(seconds=seconds),
@@ -95,16 +88,18 @@ def _measured(
             partial(_work, on_bench.machine[0]),
         ),
     )
-    with tempfile.TemporaryDirectory(prefix="distsim-calibration-") as folder:
-        begun = time.monotonic()
-        outcome = launch(job, RealOptions(device=device, hang_seconds=60.0), Path(folder))
-        took = time.monotonic() - begun
-    if outcome.status != "done":
-        raise DistsimError(f"the calibration {outcome.status}: {outcome.message}")
+    folder = Path(tempfile.mkdtemp(prefix="distsim-calibration-"))
+    begun = time.monotonic()
+    outcome = launch(job, RealOptions(device=device, hang_seconds=60.0), folder)
+    took = time.monotonic() - begun
+    if outcome.status != "done":  # the message names files in it
+        raise DistsimError(f"the calibration {outcome.status}: {outcome.message}\nlogs of all ranks: {folder}")
+    shutil.rmtree(folder)
     traces = sorted(outcome.traces, key=lambda trace: trace.rank)
     kept, others = quiet_rounds(traces[0])
     details: dict[str, str | int | float] = {
-        "workload": workload.name,
+        "workload": spelled(workload),
+        "fingerprint": workload.fingerprint(),
         "workers": workers,
         "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
         "seconds": round(took, 1),
@@ -131,6 +126,12 @@ def _profile(record: Record, details: dict[str, str | int | float]) -> Profile:
         noise=record.noise(),
         details={**details, "step_seconds": median(record.steps())},
     )
+
+
+def _largest(model: Model) -> int:
+    """Samples up to which the blocks of `model` are measured."""
+    a_sample = sum(block.flops + block.input_flops + block.weight_flops for block in model.blocks)
+    return min(LARGEST, int(LARGEST_FLOPS / max(a_sample, 1.0)))
 
 
 def _unknown_machine(workers: int) -> Cluster:

@@ -71,6 +71,16 @@ class Profile:
         return f"{self.hardware.get('cpu', 'unknown')}, {self.hardware.get('cores', '?')} cores, {self.created[:10]}"
 
     @property
+    def workload(self) -> str:
+        """The settings of the workload whose blocks were measured; empty where that is not known."""
+        return str(self.details.get("workload", ""))
+
+    @property
+    def of_workload(self) -> str:
+        """The same as the end of a sentence."""
+        return f" with {self.workload}" if self.workload else ""
+
+    @property
     def disturbance(self) -> str:
         """What else used this machine while it was measured, in words; empty where that was too little to matter."""
         used, kept, rounds = (self.details.get(key) for key in ("others_cpu", "rounds_kept", "rounds"))
@@ -78,10 +88,14 @@ class Profile:
             return ""
         return f"other processes used {used:.0%} of the CPU, {kept} of {rounds} rounds were kept"
 
+    def guessed(self, model: Model) -> list[str]:
+        """The kinds of blocks of `model` that were not measured."""
+        kinds = dict.fromkeys(block.kind for block in model.blocks)
+        return [kind for kind in kinds if ("forward", kind) not in self.blocks]
+
     def unmeasured(self, model: Model, ranks: int, together: int = 0) -> list[str]:
         """What a run of `model` with this many ranks asks for that was not measured, in words; `together` ranks reduce."""
-        kinds = dict.fromkeys(block.kind for block in model.blocks)
-        guessed = [kind for kind in kinds if ("forward", kind) not in self.blocks]
+        guessed = self.guessed(model)
         words = [f"blocks {', '.join(guessed)} (estimated by FLOPs and bytes)"] if guessed else []
         if ranks and ranks > self.cores.points[-1][0]:
             words.append(f"{ranks} ranks on these cores (extrapolated from {self.cores.points[-1][0]:g})")
@@ -248,4 +262,4 @@ def current(path: Path | str = DEFAULT) -> tuple[Profile, str]:
     differs = [key for key in ("cpu", "cores") if profile.hardware.get(key) != here[key]]
     if differs:
         return profile, f"the profile {path} was measured on another machine ({profile.machine}); run `distsim calibrate`"
-    return profile, f"costs as calibrated on this machine on {profile.created[:10]}"
+    return profile, f"costs as calibrated on this machine on {profile.created[:10]}{profile.of_workload}"

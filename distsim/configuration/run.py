@@ -93,7 +93,7 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
         problems = [*workload.problems(), *(workload.obstacles() if backend != "modeled" else ())]
         reader.problems += problems
         workload = None if problems else workload
-    model = _described(reader, workload)
+    model = described(reader, workload)
     checks.runs_folder(reader, run["runs"])
     checks.precision(reader, run["precision"], model, strategy, cluster)
     if cluster and options is not None:
@@ -170,7 +170,7 @@ def run_seed(seed: int, repeat: int) -> int:
     return int.from_bytes(blake2b(repr((seed, repeat)).encode(), digest_size=6).digest(), "little")
 
 
-def _described(reader: Reader, workload: Any) -> Model | None:
+def described(reader: Reader, workload: Any) -> Model | None:
     """The description of the workload's model; for a user's own, what their code returned."""
     if workload is None:
         return None

@@ -51,7 +51,8 @@ class Problem:
     def __str__(self) -> str:
         value = repr(self.value)
         value = value if len(value) <= 60 else value[:57] + "..."
-        return f"{self.key}={value}: {self.allowed}" + (f"; {self.suggestion}" if self.suggestion else "")
+        text = f"{self.key}={value}: {self.allowed}" + (f"; {self.suggestion}" if self.suggestion else "")
+        return " ".join(filter(None, map(str.strip, text.splitlines())))  # what others raised may have several lines
 
 
 class BadInput(DistsimError):

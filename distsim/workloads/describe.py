@@ -148,9 +148,9 @@ def _describe(index: int, block: nn.Module, x: Tensor, itemsize: int) -> Block:
         tuple(x.shape[1:]),
         tuple(counted.y.shape[1:]),
         scalars,
-        counted.forward,
-        counted.by_input,
-        counted.both,
+        counted.forward / samples,  # a profile of one batch size holds for others
+        counted.by_input / samples,
+        counted.both / samples,
         repr(block),
         *([ways] if ways else []),
     )

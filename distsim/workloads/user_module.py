@@ -14,10 +14,10 @@ torch's global generator is seeded with the run's seed before the call, so initi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from distsim.interface.errors import Problem
 from distsim.interface.model import Model
@@ -49,7 +49,9 @@ class UserModule(Workload):
 
     def model(self) -> Model:
         """The description, counted by torch in one forward and backward pass of each block."""
-        return _model(self)
+        from distsim.workloads.user_task import function
+
+        return _model(self, function(self))
 
     def fingerprint(self) -> str:
         """A hash of the data and of the code of the function, what it imports included."""
@@ -65,7 +67,8 @@ class UserModule(Workload):
 
 
 @lru_cache(maxsize=8)
-def _model(workload: UserModule) -> Model:
+def _model(workload: UserModule, function: Callable[[], Any]) -> Model:
+    """Counted once for every `function`: a reloaded module has another."""
     from distsim.workloads.describe import describe
 
     task = workload.task(0)

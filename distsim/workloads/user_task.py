@@ -21,7 +21,7 @@ from distsim.workloads.user_module import UserModule
 
 def user_task(workload: UserModule, seed: int) -> Task:
     """What the user's function returns. Raises `BadInput` if it is not found or returns something else than it should."""
-    build = _function(workload)
+    build = function(workload)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         returned = build()
@@ -46,7 +46,7 @@ def user_task(workload: UserModule, seed: int) -> Task:
 def fingerprint(workload: UserModule) -> str:
     """A hash of the data that the function returns under seed 0, and of its code with all that it imports."""
     task = user_task(workload, 0)
-    digest = sha256(source_of(_function(workload)).encode())
+    digest = sha256(source_of(function(workload)).encode())
     for tensor in task.data:
         if tensor is not None:
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
@@ -54,20 +54,20 @@ def fingerprint(workload: UserModule) -> str:
     return digest.hexdigest()
 
 
-def _function(workload: UserModule) -> Callable[[], Any]:
+def function(workload: UserModule) -> Callable[[], Any]:
     """The function that `workload.module` names."""
     name, _, attribute = workload.module.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not look there, `python -m` does
         sys.path.insert(0, here)
     try:
-        function = getattr(importlib.import_module(name), attribute)
+        found = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise _bad(workload, f"cannot be imported: {error}") from error
-    if not callable(function):
+    if not callable(found):
         raise _bad(workload, f"{attribute} is no function")
-    found: Callable[[], Any] = function
-    return found
+    named: Callable[[], Any] = found
+    return named
 
 
 def _cut(blocks: Any) -> list[Any]:

@@ -7,6 +7,7 @@ description only, so nothing here imports torch but inside `task`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from distsim.interface.errors import Problem
@@ -39,3 +40,13 @@ class Workload(Protocol):
 
     def task(self, seed: int) -> Task:
         """The blocks, freshly initialised from `seed` alone, with their data and loss. Imports torch."""
+
+
+def spelled(workload: Workload) -> str:
+    """The settings that choose `workload`, as a command takes them; those that stand at their defaults are left out."""
+    named = [f"workload={workload.name}"]
+    for field in fields(workload):  # type: ignore[arg-type]
+        value = getattr(workload, field.name)
+        if field.default is MISSING or value != field.default:
+            named.append(f"workload.{field.name}={value}")
+    return " ".join(named)

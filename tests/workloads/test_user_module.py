@@ -1,5 +1,6 @@
 """A user's own model and data: cut into blocks, described, trained; and what is refused, in which words."""
 
+import importlib
 import sys
 
 import pytest
@@ -111,6 +112,19 @@ def test_equal_blocks_are_of_one_kind():
     kinds = [b.kind for b in workload("listed").model().blocks]
     assert len(set(kinds)) == 3
     assert kinds == [b.kind for b in UserModule("users_own.models:listed", 4).model().blocks]
+
+
+def test_a_block_is_of_one_kind_whatever_the_batch():
+    first, second = (UserModule("users_own.models:sequential", batch).model().blocks for batch in (4, 12))
+    assert [b.kind for b in first] == [b.kind for b in second]
+
+
+def test_a_reloaded_module_is_described_anew(tmp_path):
+    assert len(workload("listed").model().blocks) == 3
+    file = tmp_path / "users_own" / "models.py"
+    file.write_text(SOURCE.replace("nn.Tanh(), nn.Linear(5, 3)], data()", "nn.Linear(5, 3)], data() "))
+    importlib.reload(sys.modules["users_own.models"])
+    assert len(workload("listed").model().blocks) == 2
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("listed", [35, 0, 18]), ("whole", [43])])
