@@ -84,3 +84,4 @@ def test_a_real_run_trains_and_saves_without_locks(tmp_path: Path) -> None:
     assert said.stderr.count("has no locks") == 3  # of the run, of its checkpoints, of the temporary folder
     (row,) = store.scan(tmp_path / "runs")
     assert row.summary["losses"]["checkpoints"] == 3
+    assert not (row.folder / store.CHECKPOINTS).exists()

@@ -2,6 +2,7 @@
 
 checkpoint.every=100        updates; or a time, 10min; or auto: Daly's interval, where ranks fail by rate; null: none
 checkpoint.cost=30s         what each takes in a simulated run; a real one takes what it takes
+checkpoint.keep=true        leaves those of a real run that has finished; else they are removed then
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _AUTO = inf
 """What `auto` is read as, until ranks are known."""
 _COUNT, _LONG = quantities.integer(1), quantities.seconds(above=0.0)
 _ALLOWED = "a number of updates like 20, a time with its unit like 30s, auto, or null"
-KEYS = ("every", "cost")
+KEYS = ("every", "cost", "keep")
 
 
 def _every(value: Any) -> tuple[int | None, float | None]:
@@ -40,7 +41,7 @@ def _has_unit(value: Any) -> bool:
     return isinstance(value, str) and value.rstrip()[-1:].isalpha()
 
 
-CHECKPOINT: Mapping[str, Kind] = {"every": _every, "cost": quantities.seconds()}
+CHECKPOINT: Mapping[str, Kind] = {"every": _every, "cost": quantities.seconds(), "keep": quantities.boolean}
 
 
 def read_checkpoint(reader: Reader) -> Checkpoint | None:
@@ -48,16 +49,17 @@ def read_checkpoint(reader: Reader) -> Checkpoint | None:
     values = reader.section("checkpoint")
     every = reader.value("checkpoint.every", _every, values.get("every"))
     cost = reader.value("checkpoint.cost", CHECKPOINT["cost"], values.get("cost", 0.0))
+    keep = reader.value("checkpoint.keep", quantities.boolean, values.get("keep", False))
     good = reader.close("checkpoint", values, KEYS, KEYS)
-    if every is FAILED or cost is FAILED or not good:
+    if every is FAILED or cost is FAILED or keep is FAILED or not good:
         return None
     updates, seconds = every
-    checkpoint = Checkpoint(updates, seconds, cost)
-    if checkpoint.is_off and cost:
-        reader.refuse(
-            "checkpoint.cost", cost, "nothing is saved: give checkpoint.every", "for example checkpoint.every=100"
-        )
-        return None
+    checkpoint = Checkpoint(updates, seconds, cost, keep)
+    for key, value in (("cost", cost), ("keep", keep)):
+        if checkpoint.is_off and value:
+            allowed = "nothing is saved: give checkpoint.every"
+            reader.refuse(f"checkpoint.{key}", value, allowed, "for example checkpoint.every=100")
+            return None
     return checkpoint
 
 
@@ -80,4 +82,4 @@ def check_checkpoint(
 def spelled_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keys as a configuration writes them."""
     every = checkpoint.updates if checkpoint.seconds is None else f"{checkpoint.seconds!r}s"
-    return {"every": every, "cost": checkpoint.cost}
+    return {"every": every, "cost": checkpoint.cost, "keep": checkpoint.keep}

@@ -54,6 +54,8 @@ class Checkpoint:
     """From the end of one checkpoint to the update after which the next is due."""
     cost: float = 0.0
     """Seconds for which every rank that makes updates does not compute."""
+    keep: bool = False
+    """Leave what real ranks have saved when the run has finished, and nobody goes on from it any more."""
 
     @property
     def is_off(self) -> bool:

@@ -1,7 +1,7 @@
 """What a run is named by: everything that its result depends on, and nothing else.
 
-Two runs of one name would give the same records (real ones: on the same machine). The folder of runs is no part of it; the
-label is, so that one configuration can be run twice on purpose.
+Two runs of one name would give the same records (real ones: on the same machine). The folder of runs is no part of it, nor
+whether checkpoints are kept; the label is, so that one configuration can be run twice on purpose.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _COMPUTES_WITH = {"modeled": ("simpy",), "cosimulated": ("simpy", "torch"), "rea
 def run_name(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """`strategy-backend-hash` of a resolved configuration and the hashes of what it reads."""
     chosen = {key: value for key, value in config.items() if key != "runs"}
+    if "checkpoint" in chosen:
+        chosen["checkpoint"] = {key: value for key, value in chosen["checkpoint"].items() if key != "keep"}
     text = json.dumps({"config": chosen, "inputs": dict(inputs)}, sort_keys=True, allow_nan=False)
     return f"{config['strategy']['name']}-{config['backend']['name']}-{sha256(text.encode()).hexdigest()[:12]}"
 

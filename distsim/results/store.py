@@ -3,7 +3,7 @@
     runs/<strategy>-<backend>-<hash>/
         config.json        the resolved configuration, written before the run starts
         logs/              what the ranks of a real run wrote
-        checkpoints/       what a real run goes on from when it is asked for again
+        checkpoints/       what a real run goes on from when it is asked for again; gone once it has finished
         trace.jsonl.gz     every record of every rank
         metrics.json       updates, losses, arrivals and the evaluated curve
         summary.json       the row of the table; its presence is what makes the folder a run
@@ -35,7 +35,7 @@ FINISHED = ("done", "diverged")
 """A run that ended like this is not done again, nor is a modeled one that does not fit: a real device may have more room
 another time."""
 CHECKPOINTS = "checkpoints"
-"""What a run that did not finish leaves to go on from."""
+"""What a run that did not finish leaves to go on from, and one that did if it is to keep them."""
 LOGS = "logs"
 _SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
 
@@ -93,7 +93,9 @@ class Draft:
         row = records.finite({"schema": SCHEMA, "id": self.folder.name, **summary, "trace_hash": digest})
         _write(self.folder / _SUMMARY, row)
         durable.sync(self.folder)
-        return Result(self.folder, row)
+        result = Result(self.folder, row)
+        _tidy(result)
+        return result
 
 
 @contextmanager
@@ -104,12 +106,13 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
     """
     finished = find(runs, run)
     if finished is not None and finished.is_finished:
+        _tidy(finished)  # who finished it may have been killed before that
         yield finished
         return
-    locks = runs / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    beside = runs / ".locks"
+    beside.mkdir(parents=True, exist_ok=True)
     _mark(runs)
-    with (locks / run).open("w") as lock:
+    with (beside / run).open("w") as lock:
         _wait_for(lock, run)
         finished = find(runs, run)
         if finished is not None and finished.is_finished:
@@ -120,6 +123,13 @@ def claim(runs: Path, run: str, config: Mapping[str, Any]) -> Iterator[Draft | R
         _empty(folder)
         _write(folder / _CONFIG, config, durably=False)
         yield Draft(folder)
+
+
+def _tidy(result: Result) -> None:
+    """Remove checkpoints that nobody goes on from any more, unless the run was to keep them."""
+    checkpoint = result.summary.get("config", {}).get("checkpoint") or {}
+    if result.is_finished and not checkpoint.get("keep", True):
+        shutil.rmtree(result.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _empty(folder: Path) -> None:

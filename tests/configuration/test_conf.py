@@ -169,7 +169,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
             "restart": 300.0,
             "on_loss": "auto",
         },
-        "checkpoint": {"every": "600.0s", "cost": 20.0},
+        "checkpoint": {"every": "600.0s", "cost": 20.0, "keep": False},
         "optimizer": {
             "name": "adamw",
             "learning_rate": 0.001,

@@ -61,6 +61,9 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
          "give both; or a time, like 10min"),
         ({"checkpoint.cost": 3}, "checkpoint.cost=3.0: nothing is saved: give checkpoint.every; "
          "for example checkpoint.every=100"),
+        ({"checkpoint.keep": True}, "checkpoint.keep=True: nothing is saved: give checkpoint.every; "
+         "for example checkpoint.every=100"),
+        ({"checkpoint.keep": 1}, "checkpoint.keep=1: true or false"),
         ({"checkpoint.every": 0}, f"checkpoint.every=0: {EVERY}"),
         ({"checkpoint.every": "0s"}, f"checkpoint.every='0s': {EVERY}"),
         ({"checkpoint.every": 2.5}, f"checkpoint.every=2.5: {EVERY}"),

@@ -59,6 +59,7 @@ def goes_on_as(expected: store.Result, found: store.Result) -> None:
     curves = [[(point["update"], point["loss"]) for point in run.summary["curve"]] for run in (expected, found)]
     assert curves[0] == curves[1]
     assert [update.number for update in found.trace()[-1].updates] == [*range(1, 121)]
+    assert not (found.folder / store.CHECKPOINTS).exists()
 
 
 def a_rank(agent: int) -> int:

@@ -49,6 +49,14 @@ def test_no_run_imports_what_its_name_leaves_out() -> None:
     assert [name for name in sorted(found) if is_reader(name)] == []
 
 
+def test_whether_checkpoints_are_kept_changes_no_name() -> None:
+    """So a run that was cut off goes on when they are to be kept after all."""
+    every_5 = {**REAL, "checkpoint.every": 5}
+    settings = (every_5, {**every_5, "checkpoint.keep": True}, {**REAL, "checkpoint.every": 4})
+    names = [api.prepare(each.items()).name for each in settings]
+    assert names[0] == names[1] != names[2]
+
+
 def test_what_only_reads_runs_changes_no_name() -> None:
     for folder in ("results", "calibration"):
         files = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / folder).glob("*.py")}

@@ -91,6 +91,33 @@ def test_a_finished_run_is_not_written_again(tmp_path: Path, status: str) -> Non
     assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
 
 
+def write_with_checkpoints(runs: Path, keep: bool, status: str) -> Path:
+    with store.claim(runs, NAME, CONFIG) as draft:
+        assert isinstance(draft, Draft)
+        saved = draft.folder / "checkpoints" / "000000020" / "rank0.state"
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        saved.write_text("weights")
+        draft.commit({"config": {**CONFIG, "checkpoint": {"keep": keep}}, "status": status}, {}, TRACES)
+    return saved
+
+
+@pytest.mark.parametrize("status", ["done", "diverged"])
+def test_nobody_goes_on_from_a_finished_run(tmp_path: Path, status: str) -> None:
+    saved = write_with_checkpoints(tmp_path, False, status)
+    assert not (tmp_path / NAME / "checkpoints").exists()
+    saved.parent.mkdir(parents=True)  # as if its writer had been killed before it could remove them
+    with store.claim(tmp_path, NAME, CONFIG) as claimed:
+        assert isinstance(claimed, Result)
+    assert not (tmp_path / NAME / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("keep", "status"), [(True, "done"), (True, "failed"), (False, "failed"), (False, "interrupted")])
+def test_checkpoints_stay_if_they_are_to_be_kept_or_gone_on_from(tmp_path: Path, keep: bool, status: str) -> None:
+    saved = write_with_checkpoints(tmp_path, keep, status)
+    with store.claim(tmp_path, NAME, {**CONFIG, "checkpoint": {"keep": False}}):
+        assert saved.read_text() == "weights"
+
+
 @pytest.mark.parametrize("status", ["failed", "deadlocked", "timed out"])
 def test_a_failed_run_is_a_row_and_is_retried(tmp_path: Path, status: str) -> None:
     write(tmp_path, status=status)
