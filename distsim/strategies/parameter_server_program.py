@@ -97,11 +97,10 @@ class ParameterServer(Compressed):
         return self.collect(workers)
 
     def on_loss(self, workers: int) -> tuple[OnLoss, ...]:
-        """Go on, unless every update needs everybody or what one server hears orders what others take."""
+        """Go on, unless every update needs everybody or, of a lost worker's gradient, one server may have what another
+        lacks: that one could wait forever for its last update."""
         needs_all = self.waits and self.collect(workers) == workers
-        if needs_all or (self.servers > 1 and self.takes_one_order(workers)):
-            return ("restart",)
-        return ("continue", "restart")
+        return ("restart",) if needs_all or self.servers > 1 else ("continue", "restart")
 
     def takes_one_order(self, workers: int) -> bool:
         """Whether several servers must take answers in the order of the first."""
@@ -133,21 +132,23 @@ class ParameterServer(Compressed):
         servers, outbox = range(worker.workers, worker.world_size), Outbox(worker, self)
         news = [worker.receive(server, "model") for server in servers]
         models = [await self.welcome(worker, each) for each in news]
-        while not any(model.label == "stop" for model in models):
+        stop = _addressed("stop", worker.life)
+        while not any(model.label == stop for model in models):
             news = [worker.receive(server, "model") for server in servers]  # before computing: a notice, a model, the end
             if not models[0].is_signal:  # else a notice that crossed our answer
                 await self.answer(worker, models, news[0], outbox)
             models = [await each for each in news]
         for server, model in zip(servers, models, strict=True):
             if not model.is_signal:  # all gradients that this server needs to end, too, are under way
-                stop = worker.receive(server, "model")
+                last = worker.receive(server, "model")
                 await worker.send(None, server, "gradient")
-                await stop
+                await last
 
     async def welcome(self, worker: Worker[T], news: Work[Message[T]]) -> Message[T]:
-        """The first message of a server that is not for a former life of this worker."""
+        """The first message of a server that is not for a former life of this worker: a model, or a stop."""
+        own = [_addressed(word, worker.life) for word in ("", "stop")]
         message = await news
-        while not (message.is_signal or message.label == _model(worker.life)):
+        while message.label not in own:
             message = await worker.receive(message.source, "model")
         return message
 
@@ -245,7 +246,7 @@ class Desk(Generic[T]):
         for w in waiting:
             if admit(self._clock[w] - slowest):
                 model = self._newest()
-                self._given[w] = model, self.server.send(model, w, "model", self.server.version, _model(self._lives[w]))
+                self._given[w] = model, self.server.send(model, w, "model", self.server.version, self._label("", w))
                 self.expect(w)
             else:
                 self.idle.append(w)
@@ -341,7 +342,7 @@ class Desk(Generic[T]):
         for w in self._given:
             if w not in self._told:
                 self._told.add(w)
-                self.server.post(None, w, "model", self.server.version, "notice")
+                self.server.post(None, w, "model", self.server.version, self._label("notice", w))
 
     async def close(self) -> None:
         """Take the answers still owed, and stop each worker that owes none."""
@@ -362,7 +363,10 @@ class Desk(Generic[T]):
         self.idle.clear()
 
     def _stop(self, worker: int) -> None:
-        self.server.post(None, worker, "model", label="stop")
+        self.server.post(None, worker, "model", label=self._label("stop", worker))
+
+    def _label(self, word: str, worker: int) -> str:
+        return _addressed(word, self._lives[worker])
 
 
 def outside(key: str, value: int, low: int, high: int, why: str) -> Iterable[Problem]:
@@ -372,9 +376,9 @@ def outside(key: str, value: int, low: int, high: int, why: str) -> Iterable[Pro
         yield Problem(f"strategy.{key}", value, f"must be {low} to {high}: {why}", nearest)
 
 
-def _model(life: int) -> str:
-    """The label of a model for a worker in this life."""
-    return f"life {life}" if life else ""
+def _addressed(word: str, life: int) -> str:
+    """The label of a model (no word), a notice or a stop for a worker in this life, and no other."""
+    return f"{word} life {life}" if life else word
 
 
 def _average(*payloads: T) -> T:

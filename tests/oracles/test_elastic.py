@@ -25,6 +25,7 @@ from distsim.strategies.parameter_server import (
     KSync,
     SyncPS,
 )
+from distsim.topologies import Scaled
 
 from . import replicas
 from .jobs import IDEAL, Times, done, job
@@ -220,6 +221,18 @@ def test_a_server_waits_when_all_workers_are_lost() -> None:
     check_conservation(outcome.traces)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "slow", "times"), [(AsyncPS(), 1.5, [6.0, 11.0]), (KSync(1), 100.0, [6.0, 12.0, 18.0])]
+)
+def test_what_is_meant_for_a_former_life_is_not_taken(strategy: Strategy, slow: float, times: list[float]) -> None:
+    """An update takes the server 5 s, in which it hears nobody. Meanwhile worker 1 is lost and back twice, at 2, 3, 4 and
+    5 s: the notice, the model and the stops that it is sent before the server has heard of all that are not for it."""
+    a_run = job(strategy, 2, len(times), Times(1.0, apply=5.0), straggler=Straggler(slow={1: slow}))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (2.0, 4.0)}, restart=1.0, on_loss="continue")))
+    assert [update.time for update in outcome.traces[2].updates] == times
+    check_conservation(outcome.traces)
+
+
 def test_a_lost_server_restarts_all() -> None:
     a_run = job(AsyncPS(), 2, 4, Times(forward=1.0))
     failure = Failure(ranks={2: (1.5,)}, restart=2.0, checkpoint=Checkpoint(updates=2))
@@ -232,13 +245,24 @@ def test_sync_ps_cannot_go_on_without_a_worker() -> None:
     assert SyncPS().on_loss(4) == ("restart",)
     assert KSync(4).on_loss(4) == ("restart",)
     assert KSync(3).on_loss(4) == ("continue", "restart")
-    assert KSync(3, servers=2).on_loss(4) == ("restart",)  # what the first server hears orders what the second takes
-    assert AsyncPS(servers=2).on_loss(4) == ("continue", "restart")
+
+
+@pytest.mark.parametrize("strategy", [AsyncPS(servers=2), SSP(1, servers=2), KBatchAsync(2, servers=2)])
+def test_several_servers_cannot_go_on_without_a_worker(strategy: Strategy) -> None:
+    """The second server's link is ten times as slow as the others. At 15 s the first has a gradient of worker 1 that the
+    second never gets, with which the first would make its last update, and the second wait for an answer from nobody."""
+    assert strategy.on_loss(2) == KSync(1, servers=2).on_loss(2) == ("restart",)
+    network = Scaled(Switch(1000.0, 0.0), (("host3", 0.1),))
+    a_run = job(strategy, 2, 3, Times(1.0), network, straggler=Straggler(slow={1: 1.5}))
+    outcome = done(replace(a_run, failure=Failure(ranks={1: (15.0,)}, restart=2.0)))
+    assert [trace.updates[-1].number for trace in outcome.traces[2:]] == [3, 3]
+    assert outcome.losses is not None
+    assert outcome.losses.restarts == 1
+    check_conservation(outcome.traces)
 
 
 SERVERS: dict[str, Strategy] = {
     "async_ps": AsyncPS(),
-    "async_ps 2 servers": AsyncPS(servers=2),
     "async_ps fp16": AsyncPS(compression="fp16"),
     "k_async": KAsync(2),
     "k_batch_async": KBatchAsync(2),

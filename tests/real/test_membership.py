@@ -71,7 +71,6 @@ def test_a_loss_by_plan_is_what_the_plan_says(tmp_path: Path) -> None:
     "strategy",
     [
         AsyncPS(),
-        AsyncPS(servers=2),
         AsyncPS(compression="top_k"),
         KAsync(k=2),
         KBatchAsync(k=2),
