@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-m", "--multirun", action="store_true", help="sweep over values separated by commas")
     run.add_argument("--jobs", metavar="N", help="runs at once of a sweep, real ones apart (default: the cores)")
     run.add_argument("--yes", action="store_true", help="allow more than 1,000 runs")
-    run.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy=async_ps budget.updates=200 ...")
+    run.add_argument(
+        "settings", nargs="*", default=[], metavar="KEY=VALUE", help="strategy=async_ps budget.updates=200 ..."
+    )
     report = commands.add_parser("report", help="one page that compares runs")
     report.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs, or of one run")
     report.add_argument("--output", metavar="FILE", type=Path, default=Path("report.html"))
@@ -80,18 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="draw what a strategy does, on a small cluster")
     explain.add_argument("strategy", metavar="STRATEGY")
     explain.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="strategy.k=3 straggler=one_slow cluster.workers=3 ..."
+        "settings", nargs="*", default=[], metavar="KEY=VALUE", help="strategy.k=3 straggler=one_slow cluster.workers=3 ..."
     )
     explain.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
     check = commands.add_parser("check", help="hold a strategy to what every built-in one passes")
     check.add_argument("strategy", metavar="STRATEGY")
-    check.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy.k=3 cluster.workers=4 budget.updates=20")
+    check.add_argument(
+        "settings", nargs="*", default=[], metavar="KEY=VALUE", help="strategy.k=3 cluster.workers=4 budget.updates=20"
+    )
     check.add_argument("--equals-one-process", action="store_true", help="its weights must be those of one process")
     check.add_argument("--real", action="store_true", help="on two real ranks, too")
     emit = commands.add_parser("emit", help="print a script that starts a run on a cluster")
     emit.add_argument("engine", choices=("slurm", "torchrun"))
     emit.add_argument("--per-node", metavar="N", help="ranks a node (default: as the cluster says)")
-    emit.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="strategy=async_ps cluster=dgx_h100 ...")
+    emit.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="strategy=async_ps cluster=dgx_h100 ...")
     calibrate = commands.add_parser("calibrate", help="measure this machine, so that it can be modeled")
     calibrate.add_argument(
         "settings",
@@ -185,10 +189,18 @@ def _at_once(text: str | None) -> int | None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from distsim.report.page import write_report
+    from distsim.interface.errors import BadInput
     from distsim.results import store
 
-    results = store.load_all(options.runs)
+    problems = _unwritable("--output", options.output)
+    try:
+        results = store.load_all(options.runs)
+    except BadInput as error:
+        problems = [*error.problems, *problems]
+    if problems:
+        raise BadInput(problems)
+    from distsim.report.page import write_report
+
     print(write_report(results, options.output))
     print(options.output)
     return 0
@@ -307,19 +319,11 @@ def _emit(options: argparse.Namespace) -> int:
 
 
 def _unwritable(key: str, path: Path) -> list[Problem]:
-    import errno
-    from tempfile import TemporaryFile
-
+    from distsim import durable
     from distsim.interface.errors import Problem
 
-    try:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        TemporaryFile(dir=folder).close()  # nameless; os.access would let root write anywhere
-    except OSError as error:
-        return [Problem(key, str(path), f"a file that can be written ({error.strerror})")]
-    return []
+    why = durable.refusal(path)
+    return [Problem(key, str(path), f"a file that can be written ({why})")] if why else []
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -351,8 +355,14 @@ def _bench(options: argparse.Namespace) -> int:
     return _bench_fabric(options) if options.what == "fabric" else _bench_overhead(options)
 
 
-def _bench_fabric(options: argparse.Namespace) -> int:
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     import json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _bench_fabric(options: argparse.Namespace) -> int:
 
     from distsim.bench import fabric
 
@@ -360,14 +370,13 @@ def _bench_fabric(options: argparse.Namespace) -> int:
     rows = fabric.bench(asked)
     print(fabric.table(rows))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        _write(options.json, rows)
     if options.profile:
         print("", *fabric.profiles(asked), sep="\n\n")
     return 0
 
 
 def _bench_overhead(options: argparse.Namespace) -> int:
-    import json
 
     from distsim.bench import overhead
 
@@ -377,7 +386,7 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     for found in overhead.bench(asked, profiles.append if options.profile else None):
         rows += found
         if options.json:  # what is measured is kept, whatever comes
-            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            _write(options.json, rows)
     print(overhead.table(rows))
     if options.profile:
         print("", *profiles, sep="\n\n")

@@ -94,7 +94,10 @@ def _changed(profile: Profile, workload: Workload, content: str) -> bool:
 
 
 def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # whoever reads it says why
+        return 0
 
 
 @cache

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 _PIECE = 8 << 20  # bytes
 
@@ -27,6 +28,18 @@ def write(path: Path, content: bytes, durable: bool = True, tell: Callable[[floa
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def refusal(path: Path) -> str:
+    """Why no file can be written at `path`, in a few words; empty if it can. Nothing is left there."""
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            return "it is a folder"
+        TemporaryFile(dir=folder).close()  # nameless; os.access would let root write anywhere
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def reserve(descriptor: int, size: int, path: Path) -> None:

@@ -26,7 +26,7 @@ BELOW = {  # what a room may import of distsim, besides itself
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
     "report": {"interface", "results", "registry", "explain"},
     "testing": {"interface", "registry", "catalogue", "numerics", "workloads", "backends", "results"},
-    "bench": {"interface", "topologies", "strategies", "numerics", "backends", "workloads", "results"},
+    "bench": {"durable", "interface", "topologies", "strategies", "numerics", "backends", "workloads", "results"},
 }
 BELOW["costs"] = {"interface", "configuration", "workloads", "calibration"}
 BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from distsim.bench.workloads import ROUNDS, compute_file, names, problem
+from distsim.durable import refusal
 from distsim.interface.errors import BadInput, DistsimError, Problem
 
 DEFAULT_WORKERS = "64,256,1024"
@@ -64,8 +65,8 @@ def read(workers: str, simgrid: Path | None, output: Path | None) -> Options:
         problems.append(
             Problem("--simgrid", str(simgrid), allowed, "tests/benchmarks/simgrid/README.md says how to build it")
         )
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        problems.append(Problem("--json", str(output), "a file that can be written"))
+    if output is not None and (why := refusal(output)):
+        problems.append(Problem("--json", str(output), f"a file that can be written ({why})"))
     if problems:
         raise BadInput(problems)
     return Options(tuple(dict.fromkeys(counts)), None if simgrid is None else simgrid.absolute())

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from distsim.bench.fabric import BenchError
 from distsim.bench.overhead_blocks import AGAIN, OTHERS, Block, cores_of_the_machine, row, used
 from distsim.bench.overhead_gate import Door, Paced, Program
+from distsim.durable import refusal
 from distsim.interface import (
     SGD,
     AdamW,
@@ -108,8 +109,8 @@ def read(
         problems.append(Problem("--limit-seconds", limit_seconds, "must be more than 0"))
     if not 0.0 < others <= 1.0:
         problems.append(Problem("--others", others, "must be above 0 and at most 1", f"for example {OTHERS}"))
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        problems.append(Problem("--json", str(output), "a file that can be written"))
+    if output is not None and (why := refusal(output)):
+        problems.append(Problem("--json", str(output), f"a file that can be written ({why})"))
     if sys.platform != "linux":
         problems.append(Problem("bench", "overhead", "real runs need Linux"))
     if problems:

@@ -176,7 +176,7 @@ class Profile:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise _refused(str(path), f"cannot be read ({error})") from None
+            raise _refused(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
         return cls.from_json(text, str(path))
 
     def save(self, path: Path | str) -> None:

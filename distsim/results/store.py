@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ another time."""
 CHECKPOINTS = "checkpoints"
 """What a run that did not finish leaves to go on from, and one that did if it is to keep them."""
 LOGS = "logs"
+_OWN = {"id": str, "status": str, "config": dict}
+"""What every row has."""
 _SUMMARY, _CONFIG, _METRICS, _TRACE = "summary.json", "config.json", "metrics.json", "trace.jsonl.gz"
 
 
@@ -74,8 +77,11 @@ class Result:
         return metrics
 
     def trace(self) -> list[Trace]:
-        """What every rank did, by rank."""
-        return records.read(self.folder / _TRACE)
+        """What every rank did, by rank. Raises `BadInput` if the file is torn or gone."""
+        try:
+            return records.read(self.folder / _TRACE)
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
+            raise _unreadable(self.folder, _TRACE, error) from None
 
 
 class Draft:
@@ -157,21 +163,38 @@ def load(folder: Path | str) -> Result:
         there = "it was not finished: run it again" if (folder / _CONFIG).exists() else "no run is there"
         raise BadInput([Problem("run", str(folder), "a folder with summary.json", there)]) from None
     except (ValueError, OSError) as error:
-        raise BadInput([Problem("run", str(folder), f"its summary.json cannot be read ({error})")]) from None
+        raise _unreadable(folder, _SUMMARY, error) from None
     schema = summary.get("schema") if isinstance(summary, dict) else None
     if schema != SCHEMA:
         remedy = "run it again with this version, or read it with the one that wrote it"
         raise BadInput([Problem("run", str(folder), f"has schema {schema!r}, this version reads {SCHEMA}", remedy)])
+    if lacking := [key for key, kind in _OWN.items() if not isinstance(summary.get(key), kind)]:
+        raise _unreadable(folder, _SUMMARY, ValueError(f"no {', '.join(lacking)} in it"))
     return Result(folder, summary)
 
 
+def _unreadable(folder: Path, file: str, error: Exception) -> BadInput:
+    why = getattr(error, "strerror", None) or error
+    remedy = "remove that folder, and run it again"
+    return BadInput([Problem("run", str(folder), f"its {file} cannot be read ({why})", remedy)])
+
+
 def scan(runs: Path | str) -> list[Result]:
-    """All runs in a folder, by name; folders without a summary are none."""
+    """All runs in a folder, by name; folders without a summary are none. Raises `BadInput` with all that cannot be read."""
     runs = Path(runs)
     if not runs.is_dir():
         raise BadInput([Problem("runs", str(runs), "an existing folder of runs")])
     found = sorted(path.parent for path in runs.glob(f"*/{_SUMMARY}") if not path.parent.name.startswith("."))
-    return [load(folder) for folder in found]
+    results: list[Result] = []
+    problems: list[Problem] = []
+    for folder in found:
+        try:
+            results.append(load(folder))
+        except BadInput as error:
+            problems += error.problems
+    if problems:
+        raise BadInput(problems)
+    return results
 
 
 def load_all(paths: Iterable[Path | str]) -> list[Result]:

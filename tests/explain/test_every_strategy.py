@@ -168,7 +168,7 @@ BAD = {
     "sync_ps straggler=slow": ("straggler='slow': one of ", ""),
     "sync_ps straggler.slow={7:2}": ("straggler.slow.7=2: there are workers 0 to 3", ""),
     "gpipe strategy.microbatches=7": ("strategy.microbatches=7: must divide the 32 samples of a step", ""),
-    "sync_ps --html /etc/hostname/x": ("--html='/etc/hostname/x': a file that can be written", ""),
+    "sync_ps --html /etc/hostname/x": ("--html='/etc/hostname/x': a file that can be written (Not a directory)", ""),
 }
 
 
