@@ -157,11 +157,56 @@ def test_where_there_is_no_room_for_a_shelf_there_is_none(tmp_path, monkeypatch)
     zero, _ = two(tmp_path)
     monkeypatch.setattr("os.posix_fallocate", full)
     assert zero.put(torch.zeros(100_000)) is None
+    assert not files(tmp_path)
+
+
+class Counted(HostMemory):
+    """Makes one shelf as it should, and then none that can be used."""
+
+    def __init__(self, tmp_path, error, key):
+        super().__init__(tmp_path, 0)
+        self.asked, self.error, self.key = 0, error, key
+
+    def make(self, nbytes):
+        self.asked += 1
+        if self.asked == 1:
+            return super().make(nbytes)
+        if self.error is not None:
+            raise self.error
+        return torch.empty(nbytes, dtype=torch.uint8), self.key
+
+
+@pytest.mark.parametrize(
+    ("error", "key"),
+    [(OSError(28, "full"), b""), (torch.OutOfMemoryError(), b""), (None, b"k" * shelves.LONGEST)],
+    ids=["full disk", "full GPU", "long key"],
+)
+def test_who_has_found_no_room_makes_no_more_shelves_and_keeps_its_own(error, key, tmp_path):
+    """A shelf that was made for nothing is never freed on a GPU, as torch takes it for one that another process reads."""
+    memory = Counted(tmp_path, error, key)
+    mine = Shelves(memory, tmp_path / "shelves", 0, 2)
+    small, large = torch.zeros(KB64 + 1, dtype=torch.uint8), torch.zeros(9 * KB64, dtype=torch.uint8)
+    first = mine.put(small)
+    assert [mine.put(large) for _ in range(3)] == [None] * 3
+    assert memory.asked == 2
+    two(tmp_path)[1].take(0, first)
+    assert mine.put(small) is not None
 
 
 class Closed(HostMemory):
     def open(self, key):
         raise RuntimeError("invalid device context")
+
+
+class Unshared(GpuMemory):
+    """A GPU whose memory CUDA does not share with other processes, as in WSL; the memory is the host's."""
+
+    def __init__(self, tmp_path, rank):
+        super().__init__(0, 1, Cuda())
+        self.device = "cpu"
+
+    def make(self, nbytes):
+        raise RuntimeError("CUDA error: operation not supported")
 
 
 class Far(HostMemory):
@@ -175,6 +220,7 @@ class Far(HostMemory):
         (HostMemory, True, []),
         (Closed, False, ["a shelf of rank 0's cannot be read by rank 0: invalid device context"]),
         (Far, False, []),
+        (Unshared, False, ["a shelf of rank 0's cannot be made: CUDA error: operation not supported"]),
     ],
 )
 def test_ranks_try_whether_they_can_share_memory(kind, works, said, tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ copies the payload from the shelf and frees it, in a table that all ranks map. R
 
 - A copy is made when the call returns. No queue of a GPU waits for another rank, so none can wait in a circle; and what the
   host notes of a message's times is true.
-- Nobody waits for a shelf: where none is free and no more may be made, the payload travels behind its frame.
+- Nobody waits for a shelf: where none is free and no more may be made, the payload travels behind its frame. Who has once
+  found no room makes no more.
 - A shelf is kept, for payloads of like size: to map one takes longer than to copy it.
 - What lies on a shelf goes with its owner's process, so servers that are to work on without a worker use none.
 
@@ -83,8 +84,12 @@ class HostMemory:
         """A file."""
         path = self._folder / f"shelf-{self._rank}-{self._made}"
         self._made += 1
-        with path.open("xb") as file:
-            durable.reserve(file.fileno(), nbytes, path)
+        try:
+            with path.open("xb") as file:
+                durable.reserve(file.fileno(), nbytes, path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         return self._map(path), path.name.encode()
 
     def open(self, key: bytes) -> torch.Tensor:
@@ -156,6 +161,8 @@ class Shelves:
         self._begin = rank * COUNT
         self._own: list[tuple[torch.Tensor, bytes]] = []
         self._opened: dict[tuple[int, int], torch.Tensor] = {}
+        self._is_full = False
+        """There was no room for one more."""
         self._lock = threading.Lock()
         # a byte for each shelf of each rank: 1 from when its owner takes it until its reader frees it
         with os.fdopen(os.open(table, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
@@ -189,14 +196,16 @@ class Shelves:
             if not self._table[self._begin + number] and nbytes <= shelf.numel() <= 2 * nbytes:
                 return number
         wanted = -(-nbytes // _GRAIN) * _GRAIN
-        if len(self._own) == COUNT or sum(shelf.numel() for shelf, _ in self._own) + wanted > MOST:
+        if self._is_full or len(self._own) == COUNT or sum(shelf.numel() for shelf, _ in self._own) + wanted > MOST:
             return None
+        self._is_full = True  # unless it works: torch would free all that it keeps of a full GPU, each time
         try:
             shelf, key = self._memory.make(wanted)
         except (OSError, torch.OutOfMemoryError):
             return None
         if len(key) > LONGEST - _NAME.size:
             return None
+        self._is_full = False
         self._own.append((shelf, key))
         return len(self._own) - 1
 
@@ -207,17 +216,19 @@ def tried(memory: Memory, shelves: Shelves, rank: int, world_size: int, log: Cal
     def sample(of: int) -> torch.Tensor:
         return torch.full((_GRAIN + 1,), of % 251, dtype=torch.uint8, device=memory.device)
 
-    before, name, is_equal = (rank - 1) % world_size, bytes(LONGEST), False
+    before, none, is_equal = (rank - 1) % world_size, bytes(LONGEST), False
+    name = none
     try:
-        name = shelves.put(sample(rank)) or name
+        name = shelves.put(sample(rank)) or none
     except RuntimeError as error:
         log(f"a shelf of rank {rank}'s cannot be made: {error}")
     ours = torch.frombuffer(bytearray(name.ljust(LONGEST, b"\0")), dtype=torch.uint8)
     theirs = torch.empty_like(ours)
     for request in [isend(ours, (rank + 1) % world_size, tag=0), irecv(theirs, before, tag=0)]:
         request.wait()
+    name = theirs.numpy().tobytes()
     try:
-        is_equal = memory.reaches_all() and torch.equal(shelves.take(before, theirs.numpy().tobytes()), sample(before))
+        is_equal = name != none and memory.reaches_all() and torch.equal(shelves.take(before, name), sample(before))
     except (OSError, RuntimeError) as error:
         log(f"a shelf of rank {before}'s cannot be read by rank {rank}: {error}")
     verdict = torch.tensor([int(is_equal)])
