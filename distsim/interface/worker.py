@@ -338,11 +338,14 @@ class Worker(Generic[T]):
         """The mean or sum over the group, on every rank of it.
 
         With `in_place` the result is `x` itself, overwritten: that saves a copy, and `x` must be yours, no more needed.
+        What a `forward` gave is needed until the `backward` of its block and the next, which raise if it was overwritten.
         """
         return self._join(Collective("all_reduce", op, in_place=in_place), x)
 
     def reduce_scatter(self, x: T, op: Literal["mean", "sum"] = "mean") -> Work[T]:
-        """This rank's equal part of the mean or sum over the group. The size must divide by the group's."""
+        """This rank's equal part of the mean or sum over the group. The size must divide by the group's; rows stay whole if
+        their number does, too.
+        """
         return self._join(Collective("reduce_scatter", op), x)
 
     def all_gather(self, x: T) -> Work[T]:

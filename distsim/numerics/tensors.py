@@ -269,7 +269,7 @@ class Tensors:
         if collective.kind == "broadcast":
             return [values[collective.root].clone() for _ in values]
         if collective.kind == "all_gather":
-            return [torch.cat(list(values)) for _ in values]
+            return [torch.cat([value if value.dim() else value[None] for value in values]) for _ in values]
         if collective.kind == "all_to_all":
             parts = [value.reshape(len(values), -1) for value in values]
             return [torch.cat([part[i] for part in parts]) for i in range(len(values))]
@@ -279,7 +279,7 @@ class Tensors:
         if collective.op == "mean":
             total /= len(values)
         if collective.kind == "reduce_scatter":
-            return [piece.clone() for piece in total.chunk(len(values))]
+            return [piece.clone() for piece in shares(total, len(values))]
         if collective.kind == "reduce":
             return [total if i == collective.root else total.new_empty(0) for i in range(len(values))]
         if collective.in_place:
@@ -335,6 +335,11 @@ class Tensors:
         """The parts in one new tensor, padded."""
         padding = layout.size - layout.scalars
         return torch.cat([*parts, self._nothing.new_zeros(padding)] if padding or not parts else parts)
+
+
+def shares(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Equal parts of a payload: its rows, if they divide, else its scalars, flat; they share its memory."""
+    return (x if x.dim() and len(x) % count == 0 else x.reshape(-1)).chunk(count)
 
 
 def _pieces(layout: Layout, x: Tensor) -> Iterable[tuple[Span, Tensor]]:

@@ -16,13 +16,13 @@ class Kept:
         self._own = {p.untyped_storage().data_ptr() for p in parameters}
         self._storages: dict[int, tuple[int, dict[tuple[int, int], int]]] = {}
 
-    def add(self, tensor: Tensor) -> Tensor:
-        """Count `tensor`; give it back."""
+    def add(self, tensor: Tensor) -> tuple[Tensor, int]:
+        """Count `tensor`; it and its version, for `_same`."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._own:
             _, views = self._storages.setdefault(storage.data_ptr(), (storage.nbytes(), {}))
             views[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
-        return tensor
+        return tensor, tensor._version
 
     @property
     def nbytes(self) -> int:
@@ -34,5 +34,13 @@ class Kept:
 def kept(parameters: Iterable[Tensor]) -> Iterator[Kept]:
     """Count what forward passes inside keep."""
     counted = Kept(parameters)
-    with torch.autograd.graph.saved_tensors_hooks(counted.add, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(counted.add, _same):
         yield counted
+
+
+def _same(kept: tuple[Tensor, int]) -> Tensor:
+    """What was kept, as torch gives it where nobody counts. Raises `RuntimeError` if it was changed in place meanwhile."""
+    tensor, version = kept
+    if tensor._version != version:
+        raise RuntimeError("what the backward pass of a block needs has been modified by an inplace operation")
+    return tensor

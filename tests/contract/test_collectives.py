@@ -56,6 +56,50 @@ def test_an_all_reduce_in_place_gives_every_rank_its_own_payload_back(mode):
         assert notes["one memory"] == [True]
 
 
+async def overwrites_what_the_backward_needs(worker, note):
+    batch = Batch(0)
+    y = await worker.forward(0, worker.input(batch), batch)
+    z = await worker.forward(1, y, batch)  # torch keeps y
+    await worker.all_reduce(y, "sum", in_place=True)
+    await worker.backward(1, await worker.loss(z, batch), batch)
+
+
+def test_what_a_backward_needs_is_not_to_be_overwritten(mode):
+    """gloo and NCCL write where torch does not see it: the gradient would be another, without a word."""
+    ran = mode.run(overwrites_what_the_backward_needs, status="failed" if mode.mode.has_values else "done")
+    assert not mode.mode.has_values or "modified by an inplace operation" in ran.outcome.message
+
+
+async def of_other_shapes(worker, note):
+    x = block(worker, worker.rank + 1.0)  # sums are [3, 6, 9, 12]
+    note("rows", await worker.reduce_scatter(x.reshape(2, 2), "sum"))
+    note("a row", await worker.reduce_scatter(x.reshape(1, 4), "sum"))
+    note("odd", await worker.reduce_scatter(x[[0, 1, 2, 3, 0, 1]].reshape(3, 2), "sum"))
+    note("exchanged", await worker.all_to_all(x.reshape(2, 2)))
+    note("numbers", await worker.all_gather(x[0]))
+
+
+def test_parts_of_payloads_of_rows_are_equal(mode):
+    """They are rows, if these divide, else scalars; a byte count has no rows."""
+    if not mode.mode.has_values:
+        return
+    zero, one = mode.run(of_other_shapes).notes
+    assert zero == {
+        "rows": [[[3.0, 6.0]]],
+        "a row": [[3.0, 6.0]],
+        "odd": [[3.0, 6.0, 9.0]],
+        "exchanged": [[1.0, 2.0, 2.0, 4.0]],
+        "numbers": [[1.0, 2.0]],
+    }
+    assert one == {
+        "rows": [[[9.0, 12.0]]],
+        "a row": [[9.0, 12.0]],
+        "odd": [[12.0, 3.0, 6.0]],
+        "exchanged": [[3.0, 4.0, 6.0, 8.0]],
+        "numbers": [[1.0, 2.0]],
+    }
+
+
 async def results_changed(worker, note):
     x = block(worker)
     for collective in (worker.all_reduce, worker.all_gather, lambda x: worker.broadcast(x, 0), worker.all_to_all):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch._C._distributed_c10d import Store
+from torch.autograd.graph import increment_version
 
 from distsim.backends.real.transport import gloo
 from distsim.backends.real.transport.devices import CudaDevice, Mark
@@ -25,6 +26,7 @@ from distsim.backends.real.transport.ledger import Ledger, group_file
 from distsim.backends.real.transport.wires import Wires, cut, noted
 from distsim.backends.real.watching.board import Desk
 from distsim.interface import Collective, Handle, StrategyError
+from distsim.numerics.tensors import shares
 
 R = TypeVar("R")
 Meet = Callable[[str, int], Store]
@@ -222,7 +224,7 @@ class Collectives:
         number = group.ledger.check(collective, str(payload.dtype).removeprefix("torch."), payload.numel())
         x = payload.detach().cpu() if gpu is None else payload.detach()
         x = x.contiguous()
-        shape = {"all_gather": (len(ranks), *x.shape), "all_to_all": x.shape}.get(collective.kind)
+        shape = {"all_gather": (len(ranks), *x.shape), "all_to_all": (x.numel(),)}.get(collective.kind)
         is_divided = collective.op == "mean" and x.dtype in _DIVIDED_FIRST and len(ranks).bit_count() == 1
         if shape is not None:
             out = torch.empty(shape, dtype=x.dtype, device=x.device)
@@ -235,7 +237,7 @@ class Collectives:
             if collective.kind == "all_gather":
                 return gloo.all_gather(group, list(out), x)
             if collective.kind == "all_to_all":
-                return gloo.all_to_all(group, out, x)
+                return gloo.all_to_all(group, out, x.view(-1))
             if collective.kind == "broadcast":
                 return gloo.broadcast(group, out, collective.root)
             if collective.kind == "reduce":
@@ -267,6 +269,7 @@ class Collectives:
                 return result.to(payload.device)
             if result.data_ptr() != given.data_ptr():  # it was on a GPU, or not in one piece
                 given.copy_(result)
+            increment_version(given)  # so that torch refuses a backward pass that needs what was there
             return given
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
@@ -292,5 +295,5 @@ def _result(collective: Collective, out: torch.Tensor, members: int, position: i
     if collective.op == "mean" and not is_divided:
         out.div_(members)
     if collective.kind == "reduce_scatter":
-        return out.chunk(members)[position].clone()
+        return shares(out, members)[position].clone()
     return out
