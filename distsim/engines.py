@@ -75,10 +75,10 @@ def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
     options = next(iter(real.values())).resolved.options
     meeting = meet(world, options.interface, options.start_seconds)
     does = {name: _depends(each) for name, each in real.items()}
-    meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), does))
-    meeting.pulse.start(range(1, world.size) if world.leads else [0])
     if not world.leads:
         _await([0], meeting, options.start_seconds)
+    meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), does))
+    meeting.pulse.start(range(1, world.size) if world.leads else [0])
     return meeting
 
 
@@ -87,7 +87,7 @@ def _await(ranks: Sequence[int], meeting: Meeting, seconds: float) -> None:
     world = meeting.world
     until = time.monotonic() + seconds
     missing = list(ranks)
-    while missing := [rank for rank in missing if not meeting.has(f"hello/{rank}")]:
+    while missing := [rank for rank in missing if not meeting.has_come(rank)]:
         if time.monotonic() > until:
             who = ", ".join(map(str, missing))
             allowed = f"rank {who} did not come to {meeting.address}:{meeting.port} within {seconds:g} s"

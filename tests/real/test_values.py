@@ -133,6 +133,26 @@ def test_what_a_stranger_writes_where_launchers_meet_ends_the_run_in_a_line(tmp_
     assert not (tmp_path / "pwned").exists()
 
 
+def test_launchers_find_those_of_their_own_start_where_others_have_met():
+    """Nobody says hello to a launcher of a start before, nor takes its hello for one of now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agent = TCPStore("127.0.0.1", port, None, True, wait_for_workers=False)
+    worlds = [World("torchrun", rank, 2, rank, 2, "127.0.0.1", port, True, "a-run", "WORLD_SIZE") for rank in (0, 1)]
+    for _ in range(3):
+        leader, other = (meet(world, None, 5.0) for world in worlds)
+        assert not leader.has_come(1)  # in the second start it has heard a word from the first, and does not know it
+        leader.put("hello/0", 0)
+        assert not other.has_come(0)
+        assert not leader.has_come(1)  # but has answered
+        assert other.has_come(0)
+        other.put("hello/1", 1)
+        assert leader.has_come(1)
+        assert leader.get("hello/0", "hello/1") == other.get("hello/0", "hello/1") == [0, 1]
+    del agent
+
+
 def test_what_is_told_of_calls_is_written_into_ledgers_alone(tmp_path):
     private = tmp_path / "private"
     private.mkdir()

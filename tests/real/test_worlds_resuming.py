@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,7 +70,11 @@ def a_rank(agent: int) -> int:
 
 
 def rank_0s_launcher(agent: int) -> int:
-    return next(pid for pid in own(agent) if b"\0RANK=0\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    return next(pid for pid in own(agent) if is_rank_0s(pid))
+
+
+def is_rank_0s(launcher: int) -> bool:
+    return b"\0RANK=0\0" in Path(f"/proc/{launcher}/environ").read_bytes()
 
 
 def own(pid: int) -> list[int]:
@@ -95,6 +100,37 @@ def test_torchrun_starts_all_again_and_the_run_goes_on(
     (found,) = store.scan(runs)
     goes_on_as(whole("all_reduce"), found)
     assert "started by torchrun" in " ".join(found.summary["notes"])
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def test_agents_that_count_restarts_differently(whole: Callable[[str], store.Result], tmp_path: Path) -> None:
+    """Two hosts, which find each other by a rendezvous of torchrun's. Where the leading launcher dies, its agent counts a
+    restart; the other agent sees that the first one waits for it, starts its launcher again, and counts none."""
+    runs = tmp_path / "runs"
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=a-run"]
+    torchrun = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=1", *rendezvous]
+    command = [sys.executable, "-m", *torchrun, "-m", "distsim", "run", *words("all_reduce", runs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with (tmp_path / "said").open("w") as file:
+        agents = [subprocess.Popen(command, env=environment, stdout=file, stderr=file) for _ in range(2)]
+    said = (tmp_path / "said").read_text
+    try:
+        await_checkpoint(runs, 20, said)
+        leader = next(pid for agent in agents for pid in own(agent.pid) if is_rank_0s(pid))
+        os.kill(leader, signal.SIGKILL)
+        assert [agent.wait(WAIT) for agent in agents] == [0, 0], said()
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+    (found,) = store.scan(runs)
+    goes_on_as(whole("all_reduce"), found)
 
 
 def test_after_sigterm_to_all(whole: Callable[[str], store.Result], tmp_path: Path) -> None:

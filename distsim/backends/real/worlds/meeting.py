@@ -2,7 +2,9 @@
 
 The store is the engine's where it has one (torchrun), else rank 0's launcher listens: on loopback, or on the address of the
 interface that was named, and nowhere else. It knows no authentication, so what is read there is taken for values and never
-for code. Writers and readers are launchers of one start, which the keys' prefix tells from others.
+for code. Writers and readers are launchers of one start, which the keys' prefix tells from others. The leading launcher
+makes it up, and answers each of the others, who ask with a word that nobody has used before: torchrun's store outlives its
+restarts, and its agents do not count these alike.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
@@ -51,13 +54,43 @@ class Meeting:
         """A number for each rank, equal for those on one machine; known once all have met."""
         self._tcp = store
         self._server = server
-        self._store = PrefixStore(self.prefix, store)
+        self._door = PrefixStore(f"distsim/{world.start}", store)
+        self._word = uuid4().hex
+        self._asked = False
+        self._answered: dict[int, str] = {}
+        self._begin(self._word if world.leads else "")
         self.pulse = Pulse(self)
 
-    @property
-    def prefix(self) -> str:
+    def _begin(self, start: str) -> None:
+        self._start = start
+        self.prefix = f"distsim/{self.world.start}/{start}"
         """Of all keys of this start."""
-        return f"distsim/{self.world.start}"
+        self._store = PrefixStore(self.prefix, self._tcp)
+
+    def has_come(self, rank: int) -> bool:
+        """The launcher of this rank has said hello in this start; it is answered, or asked, before."""
+        if self.world.leads and rank != 0:
+            self._answer(rank)
+        elif not self._start:
+            self._ask()
+        return bool(self._start) and self.has(f"hello/{rank}")
+
+    def _ask(self) -> None:
+        key = f"start/{self._word}"
+        if not self._asked:
+            self._asked = True
+            self._do(self._door.set, f"ask/{self.world.rank}", values.dumps(self._word))
+        if self._do(self._door.check, [key]):
+            self._begin(self._read(key, self._do(self._door.get, key)))
+
+    def _answer(self, rank: int) -> None:
+        key = f"ask/{rank}"
+        if not self._do(self._door.check, [key]):
+            return
+        word = self._read(key, self._do(self._door.get, key))
+        if word != self._answered.get(rank):  # else it is that of a launcher from before, or was heard
+            self._do(self._door.set, f"start/{word}", values.dumps(self._start))
+            self._answered[rank] = word
 
     def know(self, hellos: list[Hello]) -> None:
         """All have met: `hellos` by rank."""

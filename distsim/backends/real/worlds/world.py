@@ -45,7 +45,7 @@ class World:
     hosted: bool
     """The engine listens there itself, as torchrun does; otherwise rank 0 does."""
     start: str
-    """Tells this start from others that meet at the same place."""
+    """Tells this run from others that meet at the same place; of one that is started again it is the same."""
     size_key: str
     """The variable that says `size`."""
 
@@ -120,7 +120,7 @@ def _by_rank(environment: Mapping[str, str]) -> World:
         address=address,
         port=number("MASTER_PORT", None if size > 1 else 1, 1, 65_536),
         hosted=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-        start="/".join(environment.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")),
+        start=environment.get("TORCHELASTIC_RUN_ID", ""),
         size_key="WORLD_SIZE",
     )
     number.check()
