@@ -410,6 +410,16 @@ def test_a_run_that_begins_again_at_a_checkpoint_is_folded() -> None:
     check_same(folded, whole)
 
 
+def test_a_run_that_a_loss_ends_is_folded() -> None:
+    """Who was lost when is known without simulating the others."""
+    given = replace(job(AllReduce(), "switch", 16, 10), failure=Failure(ranks={13: (0.03,)}, on_loss="abort"))
+    folded, whole = simulate(given, NONE), simulate(given, ALL)
+    assert folded.copies == 16
+    check_same(folded, whole)
+    assert folded.message == "rank 13 was lost at 0.03 s and failure.on_loss=abort"
+    assert folded.losses == whole.losses
+
+
 @pytest.mark.parametrize(
     "failure", [Failure(links={"host3": (Outage(0.0, 1.0),)}), Failure(ranks={3: (0.01,)}, on_loss="continue")]
 )

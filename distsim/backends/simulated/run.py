@@ -54,9 +54,7 @@ def simulate(job: Job, options: SimulatedOptions | None = None) -> Outcome:
     fold = find_fold(job, options.fold_ranks)
     if fold is not APART:
         with suppress(SetApart):
-            outcome = _simulate(job, options, fold)
-            if outcome.status == "done":  # else the report names ranks: of all that there are
-                return outcome
+            return _simulate(job, options, fold)
     elif options.collectives == "auto" and may_march(job, options.fold_ranks):
         from distsim.backends.simulated.marching import march  # it needs numpy
 
@@ -98,6 +96,9 @@ def _simulate(job: Job, options: SimulatedOptions, fold: Fold) -> Outcome:
             simulation.engine.close()
             raise
         except ENDS as error:
+            if fold is not APART:
+                simulation.engine.close()
+                raise SetApart("the report names ranks: of all that there are") from error
             status, message = _failure(simulation, error)
         except KeyboardInterrupt:
             simulation.engine.close()
