@@ -25,8 +25,10 @@ def write(path: Path, content: bytes, durable: bool = True, tell: Callable[[floa
                     os.fsync(file.fileno())
                 tell(time.monotonic() - begun)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # as of a full disk
+            error.filename = str(path)
         raise
 
 

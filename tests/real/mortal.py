@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -99,4 +100,17 @@ class SlowDisk(AsyncPS):
         if worker.rank == 0:
             slow = {**vars(os), "fsync": lambda descriptor: time.sleep(self.seconds)}
             vars(durable).update(_PIECE=64, os=SimpleNamespace(**slow))
+        await super().run(worker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullDisk(AsyncPS):
+    """Worker 0 finds no room for what it saves."""
+
+    async def run(self, worker: Worker[Any]) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        if worker.rank == 0:
+            vars(durable).update(os=SimpleNamespace(**{**vars(os), "fsync": full}))
         await super().run(worker)

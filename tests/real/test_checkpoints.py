@@ -25,7 +25,7 @@ from distsim.numerics.tensors import TensorsFactory
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS
-from real.mortal import Mortal, Obstructed, SlowDisk
+from real.mortal import FullDisk, Mortal, Obstructed, SlowDisk
 
 WORKERS, UPDATES = 4, 10
 EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
@@ -98,6 +98,20 @@ def test_a_worker_that_cannot_save_ends_the_run(tmp_path: Path) -> None:
     assert outcome.status == "failed"
     assert outcome.message.startswith("rank 0 failed while it ")
     assert "IsADirectoryError" in outcome.message
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
+    a_run = replace(job(AsyncPS(), 2, UPDATES, SGD(0.05)), failure=EVERY_2, strategy=FullDisk())
+    outcome = run(a_run, tmp_path)
+    assert outcome.status == "failed"
+    said, *_ = outcome.message.splitlines()
+    assert said.startswith("rank 0 failed while it ")
+    assert said.endswith(
+        f": the disk is full ({tmp_path}/checkpoints/000000002/rank0.state): make room, then give the same command again; "
+        "what is finished is kept"
+    )
+    assert "Traceback" not in outcome.message
+    assert list((tmp_path / "checkpoints" / "000000002").glob(".*")) == []
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from distsim.backends.real.saving.saved import Begin
 from distsim.backends.real.watching.board import Desk
 from distsim.backends.real.watching.partial import answer
+from distsim.interface.errors import full_disk
 
 _PR_SET_PDEATHSIG = 1
 
@@ -136,6 +137,8 @@ def _report(error: BaseException) -> Report:
         "OutOfMemoryError",
         "MemoryError",
     )  # torch's own, by name: torch may not be there yet
+    if full := full_disk(error):  # where in the code says nothing more
+        return Report("failed", full)
     status = "out of memory" if is_full else getattr(error, "status", "failed")
     text = "".join(traceback.format_exception(error))
     return Report(status, f"{type(error).__name__}: {error}", text, isinstance(error, PeerLost))

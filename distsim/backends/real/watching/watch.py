@@ -157,7 +157,7 @@ class Watch:
 
     def _raised(self, rank: int, report: Report) -> str:
         part = self._board.read(rank)
-        return f"rank {rank} failed {part.doing}: {report.message}\n{report.traceback.rstrip()}"
+        return f"rank {rank} failed {part.doing}: {report.message}\n{report.traceback}".rstrip()
 
     def _died(self, rank: int, code: int) -> str:
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended by itself with exit code {code}"
