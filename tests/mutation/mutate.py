@@ -86,6 +86,7 @@ GROUPS = {
                     "who_joins_again_has_given_as_many_as_the_slowest",
                     "who_joins_again_has_given_what_it_gave",
                     "a_server_waits_when_all_workers_are_lost",
+                    "what_is_meant_for_a_former_life_is_not_taken",
                     "sync_ps_cannot_go_on_without_a_worker",
                 )
             ),
@@ -108,6 +109,7 @@ GROUPS = {
             f"{SERVERS}::test_staleness_counts_each_servers_own_versions",
             f"{SERVERS}::test_servers_that_each_wait_for_others_would_stop",
             f"{SERVERS}::test_a_server_goes_on_when_another_has_made_all_its_updates",
+            f"{SERVERS}::test_who_has_left_a_server_that_still_waits_for_others_is_let_go",
             f"{SERVERS}::test_several_servers_end_and_conserve[strategy1-network0]",
             f"{WEIGHTS}::test_a_weight_is_a_factor_on_the_rate",
             f"{SERVERS}::test_sharded_updates_are_those_of_one_server",

@@ -30,7 +30,7 @@ from distsim.topologies import Scaled
 from distsim.workloads.digits_mlp import DigitsMLP
 
 from .jobs import IDEAL, Times, chain, done, job
-from .test_replay import InOrder
+from .test_replay import InOrder, answers, decisions, replayed
 from .test_staleness import EXPONENTIAL, NETWORKS, STRAGGLERS
 
 STILL = Times()
@@ -138,6 +138,19 @@ def test_a_server_goes_on_when_another_has_made_all_its_updates(strategy: Parame
         assert [len(trace.updates) for trace in run.traces[4:]] == [12, 12]
         assert run.traces[5].updates[-1].time > run.traces[4].updates[-1].time
         check_conservation(run.traces)
+
+
+def test_who_has_left_a_server_that_still_waits_for_others_is_let_go() -> None:
+    """As in a real run, where each server can hear headers in an order of its own. With worker 0's gradient the first
+    makes its last update and stops it; the second has given it another model by then, and still lacks worker 1's."""
+    taken = {2: [1, 0, 1], 3: [0, 0, 1]}
+    run = done(job(replayed(AsyncPS(servers=2), taken), 2, 2, Times(forward=1.0)))
+    assert [answers(trace) for trace in run.traces[2:]] == list(taken.values())
+    assert [decisions(trace, all_of_them=True) for trace in run.traces[2:]] == [
+        [(1, 0, 0, True), (0, 0, 1, True)],
+        [(0, 0, 0, True), (1, 0, 1, True)],
+    ]
+    check_conservation(run.traces)
 
 
 ORDERS = ((2, 3, 4, 0, 1, 2), (0, 1, 4, 2, 3, 0), (1, 2, 3, 4, 0, 1))
