@@ -94,6 +94,8 @@ class ClusterSection:
         for key, unit in units.items():
             if values[key] is not None:
                 values[key] = quantities.spelled(values[key], unit)
+        for key in ("latency", "node_latency", "overhead"):
+            values[key] = quantities.spelled_seconds(values[key])
         values["shape"] = None if self.shape is None else list(self.shape)
         values["slow"], values["background"] = dict(self.slow), dict(self.background)
         values["transport"] = spelled_transport(self.transport)
@@ -284,7 +286,8 @@ def _read_transport(reader: Reader) -> Any:
 def spelled_transport(transport: Transport) -> dict[str, object]:
     """Corrections as a configuration writes them, with the preset that they are."""
     preset = next((name for name in ("lv08", "none") if _like(transport, PRESETS[name])), "none")
-    return {"preset": preset, **{key: _written(value) for key, value in asdict(transport).items()}}
+    written = {key: _written(value) for key, value in asdict(transport).items()}
+    return {"preset": preset, **written, "message_seconds": quantities.spelled_seconds(transport.message_seconds)}
 
 
 def _like(transport: Transport, preset: Transport) -> bool:

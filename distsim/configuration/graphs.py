@@ -163,7 +163,8 @@ def _links(reader: Reader, key: str, value: Any, nodes: list[str]) -> list[dict[
             reader.refuse(f"{where}.name", name, "every link has a name of its own")
         elif FAILED not in (bandwidth, latency, name):
             spelled = quantities.spelled(bandwidth, "bit/s")
-            links.append({"between": ends, "bandwidth": spelled, "latency": latency, "name": name})
+            long = quantities.spelled_seconds(latency)
+            links.append({"between": ends, "bandwidth": spelled, "latency": long, "name": name})
         joined.setdefault(frozenset(ends), str(name))
     return links
 

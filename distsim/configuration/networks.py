@@ -57,7 +57,7 @@ def _plain(section: ClusterSection, hosts: int) -> Topology:
 
 def _graph(plain: Any) -> Graph:
     links = tuple(
-        Link((first, second), quantities.bandwidth(link["bandwidth"]), link["latency"], link["name"])
+        Link((first, second), quantities.bandwidth(link["bandwidth"]), quantities.seconds()(link["latency"]), link["name"])
         for link in plain["links"]
         for first, second in [link["between"]]
     )

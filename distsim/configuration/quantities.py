@@ -221,6 +221,11 @@ def spelled(value: float, unit: str) -> str:
     return f"{_plain(value)}B/s" if unit == "bit/s" else f"{_plain(value)}{unit}"
 
 
+def spelled_seconds(value: float | None) -> float | str | None:
+    """Seconds as a configuration writes them: with their unit where a bare number might be refused as too long."""
+    return value if value is None or value <= 1.0 else f"{value!r}s"
+
+
 def _float(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None

@@ -45,6 +45,16 @@ def on(network: str, **keys: Any) -> Resolved:
     return resolved(("cluster", "switch"), ("cluster.network", network), *given)
 
 
+def test_times_of_more_than_a_second_keep_their_unit() -> None:
+    """Without it they are refused, and a resolved configuration can be resolved again."""
+    found = on("two_level", node_size=2, node_bandwidth="1GB/s", node_latency="2s", latency="1.5s")
+    assert [found.config["cluster"][key] for key in ("latency", "node_latency", "overhead")] == ["1.5s", "2.0s", None]
+    assert on("switch", **{"transport.message_seconds": "3s"}).cluster.transport.message_seconds == 3.0
+    links = [{"between": ["a", end], "bandwidth": "1GB/s", "latency": "2s"} for end in ("b", "c", "d")]
+    graph = resolved(("cluster", "dumbbell"), ("cluster.graph", {"hosts": ["a", "b", "c", "d"], "links": links}))
+    assert topology(graph.cluster, 4).route(1, 2).latency == 4.0
+
+
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
