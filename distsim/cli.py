@@ -355,14 +355,8 @@ def _bench(options: argparse.Namespace) -> int:
     return _bench_fabric(options) if options.what == "fabric" else _bench_overhead(options)
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    import json
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
 def _bench_fabric(options: argparse.Namespace) -> int:
+    import json
 
     from distsim.bench import fabric
 
@@ -370,13 +364,14 @@ def _bench_fabric(options: argparse.Namespace) -> int:
     rows = fabric.bench(asked)
     print(fabric.table(rows))
     if options.json:
-        _write(options.json, rows)
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.profile:
         print("", *fabric.profiles(asked), sep="\n\n")
     return 0
 
 
 def _bench_overhead(options: argparse.Namespace) -> int:
+    import json
 
     from distsim.bench import overhead
 
@@ -386,7 +381,7 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     for found in overhead.bench(asked, profiles.append if options.profile else None):
         rows += found
         if options.json:  # what is measured is kept, whatever comes
-            _write(options.json, rows)
+            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(overhead.table(rows))
     if options.profile:
         print("", *profiles, sep="\n\n")

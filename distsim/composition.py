@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -206,7 +208,6 @@ def _too_many(count: int, yes: bool) -> list[Problem]:
 def _bad_launcher(overrides: Sequence[str]) -> list[Problem]:
     """A launcher that is not installed."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
     problems = []
@@ -214,7 +215,7 @@ def _bad_launcher(overrides: Sequence[str]) -> list[Problem]:
         key, _, value = text.partition("=")
         if key == "hydra/launcher":
             try:
-                with initialize_config_dir(str(conf()), version_base="1.3"):
+                with _hydra():
                     hydra_compose("run", [text])
             except HydraException as error:
                 package = value.partition("_")[0]  # submitit_slurm is one of two that it has
@@ -274,10 +275,28 @@ class _Choices:
         return choices(group_name) if group_name in GROUPS else []
 
 
+_ONE = Lock()
+"""Hydra is one for a process, whichever thread asks."""
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra over conf/. One that the program has set up for itself is as it was afterwards."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _ONE:
+        theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        try:
+            with initialize_config_dir(str(conf()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = theirs
+
+
 @cache
 def _compose_groups(chosen: tuple[Setting, ...]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -289,7 +308,7 @@ def _compose_groups(chosen: tuple[Setting, ...]) -> dict[str, Any]:
         if group in JOINED and "+" in name:
             ConfigStore.instance().store(group=group, name=name, node=together(group, name)[0])
     try:
-        with initialize_config_dir(str(conf()), version_base="1.3"):
+        with _hydra():
             composed = hydra_compose("run", [f"{group}={name}" for group, name in chosen])
         plain = OmegaConf.to_container(composed, resolve=False)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

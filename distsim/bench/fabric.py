@@ -65,7 +65,9 @@ def read(workers: str, simgrid: Path | None, output: Path | None) -> Options:
         problems.append(
             Problem("--simgrid", str(simgrid), allowed, "tests/benchmarks/simgrid/README.md says how to build it")
         )
-    if output is not None and (why := refusal(output)):
+    if output is not None and not output.absolute().parent.is_dir():
+        problems.append(Problem("--json", str(output), "a file in a folder that is there"))
+    elif output is not None and (why := refusal(output)):
         problems.append(Problem("--json", str(output), f"a file that can be written ({why})"))
     if problems:
         raise BadInput(problems)

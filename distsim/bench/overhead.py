@@ -109,7 +109,9 @@ def read(
         problems.append(Problem("--limit-seconds", limit_seconds, "must be more than 0"))
     if not 0.0 < others <= 1.0:
         problems.append(Problem("--others", others, "must be above 0 and at most 1", f"for example {OTHERS}"))
-    if output is not None and (why := refusal(output)):
+    if output is not None and not output.absolute().parent.is_dir():
+        problems.append(Problem("--json", str(output), "a file in a folder that is there"))
+    elif output is not None and (why := refusal(output)):
         problems.append(Problem("--json", str(output), f"a file that can be written ({why})"))
     if sys.platform != "linux":
         problems.append(Problem("bench", "overhead", "real runs need Linux"))

@@ -32,7 +32,8 @@ def pack(job: Job) -> bytes:
         raise _bad(str(error), "must be importable by name: ranks are other processes", remedy) from error
     if b"__main__" in pickled:
         if not Path(_script()).is_file():
-            raise _bad("defined in a notebook or prompt", "must be importable by name", "move it to a module")
+            where = "defined in a notebook or at a prompt, where no rank can import it"
+            raise BadInput([Problem("strategy", type(job.strategy).__name__, where, "move it to a module")])
         if _is_unguarded():
             raise _bad(Path(_script()).name, "would be run again in every rank, to import what the job is made of", _GUARD)
     return pickled
