@@ -51,3 +51,5 @@ PARTS = (
     "take bf16"
 )
 """Why fp16 is refused where parts of the model are updated apart from each other."""
+CHANGED = "with precision=fp16 a gradient given to apply must not be changed until those of all blocks were given"
+"""What a strategy that uses a gradient's memory again has done wrong."""

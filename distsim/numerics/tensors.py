@@ -194,7 +194,7 @@ class Tensors:
                 self._step(layout, given, optimizer, chosen, scale)
                 return
             given = self.accumulated(region) if gradient is None else gradient
-            for waited in self._scale.take(Piece(layout, given, scale), self._ledger.placed):
+            for waited in self._scale.take(Piece(layout, given, scale, given._version), self._ledger.placed):
                 self._step(waited.layout, waited.gradient, optimizer, chosen, waited.rate)
 
     def _step(

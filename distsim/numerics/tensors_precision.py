@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distsim.interface.errors import StrategyError
-from distsim.interface.precision import PARTS, Precision
+from distsim.interface.precision import CHANGED, PARTS, Precision
 from distsim.numerics.layout import Layout
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,7 +48,10 @@ class Piece(NamedTuple):
 
     layout: Layout
     gradient: Tensor
+    """Of the strategy, and not copied while it waits for those of other blocks."""
     rate: float
+    version: int
+    """Of the gradient: torch counts whatever changes it."""
 
 
 class LossScale:
@@ -96,7 +99,7 @@ class LossScale:
     def take(self, piece: Piece, placed: Iterable[int]) -> list[Piece]:
         """The pieces to apply now: none until the gradients of all placed blocks are here, nor if one is not finite.
 
-        Raises `StrategyError` for a block that comes twice before others came.
+        Raises `StrategyError` for a block that comes twice before others came, and for a gradient changed meanwhile.
         """
         waiting = {block for each in self._pieces for block in each.layout.blocks}
         if waiting.intersection(piece.layout.blocks):
@@ -105,6 +108,8 @@ class LossScale:
         if not waiting.union(piece.layout.blocks).issuperset(placed):
             return []
         pieces, self._pieces = self._pieces, []
+        if any(each.gradient._version != each.version for each in pieces):
+            raise StrategyError(CHANGED)
         finite = all(is_finite(each.gradient) for each in pieces)
         self._step(finite)
         self._updated = True

@@ -10,7 +10,7 @@ from distsim.backends.real import RealOptions, launch
 from distsim.backends.simulated import simulate
 from distsim.composition import compose
 from distsim.configuration import resolve
-from distsim.interface import SGD, Batch, Budget, Cluster, Job, Precision, Region, Switch
+from distsim.interface import ALL, SGD, Batch, Budget, Cluster, Job, Precision, Region, StrategyError, Switch
 from distsim.numerics.sizes import SizesFactory
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
@@ -186,6 +186,21 @@ def test_a_scale_goes_on_from_a_checkpoint():
     other.restore(one.save())
     assert torch.equal(scaled(other), scaled(one))
     assert torch.equal(scaled(other) * 2.0, scaled(fresh))
+
+
+def test_a_gradient_that_waits_for_those_of_other_blocks_must_stay_as_it_is():
+    """Its memory used again, the update would be another one, without a word."""
+    numerics = TensorsFactory(WORKLOAD, 1, SGD(0.5), SEED, precision=Precision("fp16"))(0)
+    before, halves = numerics.read(ALL), (Region((0, 1)), Region((2, 3)))
+    gradients = [torch.ones_like(numerics.read(half)) for half in halves]
+    for half, gradient in zip(halves, gradients, strict=True):
+        numerics.update(half, gradient, None, 1.0)
+    gradients[0].zero_()  # it has been applied
+    assert torch.equal(numerics.read(ALL), before - 0.5)
+    numerics.update(halves[0], gradients[0], None, 1.0)
+    gradients[0] += 1.0
+    with pytest.raises(StrategyError, match="must not be changed until those of all blocks were given"):
+        numerics.update(halves[1], gradients[1], None, 1.0)
 
 
 def test_what_a_configuration_may_ask_for():

@@ -88,7 +88,7 @@ def no_shared_memory(options: RealOptions, works_on: bool, engine: str = "") -> 
 
 def gpus() -> int:
     """GPUs that torch can use; 0, without importing torch, where the driver shows none."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not any(Path("/dev", name).exists() for name in ("kfd", "dxg")):
         return 0
     import torch
 

@@ -383,4 +383,5 @@ class Collectives:
 
 
 def _say(collective: Collective, nbytes: float) -> str:
-    return f"{collective.kind} {collective.op}".strip() + f" of {nbytes:g} bytes"
+    how = f"{collective.op} in place" if collective.in_place else collective.op
+    return f"{collective.kind} {how}".strip() + f" of {nbytes:g} bytes"
