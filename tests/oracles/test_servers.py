@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from distsim.backends.simulated import SimulatedOptions, simulate
+from distsim.backends.simulated.streams import Preemption
 from distsim.interface import SGD, Budget, Cluster, Job, Outcome, Region, Straggler, Switch, T, Worker
 from distsim.numerics.tensors import TensorsFactory
 from distsim.results.conservation import check_conservation
@@ -128,6 +129,11 @@ def test_several_servers_end_and_conserve(strategy: ParameterServer, network: Sw
             for trace, arrivals in zip(run.traces[workers:], found, strict=True):
                 assert len(trace.updates) == updates
                 assert sum(a.applied for a in arrivals) == updates * made.collect(workers)
+
+
+@pytest.mark.parametrize("preemption", ["instant", "block"])
+def test_gradients_that_take_no_time(preemption: Preemption) -> None:
+    assert done(job(KSync(2), 3, 4, STILL), SimulatedOptions(preemption)).seconds == 0.0
 
 
 @pytest.mark.parametrize("strategy", [AsyncPS(servers=2), SSP(10, servers=2), KBatchAsync(2, servers=2)])

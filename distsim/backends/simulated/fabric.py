@@ -123,7 +123,8 @@ class SimulatedFabric:
         pieces = [simulation.seconds(cost)]
         if unless is not None and simulation.options.preemption == "block":
             apart = [simulation.seconds(Cost((part,), cost.samples)) for part in cost.parts]
-            share = pieces[0] / fsum(apart)  # run apart, each would pay the operation's overhead
+            total = fsum(apart)
+            share = pieces[0] / total if total else 0.0  # run apart, each would pay the operation's overhead
             pieces = [seconds * share for seconds in apart]
         return self.stream.submit(pieces, factor, action, cast("Operation[Any] | None", unless), delay)
 
