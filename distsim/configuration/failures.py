@@ -95,6 +95,9 @@ def _by_name(reader: Reader, key: str, value: Any, allowed: str, read: Entry) ->
         name, entry = read(reader, name, entry)
         if FAILED in (name, entry):
             return FAILED
+        if name in found:
+            reader.refuse(f"failure.{key}.{name}", "...", f"every {key[:-1]} once")
+            return FAILED
         found[name] = entry
     return dict(sorted(found.items()))
 

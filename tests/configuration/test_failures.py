@@ -45,6 +45,7 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
         ({"failure.ranks": {"x": "1s"}}, "failure.ranks='x': a whole number 0 or more"),
         ({"failure.ranks": {1: "-1s"}}, f"failure.ranks.1='-1s': {TIME}"),
         ({"failure.ranks": 3}, "failure.ranks=3: a map from ranks to times, like {3: [10min, 2h]}"),
+        ({"failure.ranks": {1: "5s", "01": "7s"}}, "failure.ranks.1='...': every rank once"),
         ({"failure.links": {"host1": [{"at": 1, "seconds": 1}]}},
          "failure.links.host1='...': cluster.network=loopback has no links; take cluster=switch"),
         ({"cluster": "switch", "failure.links": {"hots1": [{"at": 1, "seconds": 1}]}},
