@@ -54,7 +54,7 @@ def _interval(ratio: Estimate) -> str:
 def _race(page: Page, verdict: Verdict) -> Html | None:
     """Seconds until the target, a bar a contender; those that never got there say so."""
     finite = [s.seconds.value for s in verdict.standings if math.isfinite(s.seconds.value)]
-    if verdict.target is None or not finite:
+    if verdict.target is None or max(finite, default=0.0) == 0.0:  # a run of a few updates may only get where it began
         return None
     rows = [_lane(page, standing, max(finite)) for standing in verdict.standings]
     head = element("h3", f"Time to validation loss {number(verdict.target)} ", badge(verdict.case.badge))

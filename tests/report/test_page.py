@@ -12,6 +12,7 @@ from made_up_runs import store, whole
 from distsim.report.markup import Html, element, plain, script_json
 from distsim.report.page import write_report
 from distsim.report.shares import whole_percents
+from distsim.results.store import load
 
 HOSTILE = '<script>alert(1)</script>"\'&</style><a href="javascript:alert(1)">x</a>'
 
@@ -80,6 +81,15 @@ def test_one_failed_run_is_a_row(tmp_path: Path) -> None:
     assert write_report(runs, tmp_path / "page.html").startswith("No winner: one strategy alone")
     page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "diverged (1 of 1): rank 2: loss is not finite at step 20" in page
+
+
+def test_a_run_that_gets_nowhere_makes_a_page_too(tmp_path: Path) -> None:
+    """Its best loss is the one that it began with, at 0 s, so the target is reached there: no bar has a length."""
+    result = store(tmp_path / "runs", "sync_ps")
+    summary = json.loads((result.folder / "summary.json").read_text(encoding="utf-8"))
+    summary["curve"] = [{**summary["curve"][0], "update": 0, "samples": 0, "seconds": 0.0}]
+    (result.folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert write_report([load(result.folder)], tmp_path / "page.html").startswith("No winner: one strategy alone")
 
 
 def test_no_runs_make_a_page_too(tmp_path: Path) -> None:
