@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distsim import composition
+from distsim.backends.real.options import no_shared_memory
+from distsim.backends.real.watching.failures import no_restarts
 from distsim.configuration import Resolved, quantities, resolve
 from distsim.interface import BadInput, Problem
 
-ENGINES = ("slurm", "torchrun")
+ENGINES = {"slurm": "Slurm", "torchrun": "torchrun"}
+"""As a script is asked for -> as messages say it."""
 _PORT = 29_500
 _RESTARTS = 3
 
@@ -68,10 +71,14 @@ def _plan(engine: str, overrides: Sequence[str], per_node: str | None) -> _Plan:
     if resolved is not None and resolved.backend != "real":
         allowed = "a simulated run is one process, which needs no engine"
         problems.append(Problem("backend", resolved.backend, allowed, "distsim run, or backend=real"))
+    ranks = resolved.cluster.workers + resolved.strategy.server_count(resolved.cluster.workers) if resolved else 0
+    if resolved is not None and ranks > 1 and resolved.backend == "real":
+        name = ENGINES[engine]
+        problems += no_restarts(resolved.failure, resolved.options, name)
+        problems += no_shared_memory(resolved.options, False, name)
     if problems or resolved is None:
         raise BadInput(problems)
     cluster = resolved.cluster
-    ranks = cluster.workers + resolved.strategy.server_count(cluster.workers)
     natural = {"loopback": ranks, "two_level": cluster.node_size or 1}.get(cluster.network, 1)
     count = min(ranks, count or natural)
     if engine == "torchrun" and ranks % count:

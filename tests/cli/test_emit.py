@@ -69,6 +69,21 @@ def test_torchrun_over_nodes_as_the_cluster_has_them(capsys):
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    ("engine", "name", "again"),
+    [("torchrun", "torchrun", "torchrun --max-restarts=3"), ("slurm", "Slurm", "sbatch --requeue")],
+)
+def test_what_ranks_of_an_engine_cannot_do_is_refused_before_it_is_queued(engine, name, again, capsys):
+    words = ["backend.on_worker_loss=restart", "backend.messages=shared", "failure.ranks={1: [0.1]}", "checkpoint.every=5"]
+    assert main(["emit", engine, "strategy=all_reduce", *words]) == 2
+    remedy = f"it is for {name} to begin again: {again}, with checkpoint.every="
+    assert capsys.readouterr().err.splitlines() == [
+        f"failure.on_loss='auto': ranks that {name} starts can only abort; {remedy}",
+        f"backend.on_worker_loss='restart': ranks that {name} starts can only stop; {remedy}",
+        f"backend.messages='shared': ranks that {name} starts send by gloo; take auto",
+    ]
+
+
 def test_with_checkpoints_the_engine_starts_it_again(capsys):
     """Without them it would begin from the first update."""
     saves, requeue, restarts = (
