@@ -176,6 +176,20 @@ def test_what_is_torn_or_corrupted_is_passed_over_with_one_line(tmp_path: Path) 
     assert (found, passed) == (None, ["the checkpoint before update 4 is of another job: it is not gone on from"])
 
 
+def test_no_flipped_bit_of_a_manifest_is_gone_on_from(tmp_path: Path) -> None:
+    """Another number of samples would be other data, and nobody would see it."""
+    (tmp_path / "records").mkdir()
+    for update in (2, 4):
+        name = f"{saved.place(update)}/rank0.state"
+        saved.commit(tmp_path, manifest(update, {name: saved.write(tmp_path / name, b"weights")}))
+    newest, older = saved.read(tmp_path, 4), saved.read(tmp_path, 2)
+    path = tmp_path / saved.place(4) / "manifest.json"
+    whole = path.read_bytes()
+    for i, bit in ((i, bit) for i in range(len(whole)) for bit in (0, 1, 5)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :])
+        assert saved.find(tmp_path, "a job")[0] in (newest, older)
+
+
 def test_a_launch_waits_for_the_ranks_of_one_that_was_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One lives until the launch after has said that it waits; the checkpoint that it still writes is gone on from."""
     a_job = replace(job(AllReduce(), 2, UPDATES, SGD(0.05)), failure=EVERY_2)

@@ -26,6 +26,8 @@ from distsim.interface import Job
 KEPT = 2
 """Complete checkpoints."""
 _MANIFEST = "manifest.json"
+_OWN = "sha256"
+"""In a manifest, the hash of all else that it says."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def commit(folder: Path, manifest: Manifest) -> None:
     here = folder / place(manifest.update)
     for path in (here, folder / "records"):
         durable.sync(path)
-    write(here / _MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+    said = asdict(manifest)
+    write(here / _MANIFEST, json.dumps({**said, _OWN: _hash(said)}, indent=1).encode())
     durable.sync(here)
     durable.sync(folder)
     complete = _updates(folder)
@@ -142,7 +145,10 @@ def commit(folder: Path, manifest: Manifest) -> None:
 
 def read(folder: Path, update: int) -> Manifest:
     """The manifest of a checkpoint. Raises OSError, ValueError or TypeError if there is none that can be read."""
-    return Manifest(**json.loads((folder / place(update) / _MANIFEST).read_text(encoding="utf-8")))
+    said = json.loads((folder / place(update) / _MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(said, dict) or said.pop(_OWN, None) != _hash(said):
+        raise ValueError("it is not as it was written")
+    return Manifest(**said)
 
 
 def last(folder: Path) -> Manifest | None:
@@ -193,6 +199,10 @@ def _updates(folder: Path) -> list[int]:
     """The updates of the checkpoints that have a manifest, newest first."""
     names = (path.parent.name for path in folder.glob(f"*/{_MANIFEST}"))
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _hash(said: dict[str, Any]) -> str:
+    return sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:
