@@ -90,12 +90,18 @@ def _facts(page: Page) -> list[Html]:
     assert verdict is not None
     facts = [
         _fact("Why" if verdict.winner else "What differs", [*why(verdict), *_dominating(verdict)]),
-        _fact("How far the model was", model_distance(page.agreement)),
+        _fact("How far the model was", model_distance(page.agreement) or _unchecked(page)),
         _fact("When it changes", changes(page.verdicts)),
         _fact("Did not get there", _not_reached(verdict)),
         _fact("Does not fit", [Statement(f"{s.label} {outcome(s)}.", (verdict.case.badge,)) for s in verdict.unfit]),
     ]
     return [fact for fact in facts if fact is not None]
+
+
+def _unchecked(page: Page) -> list[Statement]:
+    """That no prediction was held against a real run."""
+    predicted = tuple(dict.fromkeys(case.badge for case in page.cases if case.mode != "real"))
+    return [Statement("Not known: nothing here was run for real as well (backend=real).", predicted)] if predicted else []
 
 
 def _fact(title: str, statements: Sequence[Statement]) -> Html | None:

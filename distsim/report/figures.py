@@ -30,7 +30,7 @@ def loss(case: Case, colors: Mapping[str, int], target: float | None, against: s
     """Validation loss against `seconds` or `samples`: each run faint, the median over the repeats strong."""
     traces: list[go.Scatter] = []
     for contender in case.contenders:
-        curves = [points for run in contender.runs.values() if (points := _points(run.summary["curve"]))]
+        curves = [points for run in contender.runs.values() if len(points := _points(run.summary["curve"])) > 1]
         color = colors[contender.label]
         if len(curves) > 1:
             traces += [_line(curve, against, contender.label, color, faint=True) for curve in curves[:FAINT]]

@@ -84,17 +84,37 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             run.config[section]["name"] += name
         run.summary["notes"].append(name)
     write_report(hostile, folder / "hostile.html", title="</title><script>document.title='broken'</script>" + "M" * 200)
+    many = [
+        store(folder / "many", name, mode, repeat, cluster=cluster, label=label, slow={0: 3.0} if slow else {})
+        for name in ("all_reduce", "sync_ps", "async_ps")
+        for mode in ("modeled", "cosimulated")
+        for repeat in range(5)
+        for cluster in ("local4", "switch")
+        for label in ("", "a" * 100, "several words " * 6)
+        for slow in (False, True)
+    ]
+    for run in many:
+        run.summary["memory"] = {"rank": 0, "bytes": 3.31e6}
+    write_report(many, folder / "many.html")
     values, _ = compose([("strategy", "one_f_one_b")])
     read, _ = settings.read(values, [])
     assert read is not None
     write_lesson(lesson(read), folder / "lesson.html")
-    return {name: folder / f"{name}.html" for name in ("full", "few", "hostile", "lesson")}
+    return {name: folder / f"{name}.html" for name in ("full", "few", "hostile", "many", "lesson")}
 
 
 @pytest.mark.parametrize("width", [1200, 400])
 @pytest.mark.parametrize(
     ("name", "scheme"),
-    [("full", "light"), ("full", "dark"), ("few", "dark"), ("hostile", "light"), ("lesson", "light"), ("lesson", "dark")],
+    [
+        ("full", "light"),
+        ("full", "dark"),
+        ("few", "dark"),
+        ("hostile", "light"),
+        ("many", "light"),
+        ("lesson", "light"),
+        ("lesson", "dark"),
+    ],
 )
 def test_it_is_quiet_and_fits(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)

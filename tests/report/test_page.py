@@ -92,6 +92,31 @@ def test_a_run_that_gets_nowhere_makes_a_page_too(tmp_path: Path) -> None:
     assert write_report([load(result.folder)], tmp_path / "page.html").startswith("No winner: one strategy alone")
 
 
+def test_a_page_says_whether_the_model_was_held_against_real_runs(tmp_path: Path) -> None:
+    known, unknown = "The modeled step time was ", "Not known: nothing here was run for real as well (backend=real)."
+    for modes, said, not_said in (
+        (("modeled",), unknown, known),
+        (("modeled", "cosimulated"), unknown, known),
+        (("real",), "", unknown),
+        (("real", "modeled"), known, unknown),
+    ):
+        runs = [store(tmp_path / "-".join(modes), name, mode) for name in ("all_reduce", "sync_ps") for mode in modes]
+        write_report(runs, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert said in page
+        assert not_said not in page
+
+
+def test_runs_without_a_second_loss_draw_no_curve(tmp_path: Path) -> None:
+    failed = [store(tmp_path, name, "cosimulated", status="diverged") for name in ("all_reduce", "sync_ps")]
+    for run in failed:
+        run.summary["curve"][1:] = [{**point, "loss": None} for point in run.summary["curve"][1:]]
+    write_report(failed, tmp_path / "page.html")
+    page = own((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert 'id="runs"' in page
+    assert 'id="loss"' not in page
+
+
 def test_no_runs_make_a_page_too(tmp_path: Path) -> None:
     assert write_report([], tmp_path / "page.html") == "No winner: there are no runs."
     assert "plotly" not in (tmp_path / "page.html").read_text(encoding="utf-8")
