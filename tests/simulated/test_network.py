@@ -125,3 +125,47 @@ def test_a_size_is_finite_and_not_negative(nbytes):
 def test_a_limit_is_positive(limit):
     with pytest.raises(ValueError, match="limits are positive"):
         Network(Engine(), [1.0]).start([0], 1.0, 0.0, lambda: None, limit)
+
+
+@pytest.mark.parametrize(
+    ("latency", "at", "expected"),
+    [
+        (0.0, 0.0, 10.0),  # at the instant at which it begins
+        (0.0, 4.0, 12.0),  # both have moved 20 bytes
+        (5.0, 3.0, 10.0),  # before its first byte
+        (5.0, 5.0, 10.0),
+        (5.0, 7.0, 11.0),  # 50 bytes alone and 10 of each; the other 40 alone
+    ],
+)
+def test_a_flow_that_is_dropped_leaves_its_share_to_others(latency: float, at: float, expected: float) -> None:
+    engine = Engine()
+    network = Network(engine, [10.0])
+    done: list[float] = []
+
+    def dropped() -> None:
+        raise AssertionError("it was dropped")
+
+    network.start([0], 100.0, 0.0, lambda: done.append(engine.now))
+    network.start([0], 100.0, latency, dropped)
+    engine.after(at, lambda: done.append(-1.0) if not network.drop(dropped) else None)
+    engine.env.run()
+    assert done == [expected]
+    assert not network.drop(dropped)
+    assert abs(network.unaccounted()) <= 1e-12
+
+
+def test_a_flow_of_no_bytes_that_waits_for_a_link_can_be_dropped() -> None:
+    engine = Engine()
+    network = Network(engine, [10.0])
+    done: list[str] = []
+
+    def first() -> None:
+        done.append("first")
+
+    network.change({0: 0.0})
+    network.start([0], 0.0, 0.0, first)
+    network.start([0], 0.0, 0.0, lambda: done.append("second"))
+    engine.after(1.0, lambda: done.append("dropped" if network.drop(first) else "not there"))
+    engine.after(2.0, lambda: network.change({0: 10.0}))
+    engine.env.run()
+    assert done == ["dropped", "second"]
