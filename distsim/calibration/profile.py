@@ -97,8 +97,10 @@ class Profile:
         """What a run of `model` with this many ranks asks for that was not measured, in words; `together` ranks reduce."""
         guessed = self.guessed(model)
         words = [f"blocks {', '.join(guessed)} (estimated by FLOPs and bytes)"] if guessed else []
-        if ranks and ranks > self.cores.points[-1][0]:
-            words.append(f"{ranks} ranks on these cores (extrapolated from {self.cores.points[-1][0]:g})")
+        *_, (most, before), (last, after) = (self.cores.points[0], *self.cores.points)
+        most = most if before == after else last  # the last point may say that it stays as it was measured
+        if ranks > most:
+            words.append(f"{ranks} ranks on these cores (extrapolated from {most:g})")
         if together and together not in self.all_reduce:
             words.append(f"an all-reduce of {together} ranks (estimated from messages)")
         return words

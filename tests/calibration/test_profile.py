@@ -156,4 +156,6 @@ def test_it_says_what_of_a_run_was_not_measured() -> None:
         "5 ranks on these cores (extrapolated from 4)",
         "an all-reduce of 3 ranks (estimated from messages)",
     ]
+    beyond = Curve((*PROFILE.cores.points, (1000.0, PROFILE.cores.points[-1][1])))  # as `distsim calibrate` writes it
+    assert replace(PROFILE, cores=beyond).unmeasured(MODEL, ranks=5, together=2) == PROFILE.unmeasured(MODEL, 5, 2)
     assert PROFILE.unmeasured(MODEL, ranks=0) == ["blocks unknown (estimated by FLOPs and bytes)"]  # hosts of their own
