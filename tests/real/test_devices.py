@@ -99,6 +99,16 @@ def compute(cuda, device, trace, name, seconds):
     trace.compute.append(Compute(name, begun, device.mark(cuda.now), 0, 0))
 
 
+def test_a_device_is_waited_for_before_the_run_begins():
+    """As ranks do that warm up, and that meet."""
+    cuda = Cuda()
+    device = CudaDevice(3, cuda)
+    device.enter()
+    cuda.compute.work(2.0)
+    device.wait()
+    assert cuda.now == 2.0
+
+
 def test_spans_are_the_devices_and_the_host_never_waits():
     cuda, device = started()
     trace = Trace(0)

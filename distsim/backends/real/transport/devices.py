@@ -144,8 +144,8 @@ class CudaDevice:
         return self._mark(now, self._compute)
 
     def wait(self) -> None:
-        """Wait for the compute stream."""
-        self._compute.synchronize()
+        """Wait for the compute stream; also before the run begins."""
+        self._cuda.current_stream(self._index).synchronize()
 
     # ---- transfers
 
