@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 import distsim
-from distsim import api
-from distsim.backends.real import RealOptions
+from distsim import api, engines
+from distsim.backends.real import RealOptions, values
 from distsim.backends.real.watching.failures import no_restarts
 from distsim.backends.real.worlds import clock, world
+from distsim.backends.real.worlds.meeting import Hello
 from distsim.interface import BadInput, Failure
 from distsim.results import identity
 
@@ -130,3 +131,11 @@ def test_a_program_that_an_engine_starts_once_a_rank_is_told_to_leave_the_start_
         with pytest.raises(BadInput, match="-m distsim run"):
             run(strategy="all_reduce", **settings)
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_the_processes_of_a_large_sweep_say_fits_into_the_store():
+    """torch's takes 8 MiB. What each of 3,000 runs depends on was more."""
+    prepared = api.prepare({"strategy": "all_reduce", "backend": "real", "cluster.workers": 2}.items())
+    does = engines._does({f"all_reduce-real-{i:012d}": prepared for i in range(50_000)})
+    assert list(does.values())[:2] == [engines._depends(prepared), {}]
+    assert len(values.dumps(Hello("host", "machine", does))) < 8 << 20

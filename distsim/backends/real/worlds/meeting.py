@@ -38,7 +38,7 @@ class Hello(NamedTuple):
     machine: str
     """Processes of equal ones share CLOCK_MONOTONIC."""
     does: dict[str, dict[str, str]]
-    """The runs it can take part in, and what each depends on."""
+    """The runs it can take part in, and what the first of them depends on."""
 
 
 class Meeting:
