@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from contract.kit import REAL, Bench
 
 from distsim.backends.real import RealOptions, launch
 from distsim.backends.real.options import cores, problems
-from distsim.interface import BadInput, Batch, Budget
+from distsim.backends.real.watching.watch import process_state
+from distsim.interface import BadInput, Batch, Budget, Interrupted
 from distsim.strategies.all_reduce import AllReduce
 from real.faults import Endless, job, run
 
@@ -116,6 +119,22 @@ def test_a_launcher_that_has_computed_can_launch(tmp_path):
     x = torch.randn(300, 300, requires_grad=True)
     (x @ x).sum().backward()
     assert run(job(AllReduce(), tmp_path), tmp_path).status == "done"
+
+
+def test_a_rank_that_starts_when_it_is_interrupted_ends(tmp_path, monkeypatch):
+    begin = ForkServerProcess.start
+
+    def begin_and_interrupt(process):
+        begin(process)
+        started.append(process.pid)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    started = []
+    monkeypatch.setattr(ForkServerProcess, "start", begin_and_interrupt)
+    with pytest.raises(Interrupted):
+        run(job(Endless(), tmp_path), tmp_path)
+    (rank,) = started
+    assert process_state(rank)[0] in "XZ"
 
 
 def test_cuda_without_a_gpu_is_refused(tmp_path):

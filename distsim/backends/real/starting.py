@@ -71,14 +71,15 @@ def started(orders: Iterable[Order]) -> Iterator[tuple[list[ForkServerProcess], 
     reports: list[Connection] = []
     try:
         for order in orders:
-            with main_module(order.job):
+            with main_module(order.job), _deaf():  # until it is known here: whom a Ctrl-C hides would never end
                 process, connection = _start(order)
-            processes.append(process)
-            reports.append(connection)
+                processes.append(process)
+                reports.append(connection)
         yield processes, reports
     finally:
-        for process in processes:
-            process.kill()
+        with _deaf():
+            for process in processes:
+                process.kill()
         for process in processes:
             process.join()
             process.close()
@@ -91,15 +92,15 @@ def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
     context.set_forkserver_preload(_PRELOAD)
     ours, theirs = context.Pipe()
     process = context.Process(target=enter, args=(order, theirs), name=f"distsim rank {order.rank}", daemon=True)
-    with theirs, _one_thread(), _deaf():
+    with theirs, _one_thread():
         process.start()
     return process, ours
 
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes started here never see a terminal's Ctrl-C or a batch system's SIGTERM to all, not even while they import:
-    both are for the launcher."""
+    """A Ctrl-C or SIGTERM waits for the end of this. Processes started here never see a terminal's or a batch system's to
+    all, not even while they import: both are for the launcher."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
