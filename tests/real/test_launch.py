@@ -137,6 +137,19 @@ def test_a_rank_that_starts_when_it_is_interrupted_ends(tmp_path, monkeypatch):
     assert process_state(rank)[0] in "XZ"
 
 
+def test_the_server_that_starts_ranks_hears_no_ctrl_c():
+    program = """if True:
+        from multiprocessing import forkserver
+        from pathlib import Path
+        from distsim.backends.real.starting import _deaf
+        with _deaf():
+            forkserver.ensure_running()
+            print(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read_text())"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    (blocked,) = [int(line.split()[1], 16) for line in said.splitlines() if line.startswith("SigBlk:")]
+    assert all(blocked >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM))
+
+
 def test_cuda_without_a_gpu_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is one")

@@ -223,6 +223,21 @@ def test_whatever_it_was_in(phase: str, late: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_who_is_lost_while_it_writes_its_results(tmp_path: Path) -> None:
+    """The others have ended, too, and give theirs."""
+    made = replace(a_job(3, 8), samples_between_snapshots=0)
+    case = Case("all_reduce", "end", "killed", 0, 1, False)
+    doomed = replace(made, numerics=Victim(made.numerics, case, str(tmp_path)))  # type: ignore[arg-type]
+    outcome = run(doomed, tmp_path / "logs", on_worker_loss="continue")
+    assert (outcome.status, outcome.message) == ("done", "")
+    check_conservation(outcome.traces)
+    assert [len(trace.updates) for trace in outcome.traces] == [0, 8, 8]
+    assert [[each.lost for each in trace.interruptions] for trace in outcome.traces] == [[0], [], []]
+    (said,) = [note for note in outcome.notes if note.startswith("rank 0 was lost at")]
+    assert said.endswith("s and stayed away: the other 2 went on")
+
+
+@pytest.mark.slow
 def test_when_nobody_is_left_all_restart(tmp_path: Path) -> None:
     """From the last checkpoint that all had a part in; the weights are those of a run in which nobody was lost."""
     failure = Failure(ranks={0: (0.1,), 1: (0.2,)}, restart=0.1, on_loss="continue", checkpoint=Checkpoint(updates=5))

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -101,6 +102,7 @@ def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
 def _deaf() -> Iterator[None]:
     """A Ctrl-C or SIGTERM waits for the end of this. Processes started here never see a terminal's or a batch system's to
     all, not even while they import: both are for the launcher."""
+    resource_tracker.ensure_running()  # with the first process, which would leave them unblocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -107,7 +107,7 @@ class Killer:
         part = self._board.read(rank)
         ends = self.struck is not None and self.struck.rank == rank  # by plan, which says what follows
         wanted = rank in self._killed or (self._options.on_worker_loss == "continue" and not ends)
-        runs = part.phase == "run" or (self._is_group and rank in self._killed)  # it may have ended just before
+        runs = part.phase in (("run", "end", "done") if self._is_group else ("run",))  # all others have ended, too, then
         if not (self._runs.begin.works_on and wanted and runs and self._can_go_on_without(rank)):
             return False
         self.absent[rank] = at = time.monotonic() - part.origin
