@@ -21,6 +21,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 class _State:
     received: int | None = None
     depth = 0
+    is_held = False
     is_due = False
     is_heeded = False
 
@@ -35,7 +36,7 @@ def heeded() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in _STOPS}
-    _state.received, _state.depth, _state.is_due, _state.is_heeded = None, 0, False, True
+    _state.received, _state.depth, _state.is_held, _state.is_due, _state.is_heeded = None, 0, False, False, True
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -55,14 +56,21 @@ def whole() -> Iterator[None]:
         yield
     finally:
         _state.depth -= 1
-        if _state.is_due and not _state.depth:
-            _state.is_due = False
-            raise KeyboardInterrupt
+        if not _state.depth:
+            _state.is_held = False
+            if _state.is_due:
+                _state.is_due = False
+                raise KeyboardInterrupt
+
+
+def hold() -> None:
+    """What runs has ended well, and is stored as a whole next: until then a signal waits."""
+    _state.is_held = _state.is_heeded
 
 
 def interrupt() -> None:
     """Raise KeyboardInterrupt, but not before what is done as a whole is over."""
-    if _state.depth:
+    if _state.depth or _state.is_held:
         _state.is_due = True
     else:
         raise KeyboardInterrupt

@@ -9,9 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,25 @@ def test_an_interrupt_that_a_library_swallows_cuts_short_what_comes_next(tmp_pat
             distsim.run("all_reduce", **SETTINGS, **{"budget.updates": 6})
     assert stop.value.result.status == "interrupted"
     assert distsim.run("all_reduce", **SETTINGS, **{"budget.updates": 6}).status == "done"
+
+
+def test_a_real_run_that_has_just_ended_is_stored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    kill = ForkServerProcess.kill
+
+    def told(process):
+        if not signals.came():
+            os.kill(os.getpid(), signal.SIGTERM)
+        kill(process)
+
+    monkeypatch.setattr(ForkServerProcess, "kill", told)
+    with signals.heeded(), pytest.raises(KeyboardInterrupt):
+        distsim.run("all_reduce", **{"backend": "real", "cluster.workers": 2, "budget.updates": 3})
+    (row,) = rows(tmp_path)
+    assert (row["status"], row["updates"]) == ("done", 3)
+    assert left_over(tmp_path) == []
 
 
 def test_the_exit_code_is_that_of_the_signal_wherever_it_came():

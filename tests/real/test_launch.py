@@ -137,6 +137,25 @@ def test_a_rank_that_starts_when_it_is_interrupted_ends(tmp_path, monkeypatch):
     assert process_state(rank)[0] in "XZ"
 
 
+def test_ranks_whose_end_is_cut_short_end_with_the_command(tmp_path):
+    program = f"""if True:
+        from multiprocessing.context import ForkServerProcess
+        from pathlib import Path
+        from distsim.strategies.all_reduce import AllReduce
+        from real.faults import job, run
+        end = ForkServerProcess.kill
+        def cut_short(process):
+            ForkServerProcess.kill = end
+            raise KeyboardInterrupt
+        if __name__ == "__main__":
+            ForkServerProcess.kill = cut_short
+            folder = Path({str(tmp_path)!r})
+            run(job(AllReduce(), folder), folder)"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90.0)
+    assert "Interrupted" in found.stderr
+
+
 def test_the_server_that_starts_ranks_hears_no_ctrl_c():
     program = """if True:
         from multiprocessing import forkserver

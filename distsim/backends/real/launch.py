@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distsim import signals
 from distsim.backends.real.gather import gather, results_of
 from distsim.backends.real.options import RealOptions, check, cores, device_of, gpus, no_shared_memory
 from distsim.backends.real.parcel import pack
@@ -125,7 +126,9 @@ def _incarnation(
                 finally:
                     killer.close()
                 others.said = end.status
-                if end.status != "done":
+                if end.status == "done":
+                    signals.hold()  # it would be lost, and what is under way here left half done
+                else:
                     end = explained(end, board, size, private, folder)
             part = board.read(0)  # whose origin is the run's once it runs
             origin = part.origin if part.phase in ("run", "end", "done") else runs.begin.origin or 0.0

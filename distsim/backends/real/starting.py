@@ -6,12 +6,13 @@ they inherit nothing of what the calling process has computed.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from distsim.backends.real.worlds.meeting import Meeting
 
 _PRELOAD = ["torch", "torch.distributed", "torch.fx.experimental.symbolic_shapes", "distsim.backends.real.rank"]
+_NAME = "distsim rank"
 
 
 def order(
@@ -72,36 +74,48 @@ def started(orders: Iterable[Order]) -> Iterator[tuple[list[ForkServerProcess], 
     reports: list[Connection] = []
     try:
         for order in orders:
-            with main_module(order.job), _deaf():  # until it is known here: whom a Ctrl-C hides would never end
-                process, connection = _start(order)
-                processes.append(process)
-                reports.append(connection)
+            with main_module(order.job):
+                _start(order, processes, reports)
         yield processes, reports
     finally:
+        begun = [process for process in processes if process.pid is not None]
         with _deaf():
-            for process in processes:
+            for process in begun:
                 process.kill()
-        for process in processes:
+        for process in begun:
             process.join()
             process.close()
         for connection in reports:
             connection.close()
 
 
-def _start(order: Order) -> tuple[ForkServerProcess, Connection]:
+def _start(order: Order, processes: list[ForkServerProcess], reports: list[Connection]) -> None:
+    """Start a rank, which is among them before it starts: a Ctrl-C meanwhile hides none. If it has no number yet then, it
+    ends by itself, without the launch's folder."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=enter, args=(order, theirs), name=f"distsim rank {order.rank}", daemon=True)
+    reports.append(ours)
+    process = context.Process(target=enter, args=(order, theirs), name=f"{_NAME} {order.rank}", daemon=True)
+    processes.append(process)
     with theirs, _one_thread():
+        with _deaf():
+            forkserver.ensure_running()
         process.start()
-    return process, ours
+
+
+@atexit.register  # later than that of multiprocessing, so before it, which waits for them
+def _end() -> None:
+    """End ranks whose end was cut short."""
+    for process in multiprocessing.active_children():
+        if process.name.startswith(_NAME):
+            process.kill()
 
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """A Ctrl-C or SIGTERM waits for the end of this. Processes started here never see a terminal's or a batch system's to
-    all, not even while they import: both are for the launcher."""
+    """A Ctrl-C or SIGTERM waits for the end of this. What is started here, and all that it starts, never sees those of a
+    terminal or a batch system to all, not even while it imports: both are for the launcher."""
     resource_tracker.ensure_running()  # with the first process, which would leave them unblocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
