@@ -14,6 +14,7 @@ from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
+from distsim.interface.deadlock import listed
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope, Fabric, Kind
 from distsim.interface.flow import Flow
@@ -284,4 +285,4 @@ class Rank(Generic[T]):
 def _names(kind: str, group: tuple[int, ...]) -> tuple[str, str]:
     """The name and the title of a group's collectives, one text for all ranks: a large group's is long."""
     members = ",".join(map(str, group))
-    return f"{kind} {members}", f"{kind} of ranks {members}"
+    return f"{kind} {members}", f"{kind} of ranks {listed(group)}"

@@ -26,6 +26,7 @@ from distsim.backends.simulated.plans import Plans
 from distsim.backends.simulated.prices import Course
 from distsim.backends.simulated.rounds import Done, Move, Replay, Rounds, Underway
 from distsim.interface import Collective, StrategyError
+from distsim.interface.deadlock import listed
 
 Mode = Literal["auto", "flows", "price"]
 
@@ -82,7 +83,7 @@ class Collectives:
         elif nbytes != call.nbytes or collective != call.collective:
             first = next(r for r, operation in zip(group.simulated, call.operations, strict=True) if operation)
             raise StrategyError(
-                f"collective {number} of ranks {ranks}: rank {first} called {_say(call.collective, call.nbytes)}, "
+                f"collective {number} of ranks {listed(ranks)}: rank {first} called {_say(call.collective, call.nbytes)}, "
                 f"rank {rank} {_say(collective, nbytes)}; a group calls the same collectives in the same order"
             )
         call.payloads[position] = payload

@@ -20,7 +20,7 @@ from distsim.backends.simulated.folding import APART, Fold, SetApart, find_fold,
 from distsim.backends.simulated.incarnations import Incarnations, RankLost
 from distsim.backends.simulated.programs import Programs
 from distsim.interface import Deadlock, DistsimError, Interrupted, Job, Outcome, Rank, interrupted
-from distsim.interface.deadlock import find_cycle
+from distsim.interface.deadlock import SAID, find_cycle, listed
 
 _MACHINERY = tuple(
     str(PurePath(__file__).parents[2] / folder) for folder in ("backends", "interface", "numerics", "testing")
@@ -138,17 +138,22 @@ def _failure(simulation: Simulation, raised: BaseException) -> tuple[str, str]:
 
 
 def _deadlock(simulation: Simulation, alive: list[Rank[Any]]) -> str:
-    """Who waits for whom, and a cycle if there is one."""
-    lines, edges = [], dict[int, list[int]]()
+    """Who waits for whom, and a cycle if there is one; of many ranks some, those of the cycle first."""
+    lines, edges = dict[int, str](), dict[int, list[int]]()
     for rank in alive:
         waiting = [work for work in rank.open_work if work.is_awaited and not work.handle.over()]
-        lines.append(f"rank {rank.rank} waits for " + (" and ".join(map(repr, waiting)) or "nothing"))
+        line = f"rank {rank.rank} waits for " + (" and ".join(map(repr, waiting)) or "nothing")
         edges[rank.rank] = [peer for work in waiting for peer in work.peers]
         for group, missing in simulation.collectives.missing(rank.rank):
             edges[rank.rank] += missing
-            lines[-1] += f"; ranks {', '.join(map(str, missing))} have not joined that of {group}"
+            line += f"; ranks {listed(missing, ', ')} have not joined that of ({listed(group, ', ')})"
+        lines[rank.rank] = line
     cycle = find_cycle(edges)
-    return "deadlock: " + "; ".join(lines) + (f"; cycle: {' -> '.join(map(str, cycle))}" if cycle else "")
+    said = list(dict.fromkeys([*cycle, *lines]))[:SAID] if len(lines) > SAID else list(lines)
+    words = [lines[rank] for rank in said]
+    if len(lines) > len(said):
+        words.append(f"{len(lines) - len(said)} more ranks wait")
+    return "deadlock: " + "; ".join([*words, *([f"cycle: {listed(cycle, ' -> ')}"] if cycle else [])])
 
 
 def _outcome(simulation: Simulation, incarnations: Incarnations, lost: float, status: str, message: str) -> Outcome:
