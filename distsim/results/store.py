@@ -11,8 +11,8 @@
 Rules. `summary.json` is written last, to a temporary file that is flushed to the disk and renamed: at any instant a run is
 there as a whole or not at all, and a folder without it is redone, from its last checkpoint if there is one. A finished run
 is never written to again; one that failed is a row too, and is retried when asked for again. Who wants to write a run holds
-its lock, so two processes never write one run at once, and a killed one leaves no lock. Tables are made by a scan, never
-kept.
+its lock, so two processes never write one run at once, and a killed one leaves no lock (see `distsim.locks`). Tables are
+made by a scan, never kept.
 """
 
 from __future__ import annotations

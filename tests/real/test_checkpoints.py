@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from dataclasses import replace
@@ -174,6 +175,31 @@ def test_what_is_torn_or_corrupted_is_passed_over_with_one_line(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.glob("0*")) == ["000000004"]
     found, passed = saved.find(tmp_path, "another")
     assert (found, passed) == (None, ["the checkpoint before update 4 is of another job: it is not gone on from"])
+
+
+def test_what_cannot_be_read_now_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that is gone for a moment took all that a run had saved; of two, the one that can be read is gone on from."""
+    (tmp_path / "records").mkdir()
+    a_job = job(AllReduce(), 2, UPDATES, SGD(0.05))
+    for update in (2, 4):
+        name = f"{saved.place(update)}/rank0.state"
+        files = {name: saved.write(tmp_path / name, b"weights")}
+        saved.commit(tmp_path, replace(manifest(update, files), job=saved.fingerprint(a_job)))
+    unreadable = {4}
+    whole = saved._digest
+
+    def digest(path: Path) -> str:
+        if int(path.parent.name) in unreadable:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(saved, "_digest", digest)
+    assert saved.find(tmp_path, saved.fingerprint(a_job))[0] == saved.read(tmp_path, 2)
+    unreadable.add(2)
+    with pytest.raises(DistsimError, match="Stale file handle"):
+        Incarnations(a_job, tmp_path, works_on=False)
+    unreadable.clear()
+    assert Incarnations(a_job, tmp_path, works_on=False).begin.manifest == saved.read(tmp_path, 4)
 
 
 def test_no_flipped_bit_of_a_manifest_is_gone_on_from(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from distsim import durable
-from distsim.interface import Job
+from distsim.interface import DistsimError, Job
 
 KEPT = 2
 """Complete checkpoints."""
 _MANIFEST = "manifest.json"
+_NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _OWN = "sha256"
 """In a manifest, the hash of all else that it says."""
 
@@ -158,8 +159,10 @@ def last(folder: Path) -> Manifest | None:
 
 
 def find(folder: Path, job: str) -> tuple[Manifest | None, list[str]]:
-    """The newest checkpoint of this job whose files are whole, and a line for each that was passed over."""
+    """The newest checkpoint of this job whose files are whole, and a line for each that was passed over. Raises
+    `DistsimError` if there is none, but one that cannot be read now: it may be whole."""
     passed = []
+    unreadable: OSError | None = None
     for update in _updates(folder):
         try:
             manifest = read(folder, update)
@@ -169,9 +172,16 @@ def find(folder: Path, job: str) -> tuple[Manifest | None, list[str]]:
             off = [name for name, digest in manifest.files.items() if _digest(folder / name) != digest]
         except (OSError, ValueError, TypeError) as error:
             off = [f"{_MANIFEST}: {error}"]
+            if isinstance(error, OSError) and not isinstance(error, _NOT_THERE):
+                unreadable = error
         if not off:
             return manifest, passed
         passed.append(f"the checkpoint before update {update} is torn or corrupted ({off[0]}): the one before is used")
+    if unreadable is not None:
+        raise DistsimError(
+            f"no checkpoint can be read ({unreadable}), none was removed: give the same command again when they can, or "
+            f"remove {folder} to begin anew"
+        )
     return None, passed
 
 
