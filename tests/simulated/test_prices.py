@@ -165,3 +165,13 @@ def test_fair_rates_by_hand():
     ways[2] = ((3, 2), 1.0)
     assert fair_rates(ways, lambda link: 6.0) == pytest.approx([3.5, 2.5, 1.0, 2.5], rel=1e-15)
     assert fair_rates([((), float("inf"))], lambda link: 6.0) == [float("inf")]
+
+
+@pytest.mark.parametrize("mode", ["flows", "auto", "price"])
+def test_what_begins_when_another_ends_does_not_disturb_it(mode):
+    """Rank 3 is over with a broadcast at 1 s, a second before the others, and comes to the next collective at that instant:
+    both take place over its links, in turn."""
+    traffic = [Call((0, 1, 3), of("broadcast"), 1e6, (0.0, 0.0, 0.0)), Call((3, 2), of("all_reduce"), 1e6, (1.0, 0.0))]
+    carried = carry(Switch(1e6, 0.0), traffic, mode, "tree")
+    assert carried.ends == {(0, 0): 2.0, (0, 1): 2.0, (0, 2): 1.0, (1, 0): 3.0, (1, 1): 3.0}
+    assert carried.inexact == 0
