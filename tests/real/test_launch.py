@@ -18,7 +18,7 @@ from contract.kit import REAL, Bench
 
 from distsim.backends.real import RealOptions, launch
 from distsim.backends.real.options import cores, problems
-from distsim.backends.real.watching.watch import process_state
+from distsim.backends.real.watching.watch import Watch, process_state
 from distsim.interface import BadInput, Batch, Budget, Interrupted
 from distsim.strategies.all_reduce import AllReduce
 from real.faults import Endless, job, run
@@ -135,6 +135,19 @@ def test_a_rank_that_starts_when_it_is_interrupted_ends(tmp_path, monkeypatch):
         run(job(Endless(), tmp_path), tmp_path)
     (rank,) = started
     assert process_state(rank)[0] in "XZ"
+
+
+def test_an_interrupted_run_leaves_no_results(tmp_path, monkeypatch):
+    watched = Watch.run
+
+    def interrupted(watch):
+        watched(watch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "run", interrupted)
+    with pytest.raises(Interrupted):
+        run(job(AllReduce(), tmp_path), tmp_path)
+    assert list(tmp_path.rglob("*.results")) == []
 
 
 def test_ranks_whose_end_is_cut_short_end_with_the_command(tmp_path):

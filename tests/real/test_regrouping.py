@@ -19,7 +19,7 @@ from oracles.jobs import done
 from oracles.replicas import BATCH, TOLERANCE, Replica, job
 from oracles.test_elastic import trained
 
-from distsim.backends.real import RealOptions, launch
+from distsim.backends.real import RealOptions, launch, regrouping
 from distsim.backends.real.saving.tally import pipe
 from distsim.backends.real.transport import wires
 from distsim.backends.real.transport.survivors import Regrouped, Survivors
@@ -245,6 +245,48 @@ def test_when_nobody_is_left_all_restart(tmp_path: Path) -> None:
     assert groups(outcome, 100) == [2] * 100
     assert outcome.losses is not None
     assert outcome.losses[:2] == (2, 1)
+
+
+@dataclass(frozen=True)
+class LostAtOnce:
+    """Numerics of a run whose rank 0 dies as soon as it runs, if there is such a file."""
+
+    inner: Any
+    workers: int
+    mark: str
+
+    def __call__(self, rank: int) -> Any:
+        if rank == 0 and Path(self.mark).exists():
+            regrouping.Regrouping.run = lambda self: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        return replace(self.inner, workers=self.workers)(rank)
+
+
+@pytest.mark.slow
+def test_what_was_shown_before_a_checkpoint_outlives_who_showed_it(tmp_path: Path) -> None:
+    """Rank 1 dies and ends the run, which is begun again from the checkpoint before update 6; then rank 0 dies at once."""
+    made, mark = a_job(3, 8), tmp_path / "mark"
+    strategy, numerics = Mortal(made.strategy, str(tmp_path), 1, 7), LostAtOnce(made.numerics, 3, str(mark))
+    mortal = replace(made, strategy=strategy, numerics=numerics, failure=EVERY_2)
+    assert run(mortal, tmp_path).status == "failed"
+    mark.touch()
+    assert groups(run(mortal, tmp_path, on_worker_loss="continue"), 8) == [3, 3, 3, 3, 3, 3, 2, 2]
+
+
+@pytest.mark.slow
+def test_what_a_restart_took_is_not_counted_again(tmp_path: Path) -> None:
+    """All are lost at once, and begin again 2 s later, when one of them is lost before it has made an update."""
+    failure = Failure(
+        {0: (0.3,), 1: (0.3,), 2: (0.3, 2.3001)}, restart=2.0, on_loss="continue", checkpoint=Checkpoint(updates=1)
+    )
+    outcome = run(replace(a_job(3, 100), failure=failure), tmp_path)
+    workers = groups(outcome, 100)
+    (restart, loss), made = outcome.traces[0].interruptions, outcome.traces[0].updates
+    first = workers.index(2)
+    saved, end = made[first - 1].time, outcome.seconds
+    assert saved < restart.at < restart.resumed <= loss.at < made[first].time
+    away = (loss.at - restart.resumed) * 3 + (loss.resumed - loss.at) * 2 + (end - loss.at)
+    assert outcome.losses is not None
+    assert outcome.losses.lost_seconds == pytest.approx(restart.resumed - saved + away / 3, abs=0.5)  # it was 2 s more
 
 
 @pytest.mark.slow

@@ -73,6 +73,8 @@ def launch(
             while outcome is None:
                 outcome = _incarnation(job, options, folder, pickled, runs, until, meeting, run)
         except KeyboardInterrupt as stop:
+            for path in folder.glob("rank*.results"):  # of ranks that had ended
+                path.unlink(missing_ok=True)
             known = stop.outcome if isinstance(stop, Interrupted) else interrupted([])
             if not any(trace.updates for trace in known.traces) and runs.known:  # it had not begun again yet
                 known = interrupted(runs.known, known.notes)
@@ -139,7 +141,8 @@ def _incarnation(
                 if not (reason := runs.lose(loss, wait, origin, tally, len(killer.absent), until)):
                     return None
                 end = end._replace(message=f"{end.message}; {reason}")
-            losses = runs.result(tally.started, int(killer.struck is not None and loss is None))
+            started_at = tally.started
+            losses = runs.result(started_at, int(killer.struck is not None and loss is None))
             sent = {rank: tally.read(rank)[1] for rank in killer.absent}
             killer.stand_in(lambda rank: orders[rank].results)
         finally:
@@ -150,7 +153,7 @@ def _incarnation(
     outcome = gather(end, results, notes)
     outcome.losses = losses
     if outcome.status == "done":
-        killer.account(outcome, sent)
+        killer.account(outcome, sent, started_at)
     return outcome
 
 

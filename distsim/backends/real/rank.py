@@ -73,12 +73,15 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     saver.begin(lambda: _store(order, "saving", order.world_size))
     if hears_on is not None:
         membership.listen(pipe(order.private, order.rank), saver.lose)
+    regrouping = None
+    if survivors is not None:
+        regrouping = Regrouping(job, state, fabric, desk, survivors, collectives, begin, order.private, tally)
     desk.phase("run")
     desk.enter(RUNS, "")
-    if survivors is None:
+    if regrouping is None:
         drive(finish(job.strategy, Worker(state, range(order.world_size))))
     else:
-        state = Regrouping(job, state, fabric, desk, survivors, collectives, begin, order.private, tally).run()
+        state = regrouping.run()
     desk.phase("end")
     done = device.settle(state.trace)
     shown = state.progress.snapshots

@@ -73,10 +73,10 @@ class Regrouping:
         self._last = rank.progress.course.first
         self._copies: dict[int, tuple[int, Saved]] = {}
         self._shown = 0
+        self._show()  # what it goes on from, before anybody goes on without it
 
     def run(self) -> Rank[Any]:
         """Run the strategy with all who are there, until all of them have ended; this rank's state then."""
-        self._show()
         self._keep(self._last)
         self._rank.progress.arrive = self._arrive
         while True:

@@ -132,11 +132,12 @@ class Killer:
             left = sorted(found, key=lambda each: each.number)
             results(rank).write_bytes(values.dumps((Trace(rank, ended=at), left, {}, 0.0)))
 
-    def account(self, outcome: Outcome, sent: Mapping[int, int]) -> None:
-        """Note in a run that ended well what lost workers had sent in vain, and what their absence took."""
+    def account(self, outcome: Outcome, sent: Mapping[int, int], started: float) -> None:
+        """Note in a run that ended well what lost workers had sent in vain, and what their absence took since this
+        incarnation began."""
         size = self._job.cluster.world_size
         if self._is_group:
-            self._account_for_group(outcome)
+            self._account_for_group(outcome, started)
             return
         for rank, at in self.absent.items():
             arrivals = [arrival for trace in outcome.traces for arrival in trace.arrivals]
@@ -150,7 +151,7 @@ class Killer:
                 lost = outcome.losses.lost_seconds + max(0.0, outcome.seconds - at) / size
                 outcome.losses = outcome.losses._replace(failures=outcome.losses.failures + 1, lost_seconds=lost)
 
-    def _account_for_group(self, outcome: Outcome) -> None:
+    def _account_for_group(self, outcome: Outcome, started: float) -> None:
         """The same of ranks without which the others went on as a smaller group, and what they had to make anew."""
         size, seconds, until = self._job.cluster.world_size, 0.0, 0.0
         left = [trace for trace in outcome.traces if trace.rank not in self.absent]
@@ -163,7 +164,7 @@ class Killer:
                     since = until
                 else:
                     kept = [update.time for trace in left for update in trace.updates if update.time <= min(resumed)]
-                    since = min(at, max(kept, default=self._runs.begin.at))
+                    since = min(at, max([started, *kept]))  # what was before is counted with the restart
                 until = max(resumed)
                 seconds += (at - since) * (size - count + 1) + (until - at) * (size - count)
             others = "the other one" if count == size - 1 else f"the other {size - count}"
