@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ def run(strategy: str | Strategy | None = None, **settings: Any) -> Result:
     `BadInput` with every problem before anything runs; a run that goes wrong is a result with a status.
     """
     chosen = {} if strategy is None else {"strategy": strategy}
-    prepared = prepare([*chosen.items(), *settings.items()])
+    prepared = prepare([(key, plain(value)) for key, value in {**chosen, **settings}.items()])
     _refuse_engines([prepared])
     return execution.run(prepared)
 
@@ -43,20 +43,42 @@ def run(strategy: str | Strategy | None = None, **settings: Any) -> Result:
 def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, jobs: int = 1, **settings: Any) -> DataFrame:
     """Run every combination of a grid; one row each, failed ones too.
 
-    The grid is given as a mapping, as keywords, or both. A list is swept over, anything else is the same for all. Raises
+    The grid is given as a mapping, as keywords, or both. A list (or an array of numpy) is swept over, anything else is the
+    same for all. Raises
     `BadInput`, before anything runs, with every problem of every combination; `yes` allows more than 1,000 runs. `jobs` of
     them go at once, real ones one after the other; 1 means in this process.
     """
     from distsim.jobs import run_all
     from distsim.results.table import table
 
-    prepared = prepare_all(composition.expand_grid({**(grid or {}), **settings}, yes))
+    problems = [] if isinstance(jobs, int) and jobs >= 1 else [Problem("jobs", jobs, "a whole number 1 or more")]
+    if grid is not None and not isinstance(grid, Mapping):
+        problems.append(
+            Problem("grid", grid, "a mapping from keys to values", "for example strategy=['all_reduce', 'sync_ps']")
+        )
+    if problems:
+        raise BadInput(problems)
+    every = {key: plain(value) for key, value in {**(grid or {}), **settings}.items()}
+    prepared = prepare_all(composition.expand_grid(every, yes))
     _refuse_engines(prepared)
     rows: dict[int, Result | str] = {}
     run_all(prepared, jobs, rows.__setitem__)
     if lost := [f"{prepared[number].name}: {row}" for number, row in rows.items() if isinstance(row, str)]:
         raise DistsimError(f"{len(lost)} of {len(prepared)} runs left no row, the first: {lost[0]}")
     return table([row for _, row in sorted(rows.items()) if isinstance(row, Result)])
+
+
+def plain(value: Any) -> Any:
+    """A value as configurations write it: numpy's numbers and arrays as Python's, a path as text."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [*map(plain, value)] if isinstance(value, list) else (*map(plain, value),)
+    return value
 
 
 def load(folder: Path | str) -> Result:

@@ -249,7 +249,7 @@ def _parsed(overrides: Sequence[str]) -> tuple[list[Any], list[Problem]]:
         key, _, value = text.partition("=")
         try:
             override = parser.parse_overrides([text])[0]
-        except HydraException:
+        except (HydraException, ValueError):  # Python itself refuses whole numbers of thousands of digits
             if "=" not in text:
                 problems.append(Problem(text, "", "settings are written key=value", near(text, ["run", "report", *GROUPS])))
             else:

@@ -49,7 +49,10 @@ class Problem:
     suggestion: str = ""
 
     def __str__(self) -> str:
-        value = repr(self.value)
+        try:
+            value = repr(self.value)
+        except Exception:  # of a whole number of thousands of digits, or somebody's own object
+            value = type(self.value).__name__
         value = value if len(value) <= 60 else value[:57] + "..."
         text = f"{self.key}={value}: {self.allowed}" + (f"; {self.suggestion}" if self.suggestion else "")
         return " ".join(filter(None, map(str.strip, text.splitlines())))  # what others raised may have several lines

@@ -36,10 +36,14 @@ def check_strategy(
     that promises the weights of one process is held to that by `equals_one_process`; `real` runs it on two real ranks as
     well (Linux).
 
-    Raises `CheckFailed`, an AssertionError, with all findings, and `BadInput` if there is no such strategy.
+    Raises `CheckFailed`, an AssertionError, with all findings, and `BadInput` if there is no such strategy or number.
     """
+    allowed = "a whole number 1 or more"
+    wrong = [Problem(key, n, allowed) for key, n in (("workers", workers), ("updates", updates)) if n is not None and n < 1]
+    if wrong:
+        raise BadInput(wrong)
     made = _made(strategy)
-    case = Case(made, _workers(made, (workers,) if workers else WORKERS), updates)
+    case = Case(made, _workers(made, WORKERS if workers is None else (workers,)), updates)
     passed: list[str] = []
     for stage in (*STAGES, *((check,) for check in _asked_for(equals_one_process, real))):
         findings = [finding for check in stage for finding in check(case)]

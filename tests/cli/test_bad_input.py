@@ -32,6 +32,7 @@ SINGLE = {
     "cluster=switch cluster.bandwidth=null": "cluster.bandwidth=None: must be given with cluster.network=switch",
     "cluster=switch cluster.latency=5": "cluster.latency=5: a bare number counts seconds, at most 1; write the unit; "
     "did you mean 5us or 5ms?",
+    f"seed=-{'9' * 5000}": f"seed='-{'9' * 55}...: a value that Hydra's override grammar reads; quote it: 'seed=\"...\"'",
     "cluster.workers=0": "cluster.workers=0: a whole number 1 or more",
     "cluster.workers=-1": "cluster.workers=-1: a whole number 1 or more",
     "cluster.workers=1.5": "cluster.workers=1.5: a whole number 1 or more",
@@ -287,7 +288,7 @@ def test_a_folder_with_another_versions_runs(capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("profile", "said"),
     [
-        (None, "the profile profile.json cannot be read ([Errno 2] No such file or directory: 'profile.json')"),
+        (None, "the profile profile.json cannot be read (No such file or directory)"),
         ("{", "the profile profile.json is not JSON"),
         ("{}", "the profile profile.json lacks schema"),
     ],

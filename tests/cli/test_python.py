@@ -6,9 +6,11 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -65,6 +67,40 @@ def test_under_an_event_loop_as_in_a_notebook() -> None:
         assert check_strategy("all_reduce", 2, updates=2)
 
     asyncio.run(cell())
+
+
+def test_numbers_of_numpy_and_paths_are_taken(here: Path) -> None:
+    learning = {"optimizer.learning_rate": np.float32(0.5), "straggler.burn": np.bool_(False)}
+    given = distsim.run(
+        np.str_("sync_ps"), budget={"updates": np.int64(2)}, runs=here / "a b", seed=np.uint8(3), **learning
+    )
+    assert given.folder.parent == here / "a b"
+    assert given.config["optimizer"]["learning_rate"] == 0.5
+    plain = distsim.run("sync_ps", budget={"updates": 2}, runs="c", seed=3, **{"optimizer.learning_rate": 0.5})
+    assert given.id == plain.id
+    table = distsim.sweep(strategy="sync_ps", budget={"updates": 2}, repeat=np.arange(2), runs=here / "d")
+    assert list(table["repeat"]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: distsim.sweep(strategy="sync_ps", jobs=0), "jobs=0: a whole number 1 or more"),
+        (lambda: distsim.sweep(strategy="sync_ps", jobs=None), "jobs=None: a whole number 1 or more"),
+        (lambda: distsim.sweep(strategy="sync_ps", jobs=1.5), "jobs=1.5: a whole number 1 or more"),
+        (
+            lambda: distsim.sweep(["all_reduce"]),
+            "grid=['all_reduce']: a mapping from keys to values; for example strategy=['all_reduce', 'sync_ps']",
+        ),
+        (lambda: distsim.run("sync_ps", budget={"updates": -(10**5000)}), "budget.updates=int: a whole number 1 or more"),
+        (lambda: check_strategy("sync_ps", 0), "workers=0: a whole number 1 or more"),
+        (lambda: check_strategy("sync_ps", 2, updates=-1), "updates=-1: a whole number 1 or more"),
+    ],
+)
+def test_bad_arguments_are_bad_input(wrong: Callable[[], object], said: str) -> None:
+    with pytest.raises(distsim.BadInput) as error:
+        wrong()
+    assert str(error.value) == said
 
 
 PROMPT = """
