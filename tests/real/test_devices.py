@@ -147,6 +147,19 @@ def test_a_transfer_begins_with_its_payload_and_who_awaits_it_is_the_compute_str
     assert (trace.compute[2].begun, trace.compute[2].ended) == (third, third + 1.0)
 
 
+def test_a_transfer_that_is_called_late_waits_for_its_payload_alone():
+    """A is ready after 1 s. Until its group is made, the compute stream has come to wait for a transfer of 9 s."""
+    cuda, device = started()
+    cuda.compute.work(1.0)
+    posted = device.mark(cuda.now)
+    device.expect(device.ended(Request(cuda, 9.0), (2, 3), posted))
+    assert cuda.compute.free == 10.0
+    with device.beside((0, 1), posted):
+        assert cuda.current.free == 1.0
+    with device.beside((2, 3), posted):
+        assert cuda.current.free == 10.0
+
+
 def test_what_is_over_when_it_is_awaited_is_not_waited_for():
     cuda, device = started()
     trace = Trace(0)

@@ -142,7 +142,8 @@ class Group:
                     self._gpu is not None,
                 )
             if self._gpu is not None:  # NCCL connects at the first collective, and a call must not wait for that
-                gloo.all_reduce(made, torch.zeros(1, device=self._gpu.name)).wait()
+                with self._gpu.beside(self.ranks):
+                    gloo.all_reduce(made, torch.zeros(1, device=self._gpu.name)).wait()
         except Exception as failure:
             error = failure
         with self._lock:
@@ -244,14 +245,18 @@ class Collectives:
                 return gloo.reduce(group, out, collective.root)
             return gloo.all_reduce(group, out)
 
-        mark = None
+        begin, mark = call, None
         if gpu is not None:
             posted = gpu.mark(self._desk.now())
+
+            def begin(group: gloo.Group) -> gloo.Request:
+                with gpu.beside(ranks, posted):
+                    return call(group)
 
             def mark(request: gloo.Request) -> Mark:
                 return gpu.ended(request, ranks, posted)
 
-        post = group.post(call, mark)
+        post = group.post(begin, mark)
 
         def finish(keep: torch.Tensor = x) -> torch.Tensor | None:  # NCCL may read it until the stream has waited
             try:

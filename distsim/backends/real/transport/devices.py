@@ -6,7 +6,8 @@ clock: an event, and as a number the host's time then. What it was on the device
 `settle` puts it into the records at the end of the run. Rules:
 
 - Compute runs on the current stream of the rank's GPU; NCCL has a stream of its own, and each group one more that waits for
-  its transfers in their order, so that the end of each can be marked. Who awaits a transfer has the compute stream wait.
+  its transfers in their order, so that the end of each can be marked; they start from there, once their payload is there.
+  Who awaits a transfer has the compute stream wait.
 - A rank's time in an operation runs from the mark before to the mark after it; a transfer is posted when its payload is
   there, and awaited from when the compute stream has nothing else to do.
 - The host waits where it needs a value (the loss of a batch, which must be finite; whether fp16 overflowed), where a
@@ -27,7 +28,8 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -156,12 +158,23 @@ class CudaDevice:
                 self._sides[group] = self._cuda.Stream(self._index)
             return self._sides[group]
 
+    @contextmanager
+    def beside(self, group: object, posted: Mark | None = None) -> Iterator[None]:
+        """What is called inside waits for the transfers of a group before it, and for its payload, not for what the compute
+        stream has come to wait for since: ranks that make their groups in different orders would wait in a circle."""
+        side = self.side(group)
+        if posted is not None:
+            with self._lock:
+                if posted.event is not None:  # else it is over
+                    side.wait_event(posted.event)
+        with self._cuda.stream(side):
+            yield
+
     def ended(self, request: Request, group: object, posted: Mark) -> Mark:
         """The end of a transfer that has just been started."""
-        side = self.side(group)
-        with self._cuda.stream(side):
+        with self.beside(group):
             request.wait()  # of NCCL: the stream waits, the host does not
-        mark = self._mark(self._now(), side)
+        mark = self._mark(self._now(), self.side(group))
         mark.posted = posted
         return mark
 
