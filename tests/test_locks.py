@@ -46,7 +46,7 @@ def test_runs_are_stored_and_one_line_says_that_nothing_keeps_two_commands_apart
     for name in ("a-run", "another"):
         with store.claim(tmp_path, name, {}) as draft:
             assert isinstance(draft, store.Draft)
-            draft.commit({"status": "done"}, {}, [])
+            draft.commit({"config": {}, "status": "done"}, {}, [])
     assert [result.id for result in store.scan(tmp_path)] == ["a-run", "another"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"the file system of {tmp_path / '.locks'} has no locks ({without}): all goes on without")
