@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from distsim.backends.real import RealOptions, launch
 from distsim.backends.real.transport.devices import CudaDevice
 from distsim.backends.simulated import simulate
 from distsim.calibration.measure import calibrate
-from distsim.interface import SGD, Batch, Budget, Cluster, Job, Precision, Roofline, Switch, Trace
+from distsim.interface import SGD, Batch, Budget, Cluster, Job, Precision, Roofline, Strategy, Switch, Trace
 from distsim.interface.trace import Compute
 from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
@@ -91,6 +93,26 @@ def test_a_pipeline_of_two_stages(precision, tmp_path):
     for weights, expected in zip(outcome.weights, stages, strict=True):
         assert weights.keys() == expected.keys()
         assert_close(weights, expected, precision)
+
+
+@dataclass(frozen=True)
+class Crossed(Strategy):
+    """Each rank begins with another of two groups: neither may wait until the other has begun its second."""
+
+    async def run(self, worker):
+        groups = [worker.within(order) for order in ([0, 1], [1, 0])]
+        first, second = groups if worker.rank == 0 else reversed(groups)
+        for step in worker.steps():
+            gradient = await worker.gradient(Batch(step, worker.rank, worker.world_size))
+            one, other = first.all_reduce(gradient), second.all_reduce(gradient)
+            await worker.apply((await one + await other) / 2.0)
+            worker.publish()
+
+
+def test_groups_do_not_wait_for_each_other(tmp_path):
+    expected = simulate(job(Crossed(), 2, device="cpu")).weights[0]
+    for weights in launched(Crossed(), 2, tmp_path).weights:
+        assert_close(weights, expected)
 
 
 def see_each_other(gpus):

@@ -55,6 +55,8 @@ def run(order: Order, desk: Desk, raised: Callable[[BaseException], None]) -> No
     fabric = Real(order.rank, job, desk, device, raised)
     begin = order.begin
     state = job.rank(order.rank, fabric, checkpoints.start(begin))
+    show = state.progress.pieces
+    state.progress.pieces = lambda regions: [p._replace(values=_on_cpu(p.values)) for p in show(regions)]  # not on a GPU
     tally = Tally(tally_of(order.private), order.world_size)
     saver = Checkpoints(job, state, fabric, begin, tally)
     desk.follow(state.trace)
