@@ -90,7 +90,11 @@ def _measured(
     )
     folder = Path(tempfile.mkdtemp(prefix="distsim-calibration-"))
     begun = time.monotonic()
-    outcome = launch(job, RealOptions(device=device, hang_seconds=60.0), folder)
+    try:
+        outcome = launch(job, RealOptions(device=device, hang_seconds=60.0), folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     took = time.monotonic() - begun
     if outcome.status != "done":  # the message names files in it
         raise DistsimError(f"the calibration {outcome.status}: {outcome.message}\nlogs of all ranks: {folder}")

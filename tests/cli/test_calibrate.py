@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,25 @@ def test_what_a_users_code_raises_in_several_lines_is_one_line(folder: Path, cap
     (folder / "measured_model.py").write_text("def build():\n    raise RuntimeError('two\\n  lines')\n")
     assert main(["calibrate", *MINE]) == 2
     assert capsys.readouterr().err == ("workload.module='measured_model:build': cannot be built: RuntimeError: two lines\n")
+
+
+def test_logs_are_kept_of_what_failed_and_of_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distsim.calibration import measure
+    from distsim.interface import Outcome
+
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    def interrupted(*_: object) -> Outcome:
+        raise KeyboardInterrupt
+
+    for launch, code in ((interrupted, 130), (lambda *_: Outcome("failed", "rank 1 died", 0.0), 1)):
+        monkeypatch.setattr(measure, "launch", launch)
+        assert main(["calibrate", "--quick", *MINE, "cluster.workers=2"]) == code
+        kept = list(folder.glob("distsim-calibration-*"))
+        assert len(kept) == (code == 1)
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "distsim: the calibration failed: rank 1 died",
+        f"logs of all ranks: {kept[0]}",
+    ]
