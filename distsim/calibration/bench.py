@@ -15,7 +15,7 @@ from distsim.interface.codec import Codec
 from distsim.interface.fabric import Collective
 from distsim.interface.memory import Memory
 from distsim.interface.model import Block, Model
-from distsim.interface.numerics import Numerics, Part
+from distsim.interface.numerics import Blocks, Numerics, Part, Then, nothing
 from distsim.interface.optimizer import Optimizer
 from distsim.interface.values import Batch, Region, T
 
@@ -112,10 +112,13 @@ class BenchNumerics(Generic[T]):
         self._payloads: dict[int, T] = {}
 
     def _shift(self, region: Region) -> Region:
-        return region if region.blocks is None else replace(region, blocks=tuple(b - self._first for b in region.blocks))
+        return region if region.blocks is None else replace(region, blocks=self._shifted(region.blocks))
+
+    def _shifted(self, blocks: Sequence[int]) -> Blocks:
+        return tuple(b - self._first for b in blocks)
 
     def place(self, blocks: Sequence[int], shard: tuple[int, int]) -> None:
-        self._inner.place([b - self._first for b in blocks], shard)
+        self._inner.place(self._shifted(blocks), shard)
 
     def input(self, batch: Batch) -> T:
         return self._inner.input(batch)
@@ -123,16 +126,16 @@ class BenchNumerics(Generic[T]):
     def hold(self, batch: Batch) -> None:
         self._inner.hold(batch)
 
-    def forward(self, block: int, x: T, batch: Batch) -> T:
-        if block < self._first:
-            return self._work(block, x)
-        return self._inner.forward(block - self._first, x, batch)
+    def forward(self, blocks: Blocks, x: T, batch: Batch, then: Then = nothing) -> T:
+        if blocks[0] < self._first:
+            return self._work(blocks[0], x)
+        return self._inner.forward(self._shifted(blocks), x, batch, then)
 
     def loss(self, y: T, batch: Batch) -> tuple[T, float]:
         return self._inner.loss(y, batch)
 
-    def backward(self, block: int, g: T, batch: Batch, part: Part) -> T:
-        return self._inner.backward(block - self._first, g, batch, part)
+    def backward(self, blocks: Blocks, g: T, batch: Batch, part: Part, then: Then = nothing) -> T:
+        return self._inner.backward(self._shifted(blocks), g, batch, part, then)
 
     def read(self, region: Region) -> T:
         if region.blocks is None or region.blocks[0] >= self._first:

@@ -1,12 +1,17 @@
-"""The gradient of all blocks placed on a rank: as one operation, or in buckets, so that sending overlaps computing."""
+"""The gradient of all blocks placed on a rank: as one operation, or in buckets, so that sending overlaps computing.
+
+Blocks between which nothing else can happen run as one: autograd then builds one graph of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from distsim.interface.model import Model
+from distsim.interface.numerics import Blocks
 from distsim.interface.rank import Parts, Rank, Stop
 from distsim.interface.values import ALL, Batch, Region, T
 from distsim.interface.work import Work
@@ -18,33 +23,43 @@ def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, micro
 
     def action(stop: Stop) -> T | None:
         state.numerics.zero(None)
-        if not _run(state, batch.split(microbatches), blocks, stop):
+        pieces = _pieces(state, blocks) if unless is None else _each(blocks)
+        if not _run(state, batch.split(microbatches), pieces, stop):
             return None
         return state.numerics.accumulated(ALL)
 
     return state.start_compute("gradient", _whole(blocks), batch, action, unless, pieces=microbatches)
 
 
-def _run(state: Rank[T], batches: Sequence[Batch], blocks: Sequence[int], stop: Stop) -> bool:
-    """Forward and backward of all blocks on each of `batches`; False if it was stopped in between."""
+def _pieces(state: Rank[T], blocks: Blocks) -> list[Blocks]:
+    """What runs as one of blocks that nothing interrupts: all, but where tasks want their turn with the parameters."""
+    return _each(blocks) if state.has_tasks or not blocks else [blocks]
+
+
+def _each(blocks: Blocks) -> list[Blocks]:
+    return [(b,) for b in blocks]
+
+
+def _run(state: Rank[T], batches: Sequence[Batch], pieces: Sequence[Blocks], stop: Stop) -> bool:
+    """Forward and backward of all pieces on each of `batches`; False if it was stopped in between."""
     _hold(state, batches)
     for batch in batches:
-        if not _backpropagate(state, batch, blocks, stop):
+        if not _backpropagate(state, batch, pieces, stop):
             for each in batches:
                 state.numerics.forget(each)
             return False
     return True
 
 
-def _backpropagate(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> bool:
+def _backpropagate(state: Rank[T], batch: Batch, pieces: Sequence[Blocks], stop: Stop) -> bool:
     """The same on one batch."""
-    g = _gradient_of_output(state, batch, blocks, stop)
+    g = _gradient_of_output(state, batch, pieces, stop)
     if g is None:
         return False
-    for b in reversed(blocks):
+    for blocks in reversed(pieces):
         if stop():
             return False
-        g = state.backward(b, g, batch, "both")
+        g = state.backward(blocks, g, batch, "both")
     return True
 
 
@@ -56,13 +71,13 @@ def _hold(state: Rank[T], batches: Iterable[Batch]) -> None:
                 state.numerics.hold(batch)
 
 
-def _gradient_of_output(state: Rank[T], batch: Batch, blocks: Sequence[int], stop: Stop) -> T | None:
+def _gradient_of_output(state: Rank[T], batch: Batch, pieces: Sequence[Blocks], stop: Stop) -> T | None:
     """Forward and loss; None if it was stopped."""
     x = state.numerics.input(batch)
-    for b in blocks:
+    for blocks in pieces:
         if stop():
             return None
-        x = state.forward(b, x, batch)
+        x = state.forward(blocks, x, batch)
     return state.loss(x, batch)
 
 
@@ -72,28 +87,30 @@ def start_buckets(
     """The same a bucket at a time, last blocks first: each starts when the iterator reaches it."""
     *before, last = batch.split(microbatches)
     gradient: list[T] = []  # of the output of the block that is next in the backward pass
+    closed = buckets(state.model, state.placed, bucket_bytes)
+    pieces: list[list[Blocks]] = []  # what runs as one of each bucket, last first, once it begins
 
     def begin() -> None:
         state.numerics.zero(ALL)  # what was accumulated for shards stays
         _hold(state, [last])
-        _run(state, before, state.placed, _never)
-        g = _gradient_of_output(state, last, state.placed, _never)
+        _run(state, before, _pieces(state, state.placed), _never)
+        pieces.extend(_pieces(state, bucket[::-1]) for bucket in closed)
+        g = _gradient_of_output(state, last, list(chain.from_iterable(reversed(pieces))), _never)
         assert g is not None
         gradient.append(g)
 
-    for bucket in buckets(state.model, state.placed, bucket_bytes):
-        first = bucket[0] == state.placed[-1]
+    for number, bucket in enumerate(closed):
         region = Region(bucket[::-1], shards)
 
-        def action(stop: Stop, region: Region = region, first: bool = first) -> T:
-            if first:
+        def action(stop: Stop, region: Region = region, number: int = number) -> T:
+            if number == 0:
                 begin()
-            for b in reversed(region.blocks or ()):
-                gradient.append(state.backward(b, gradient.pop(), last, "both"))
+            for blocks in reversed(pieces[number]):
+                gradient.append(state.backward(blocks, gradient.pop(), last, "both"))
             return state.numerics.accumulated(region)
 
         parts = _backward(bucket)
-        if first:
+        if number == 0:
             parts = (*_whole(state.placed) * len(before), *_forward(state.placed), *parts)
         yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, last, action)
 

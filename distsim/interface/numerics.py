@@ -7,7 +7,7 @@ The numerics never see a clock or a rank. `distsim.numerics.sizes` implements it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from distsim.interface.codec import Codec
@@ -17,6 +17,13 @@ from distsim.interface.optimizer import Optimizer
 from distsim.interface.values import Batch, Region, T
 
 Part = Literal["both", "input", "weights"]
+Blocks = tuple[int, ...]
+"""Blocks that follow each other, in ascending order: what runs as one."""
+Then = Callable[[], None]
+
+
+def nothing() -> None:
+    """What follows where nothing does."""
 
 
 class Numerics(Protocol[T]):
@@ -38,18 +45,20 @@ class Numerics(Protocol[T]):
     def hold(self, batch: Batch) -> None:
         """The forward passes of `batch` will use the parameters of now, whatever is written meanwhile."""
 
-    def forward(self, block: int, x: T, batch: Batch) -> T:
-        """Run `block`, keep what its backward pass needs under (block, batch)."""
+    def forward(self, blocks: Blocks, x: T, batch: Batch, then: Then = nothing) -> T:
+        """Run `blocks`, keep what their backward pass needs under (blocks, batch).
+
+        `then` is called after each block, of a backward pass too, when the memory that it holds is accounted for."""
 
     def loss(self, y: T, batch: Batch) -> tuple[T, float]:
         """The gradient of the mean loss of `batch` times `batch.weight` with respect to the model's output `y`, and the
         mean loss (0.0 where no values exist). Raises `Diverged` if it is not finite."""
 
-    def backward(self, block: int, g: T, batch: Batch, part: Part) -> T:
-        """Accumulate the gradient of `block` with the weights that its forward used; give the gradient of its input.
+    def backward(self, blocks: Blocks, g: T, batch: Batch, part: Part, then: Then = nothing) -> T:
+        """Accumulate the gradients of `blocks` with the weights that their forward used; give the gradient of their input.
 
         `part="input"` gives only the gradient of the input, and `"weights"`, called later with any `g`, does the rest.
-        Raises `StrategyError` if the forward of (block, batch) has not run."""
+        Raises `StrategyError` if the forward of just these blocks, together, has not run on `batch`."""
 
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`: its backward pass was cancelled."""

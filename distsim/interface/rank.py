@@ -19,7 +19,7 @@ from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope, Fabric, Kind
 from distsim.interface.flow import Flow
 from distsim.interface.model import Cost, Model, Operation
-from distsim.interface.numerics import Numerics, Part
+from distsim.interface.numerics import Blocks, Numerics, Part
 from distsim.interface.operations import Channel, Computation, Control, Exchange, Receive
 from distsim.interface.outcome import Piece, Snapshot
 from distsim.interface.progress import Course, Progress
@@ -132,17 +132,13 @@ class Rank(Generic[T]):
 
     # ---- values
 
-    def forward(self, block: int, x: T, batch: Batch) -> T:
-        """Run a block's forward pass and account for what it saves."""
-        y = self.numerics.forward(block, x, batch)
-        self.weigh()
-        return y
+    def forward(self, blocks: Blocks, x: T, batch: Batch) -> T:
+        """Run the forward pass of blocks, as one, and account for what it saves."""
+        return self.numerics.forward(blocks, x, batch, self.weigh)
 
-    def backward(self, block: int, g: T, batch: Batch, part: Part) -> T:
-        """Run a block's backward pass, or a half of it, on what its forward pass saved."""
-        x = self.numerics.backward(block, g, batch, part)
-        self.weigh()
-        return x
+    def backward(self, blocks: Blocks, g: T, batch: Batch, part: Part) -> T:
+        """Run their backward pass, or a half of it, on what their forward pass saved."""
+        return self.numerics.backward(blocks, g, batch, part, self.weigh)
 
     def weigh(self) -> None:
         """Note the memory held now if it is more than ever before; called after whatever adds to it."""

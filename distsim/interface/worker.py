@@ -19,6 +19,7 @@ this same worker, seen narrower: its `rank` and peers are positions in the group
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -27,7 +28,7 @@ from distsim.interface.codec import Codec
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective, Envelope
 from distsim.interface.model import Block, Operation
-from distsim.interface.numerics import Part
+from distsim.interface.numerics import Blocks, Part
 from distsim.interface.operations import Channel
 from distsim.interface.optimizer import Optimizer
 from distsim.interface.rank import Parts, Rank, Stop
@@ -163,26 +164,30 @@ class Worker(Generic[T]):
         """The samples of `batch`."""
         return self._state.numerics.input(batch)
 
-    def forward(self, block: int, x: T, batch: Batch) -> Work[T]:
-        """Run one block; its output."""
-        state = self._state
-        return state.start_compute(f"F{block}", (("forward", block),), batch, lambda stop: state.forward(block, x, batch))
+    def forward(self, blocks: int | Sequence[int], x: T, batch: Batch) -> Work[T]:
+        """Run one block, or several that follow each other as one operation; the output.
+
+        What ran as one has one backward pass.
+        """
+        state, ran = self._state, _run(blocks)
+        return state.start_compute(
+            _named("F", ran), _parts("forward", ran), batch, lambda stop: state.forward(ran, x, batch)
+        )
 
     def loss(self, y: T, batch: Batch) -> Work[T]:
         """Record the mean loss of the model's output; give its gradient, weighted by `batch.weight`."""
         state = self._state
         return state.start_compute("loss", (("loss", -1),), batch, lambda stop: state.loss(y, batch))
 
-    def backward(self, block: int, g: T, batch: Batch, part: Part = "both") -> Work[T]:
-        """Accumulate the gradient of one block; the gradient of its input.
+    def backward(self, blocks: int | Sequence[int], g: T, batch: Batch, part: Part = "both") -> Work[T]:
+        """Accumulate the gradient of a block, or of several that ran as one; the gradient of their input.
 
         `part="input"` gives the input's gradient only, a later `part="weights"` accumulates the rest.
         """
-        state = self._state
+        state, ran = self._state, _run(blocks)
         operation, letter = _BACKWARD[part]
-        return state.start_compute(
-            f"{letter}{block}", ((operation, block),), batch, lambda stop: state.backward(block, g, batch, part)
-        )
+        parts = _parts(operation, ran[::-1])
+        return state.start_compute(_named(letter, ran), parts, batch, lambda stop: state.backward(ran, g, batch, part))
 
     @overload
     def gradient(self, batch: Batch, *, microbatches: int = 1) -> Work[T]: ...
@@ -416,3 +421,22 @@ class Worker(Generic[T]):
             return ranks.index(rank)
         except ValueError:
             raise StrategyError(f"a message from rank {rank} reached a group without it: {ranks}") from None
+
+
+def _run(blocks: int | Sequence[int]) -> Blocks:
+    """What runs as one."""
+    ran = (blocks,) if isinstance(blocks, int) else tuple(blocks)
+    if not ran:
+        raise StrategyError("forward and backward take one block at least")
+    return ran
+
+
+@lru_cache
+def _parts(operation: Operation, blocks: Blocks) -> Parts:
+    return tuple((operation, b) for b in blocks)
+
+
+@lru_cache
+def _named(letter: str, blocks: Blocks) -> str:
+    """`F2`, or `F2-4`."""
+    return f"{letter}{blocks[0]}" if len(blocks) == 1 else f"{letter}{blocks[0]}-{blocks[-1]}"

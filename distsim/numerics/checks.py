@@ -9,7 +9,7 @@ from typing import NoReturn
 from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
 from distsim.interface.model import Model
-from distsim.interface.numerics import Part
+from distsim.interface.numerics import Blocks, Part
 from distsim.interface.precision import FLOAT32, PARTS, Precision
 from distsim.interface.values import Batch, Region
 from distsim.numerics.layout import Layout, Span, lay_out
@@ -28,6 +28,8 @@ class _Version:
 class _Pass:
     """A forward pass that awaits its backward pass."""
 
+    blocks: Blocks
+    """What ran as one with it."""
     version: _Version
     scalars: int
     """What it keeps for that."""
@@ -211,19 +213,25 @@ class Ledger:
 
     # ---- running
 
-    def forward(self, block: int, nbytes: int, batch: Batch) -> int:
-        """Note a forward pass; its samples. Raises `StrategyError` on an input of another size, and on a released block."""
+    def forward(self, block: int, nbytes: int, batch: Batch, blocks: Blocks) -> int:
+        """Note a forward pass of a block, one of `blocks` that run as one; its samples.
+
+        Raises `StrategyError` on an input of another size, on a released block, and if `blocks` do not follow each other.
+        """
         self._check_ready(block)
         samples, saved, key = self.samples(batch), self._saved, (block, batch)
         if nbytes != self._inputs[block] * samples:
             self._refuse_size("forward", block, batch, self._inputs[block] * samples, nbytes)
+        if block == blocks[0] and len(blocks) > 1 and blocks != tuple(range(block, block + len(blocks))):
+            raise StrategyError(f"blocks that run as one follow each other, and {list(blocks)} do not")
         if key in saved:
-            self._drop(block, saved.pop(key))
+            self._check_together("forward", block, batch, blocks)
+            self.end(block, batch)
         version = self._versions[block]
         version.users += 1
         scalars = self.blocks[block].saved * samples
         self.held.activations += scalars
-        saved[key] = _Pass(version, scalars)
+        saved[key] = _Pass(blocks, version, scalars)
         return samples
 
     def loss(self, nbytes: int, batch: Batch) -> None:
@@ -231,34 +239,37 @@ class Ledger:
         if nbytes != (expected := self.output_bytes(-1, batch)):
             self._refuse_size("loss", -1, batch, expected, nbytes)
 
-    def backward(self, block: int, nbytes: int, batch: Batch, part: Part) -> None:
-        """Note a backward pass or a half of it.
+    def backward(self, blocks: Blocks, nbytes: int, batch: Batch, part: Part) -> None:
+        """Note the first half of a backward pass; the end of a whole one, block by block, tells `end`.
 
         Raises `StrategyError` if it is not its turn, on another size, and on a released block.
         """
-        self._check_ready(block)
-        key = block, batch
-        noted = self._saved.get(key)
-        if noted is None:
-            raise StrategyError(f"backward of block {block}, {batch}, before its forward")
-        if part == "weights":
-            if not noted.is_halved:
-                raise StrategyError(f"backward of block {block}, {batch}: part='weights' before part='input'")
-        else:
-            if noted.is_halved:
+        for block in blocks:
+            self._check_ready(block)
+            noted = self._saved.get((block, batch))
+            if noted is None:
+                raise StrategyError(f"backward of block {block}, {batch}, before its forward")
+            self._check_together("backward", block, batch, blocks)
+            if part == "weights":
+                if not noted.is_halved:
+                    raise StrategyError(f"backward of block {block}, {batch}: part='weights' before part='input'")
+            elif noted.is_halved:
                 raise StrategyError(f"backward of block {block}, {batch}: part={part!r} after part='input'")
-            if nbytes != (expected := self.output_bytes(block, batch)):
-                self._refuse_size("backward", block, batch, expected, nbytes)
+        if part != "weights" and nbytes != (expected := self.output_bytes(blocks[-1], batch)):
+            self._refuse_size("backward", blocks[-1], batch, expected, nbytes)
         if part == "input":
-            noted.is_halved = True
-        else:
-            self._drop(block, self._saved.pop(key))
+            for block in blocks:
+                self._saved[block, batch].is_halved = True
+
+    def end(self, block: int, batch: Batch) -> None:
+        """The backward pass of a block is over, or will not come."""
+        self._drop(block, self._saved.pop((block, batch)))
 
     def forget(self, batch: Batch) -> None:
         """Forget the forward passes of `batch`."""
         for block, other in list(self._saved):
             if other == batch:
-                self._drop(block, self._saved.pop((block, batch)))
+                self.end(block, batch)
 
     def _drop(self, block: int, gone: _Pass) -> None:
         self.held.activations -= gone.scalars
@@ -274,6 +285,12 @@ class Ledger:
             self._check_placed(block)
         if block in self._released:
             raise StrategyError(f"block {block} is released and cannot run until the next load")
+
+    def _check_together(self, name: str, block: int, batch: Batch, blocks: Blocks) -> None:
+        """Blocks whose forward passes ran as one stay together until their backward pass."""
+        before = self._saved[block, batch].blocks
+        if before != blocks:
+            raise StrategyError(f"{name} of block {block}, {batch}, {_as_one(blocks)}: its forward ran {_as_one(before)}")
 
     def _check_placed(self, block: int) -> None:
         if block not in self.blocks:
@@ -292,6 +309,10 @@ class Ledger:
     def _refuse_size(name: str, block: int, batch: Batch, expected: int, nbytes: int) -> NoReturn:
         where = "" if block < 0 else f" of block {block}"
         raise StrategyError(f"{name}{where}, {batch}, takes {expected} bytes, it was given {nbytes}")
+
+
+def _as_one(blocks: Blocks) -> str:
+    return f"as one with those of blocks {list(blocks)}" if len(blocks) > 1 else "by itself"
 
 
 def check_collective(collective: Collective, sizes: Sequence[int], itemsize: int) -> int:

@@ -18,7 +18,7 @@ from distsim.interface.errors import StrategyError
 from distsim.interface.fabric import Collective
 from distsim.interface.memory import Memory
 from distsim.interface.model import Model
-from distsim.interface.numerics import Numerics, Part
+from distsim.interface.numerics import Blocks, Numerics, Part, Then, nothing
 from distsim.interface.optimizer import SGD, Optimizer
 from distsim.interface.precision import FLOAT32, Precision
 from distsim.interface.values import Batch, Region
@@ -112,24 +112,30 @@ class Sizes:
     def hold(self, batch: Batch) -> None:
         """Nothing to hold: parameters have no values here."""
 
-    def forward(self, block: int, x: Size, batch: Batch) -> Size:
-        """The output of `block`. Raises `StrategyError` on an input of another size."""
-        self._ledger.forward(block, x.nbytes, batch)
-        return _sized(self._ledger.output_bytes(block, batch))
+    def forward(self, blocks: Blocks, x: Size, batch: Batch, then: Then = nothing) -> Size:
+        """The output of `blocks`. Raises `StrategyError` on an input of another size."""
+        for block in blocks:
+            self._ledger.forward(block, x.nbytes, batch, blocks)
+            x = _sized(self._ledger.output_bytes(block, batch))
+            then()
+        return x
 
     def loss(self, y: Size, batch: Batch) -> tuple[Size, float]:
         """The gradient of the output, and 0.0. Raises `StrategyError` on an output of another size."""
         self._ledger.loss(y.nbytes, batch)
         return y, 0.0
 
-    def backward(self, block: int, g: Size, batch: Batch, part: Part) -> Size:
-        """The gradient of the input of `block`. Raises `StrategyError` before its forward and on another size."""
-        self._ledger.backward(block, g.nbytes, batch, part)
+    def backward(self, blocks: Blocks, g: Size, batch: Batch, part: Part, then: Then = nothing) -> Size:
+        """The gradient of the input of `blocks`. Raises `StrategyError` before their forward and on another size."""
+        self._ledger.backward(blocks, g.nbytes, batch, part)
         if part != "input":
-            self._hold(block)
-        if block == 0 or part == "weights":
+            for block in reversed(blocks):
+                self._ledger.end(block, batch)
+                self._hold(block)
+                then()
+        if blocks[0] == 0 or part == "weights":
             return NOTHING
-        return _sized(self._ledger.input_bytes(block, batch))
+        return _sized(self._ledger.input_bytes(blocks[0], batch))
 
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`."""

@@ -1,4 +1,4 @@
-"""Numerics of tensors: autograd over a list of blocks, run one block at a time (see tensors_block.py).
+"""Numerics of tensors: autograd over a list of blocks, one or several of which run as one graph (see tensors_block.py).
 
 - The backward pass of a block uses the weights of its forward pass, whatever was written in between.
 - Sums of a collective are taken in group order; results share no memory with each other or with what went in.
@@ -25,14 +25,14 @@ from distsim.interface.errors import Diverged
 from distsim.interface.fabric import Collective
 from distsim.interface.memory import Memory
 from distsim.interface.model import Block
-from distsim.interface.numerics import Numerics, Part
+from distsim.interface.numerics import Blocks, Numerics, Part, Then, nothing
 from distsim.interface.optimizer import SGD, Optimizer
 from distsim.interface.precision import FLOAT32, Precision
 from distsim.interface.values import ALL, Batch, Region
 from distsim.numerics import codecs_tensors
 from distsim.numerics.checks import Ledger, check_collective
 from distsim.numerics.layout import Layout, Span
-from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes
+from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes, storage, taken
 from distsim.numerics.tensors_precision import LossScale, Piece, cast, lower_type
 from distsim.workloads.workload import Workload
 
@@ -46,6 +46,29 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@dataclass(slots=True)
+class _Graph:
+    """What autograd keeps of a forward pass of blocks that ran as one."""
+
+    x: Tensor
+    y: Tensor
+    g: Tensor | None = None
+    """The output's gradient, kept from `part="input"` for `part="weights"`."""
+
+    def of_input(self, retain: bool) -> Tensor:
+        """The gradient of the input alone; the graph is kept for that of the parameters if there are any."""
+        (gx,) = torch.autograd.grad(self.y, self.x, self.g, retain_graph=retain, materialize_grads=True)
+        return gx.contiguous()
+
+    def backward(self, g: Tensor, parameters: list[nn.Parameter], part: Part) -> Tensor | None:
+        """Have autograd add to the gradients of parameters; the input's, if it has one that was not given before."""
+        has_gradient = self.x.requires_grad and part != "weights"
+        if parameters or has_gradient:
+            inputs = None if part == "both" else parameters
+            torch.autograd.backward(self.y, g if self.g is None else self.g, inputs=inputs)
+        return taken(self.x).contiguous() if has_gradient else None
 
 
 class Tensors:
@@ -87,6 +110,8 @@ class Tensors:
         self._modules = modules
         self._counts = Counts()
         self._blocks = {b: TensorBlock(module, self._nothing, self._counts, self._low) for b, module in modules.items()}
+        self._graphs: dict[tuple[Blocks, Batch], _Graph] = {}
+        """Of forward passes that await their backward pass."""
         self._shards: dict[Region, Tensor] = {}
         """What has accumulated for shards."""
         self._codecs: dict[tuple[Codec, Region], dict[str, Any]] = {}
@@ -119,11 +144,17 @@ class Tensors:
             for block in self._blocks.values():
                 block.hold(batch)
 
-    def forward(self, block: int, x: Tensor, batch: Batch) -> Tensor:
-        """The output of `block`. Raises `StrategyError` on an input of another size."""
-        with self._lock:
-            samples = self._ledger.forward(block, nbytes(x), batch)
-            return self._blocks[block].forward(x, batch, samples, block == 0)
+    def forward(self, blocks: Blocks, x: Tensor, batch: Batch, then: Then = nothing) -> Tensor:
+        """The output of `blocks`. Raises `StrategyError` on an input of another size."""
+        with self._lock, torch.enable_grad():
+            x = x.detach() if blocks[0] == 0 else x.detach().requires_grad_()  # the first may be whole numbers
+            y = x
+            for block in blocks:
+                samples = self._ledger.forward(block, nbytes(y), batch, blocks)
+                y = self._blocks[block].forward(y, batch, samples)
+                then()
+            self._graphs[blocks, batch] = _Graph(x, y)
+            return y.detach().contiguous()
 
     def loss(self, y: Tensor, batch: Batch) -> tuple[Tensor, float]:
         """The gradient of the output, weighted, and the mean loss. Raises `Diverged` if the loss is not finite."""
@@ -142,14 +173,26 @@ class Tensors:
             g = self._scale.scale(g, batch)
         return g if batch.weight == 1.0 else g * batch.weight, value
 
-    def backward(self, block: int, g: Tensor, batch: Batch, part: Part) -> Tensor:
-        """The gradient of the input of `block`. Raises `StrategyError` before its forward and on another size."""
+    def backward(self, blocks: Blocks, g: Tensor, batch: Batch, part: Part, then: Then = nothing) -> Tensor:
+        """The gradient of the input of `blocks`. Raises `StrategyError` before their forward and on another size."""
         with self._lock:
-            self._ledger.backward(block, nbytes(g), batch, part)
-            factor = 1.0
-            if self._scale is not None and part != "input":
-                factor = self._scale.inverse(batch, block == 0)
-            gx = self._blocks[block].backward(g, batch, part, factor)
+            self._ledger.backward(blocks, nbytes(g), batch, part)
+            graph, modules = self._graphs[blocks, batch], [self._blocks[block] for block in blocks]
+            parameters = [parameter for module in modules for parameter in module.parameters(batch)]
+            if part == "input":
+                graph.g = g
+                return graph.of_input(retain=bool(parameters)) if graph.x.requires_grad else self._nothing
+            del self._graphs[blocks, batch]
+            factor = None if self._scale is None else self._scale.inverse(batch, blocks[0] == 0)
+            if factor is None:
+                for module in modules:
+                    module.lend(batch)
+            gx = graph.backward(g, parameters, part)
+            used = {storage(each) for each in (g, graph.g, gx) if each is not None}
+            for block, module in zip(reversed(blocks), reversed(modules), strict=True):
+                self._ledger.end(block, batch)
+                module.take(batch, factor, used)
+                then()
             return self._nothing if gx is None else gx
 
     def forget(self, batch: Batch) -> None:
@@ -160,6 +203,8 @@ class Tensors:
                 self._scale.forget(batch)
             for block in self._blocks.values():
                 block.forget(batch)
+            for key in [key for key in self._graphs if key[1] == batch]:
+                del self._graphs[key]
 
     # ---- parameters
 

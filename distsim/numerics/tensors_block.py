@@ -1,4 +1,4 @@
-"""One block of torch: its module over a flat vector of parameters, its gradient, its saved forward passes.
+"""One block of torch: its module over a flat vector of parameters, its gradient, what its forward passes used.
 
 - The parameters are one flat tensor; those of the module are views of it. So reading, loading and updating are one
   operation a block, and running the module costs what it costs without distsim.
@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from distsim.interface.memory import Memory
-from distsim.interface.numerics import Part
 from distsim.interface.optimizer import Optimizer
 from distsim.numerics.tensors_optimizers import State, step
 from distsim.numerics.tensors_precision import cast
@@ -48,16 +48,11 @@ class _Version:
     """Saved forward passes that used them."""
 
 
-@dataclass(slots=True)
-class _Saved:
-    """One forward pass: its input and output, and the parameters that it used."""
+class _Saved(NamedTuple):
+    """One forward pass: the parameters that it used, and what it keeps."""
 
-    x: Tensor
-    y: Tensor
     version: _Version
     nbytes: int
-    g: Tensor | None = None
-    """The output's gradient, kept from `part="input"` for `part="weights"`."""
 
 
 class TensorBlock:
@@ -178,65 +173,55 @@ class TensorBlock:
         self._now.users += 1
         self._held[batch] = self._now
 
-    def forward(self, x: Tensor, batch: object, samples: int, is_first: bool) -> Tensor:
-        """The output; the first block's input needs no gradient (and may be whole numbers)."""
+    def forward(self, x: Tensor, batch: object, samples: int) -> Tensor:
+        """The output, as autograd goes on with it."""
         version = self._held.pop(batch, None)
         if version is None:
             self.forget(batch)
             version = self._now
             version.users += 1
         if version is self._now:
-            return self._forward(x, batch, samples, is_first, version)
+            return self._forward(x, batch, samples, version)
         self._put(version)
         try:
-            return self._forward(x, batch, samples, is_first, version)
+            return self._forward(x, batch, samples, version)
         finally:
             self._put(self._now)
 
-    def _forward(self, x: Tensor, batch: object, samples: int, is_first: bool, version: _Version) -> Tensor:
+    def _forward(self, x: Tensor, batch: object, samples: int, version: _Version) -> Tensor:
         """The output with the parameters of `version`, which are the module's now."""
-        x = x.detach() if is_first else x.detach().requires_grad_()
-        with torch.enable_grad():
-            if samples in self._kept:
-                y: Tensor = self._call(x)
-            else:
-                with kept(self.module.parameters()) as counted:
-                    y = self._call(x)
-                self._kept[samples] = counted.nbytes
-        self._saved[batch] = _Saved(x, y, version, self._kept[samples])
+        if samples in self._kept:
+            y: Tensor = self._call(x)
+        else:
+            with kept(self.module.parameters()) as counted:
+                y = self._call(x)
+            self._kept[samples] = counted.nbytes
+        self._saved[batch] = _Saved(version, self._kept[samples])
         self._counts.activations += self._kept[samples]
-        return y.detach().contiguous()
+        return y
 
-    def backward(self, g: Tensor, batch: object, part: Part, factor: float = 1.0) -> Tensor | None:
-        """The gradient of the input, if it has one and it was not given before; accumulates that of the parameters, times
-        `factor`."""
-        saved = self._saved[batch]
-        x, parameters = saved.x, saved.version.parameters
-        has_gradient = x.requires_grad and part != "weights"
-        if part == "input":
-            saved.g = g
-            if not has_gradient:
-                return None
-            alone = torch.autograd.grad(saved.y, x, g, retain_graph=bool(parameters), materialize_grads=True)
-            return alone[0].contiguous()
+    def parameters(self, batch: object) -> list[nn.Parameter]:
+        """Those that the forward pass of `batch` used."""
+        return self._saved[batch].version.parameters
+
+    def lend(self, batch: object) -> None:
+        """Let autograd add to what has accumulated."""
+        for parameter, mine in zip(self.parameters(batch), self._gradient, strict=False):  # there is none at first
+            parameter.grad = mine
+
+    def take(self, batch: object, factor: float | None, used: set[int]) -> None:
+        """Keep what autograd has added; or, if nothing was lent, add what it gave, times `factor`. Forgets the pass.
+
+        `used` are the storages that others' gradients lie in.
+        """
+        found = [taken(parameter) for parameter in self.parameters(batch)]
         self.forget(batch)
-        if not parameters and not has_gradient:
-            return None
-        if factor == 1.0:
-            for parameter, mine in zip(parameters, self._gradient, strict=False):  # there is none at first
-                parameter.grad = mine
-        inputs = None if part == "both" else parameters
-        g = g if saved.g is None else saved.g
-        torch.autograd.backward(saved.y, g, inputs=inputs)
-        gx = _taken(x).contiguous() if has_gradient else None
-        found = [_taken(parameter) for parameter in parameters]
-        if factor != 1.0:
+        if factor is not None:
             found = [piece * factor for piece in found]
             for mine, piece in zip(self._gradient, found, strict=False):
                 mine.add_(piece)
         if not self._gradient:
-            self._hold(_apart(found, [g] if gx is None else [g, gx]))
-        return gx
+            self._hold(_apart(found, used))
 
     def forget(self, batch: object) -> None:
         """Drop what a forward pass saved, or what was held for it."""
@@ -291,21 +276,25 @@ class TensorBlock:
         return self._vector
 
 
-def _apart(gradients: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+def _apart(gradients: list[Tensor], used: set[int]) -> list[Tensor]:
     """Gradients that can be added to: autograd may give views of one tensor to several, or of what it was given."""
-    used = {x.untyped_storage().data_ptr() for x in others}
     found = []
     for x in gradients:
-        memory = x.untyped_storage().data_ptr()
+        memory = storage(x)
         found.append(x.clone() if memory in used else x)
         used.add(memory)
     return found
 
 
-def _taken(x: Tensor) -> Tensor:
+def taken(x: Tensor) -> Tensor:
     """The gradient that autograd has put there."""
     g, x.grad = x.grad, None
     return torch.zeros_like(x) if g is None else g
+
+
+def storage(x: Tensor) -> int:
+    """Where its memory is."""
+    return x.untyped_storage().data_ptr()
 
 
 def nbytes(x: Tensor) -> int:

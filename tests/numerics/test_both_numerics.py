@@ -28,13 +28,13 @@ def walk(numerics, workload, batch, halves):
     numerics.zero(None)
     payloads.append(numerics.input(batch))
     for block in blocks:
-        payloads.append(numerics.forward(block, payloads[-1], batch))
+        payloads.append(numerics.forward((block,), payloads[-1], batch))
     payloads.append(numerics.loss(payloads[-1], batch)[0])
     for block in reversed(blocks):
         g = payloads[-1]
-        payloads.append(numerics.backward(block, g, batch, "input" if halves else "both"))
+        payloads.append(numerics.backward((block,), g, batch, "input" if halves else "both"))
         if halves:
-            numerics.backward(block, g, batch, "weights")
+            numerics.backward((block,), g, batch, "weights")
     gradient = numerics.accumulated(ALL)
     numerics.update(ALL, gradient, None, 0.5)
     payloads += [gradient, numerics.read(ALL), numerics.copy(gradient), gradient * 2.0 - gradient]
@@ -57,30 +57,30 @@ ONE, HALF = Batch(0), Batch(0, 0, 2)
 
 def started(numerics, batch=ONE):
     """The output of block 0, whose forward pass has run."""
-    return numerics.forward(0, numerics.input(batch), batch)
+    return numerics.forward((0,), numerics.input(batch), batch)
 
 
 def backward_twice(numerics):
     g = started(numerics)
-    numerics.backward(0, g, ONE, "both")
-    numerics.backward(0, g, ONE, "both")
+    numerics.backward((0,), g, ONE, "both")
+    numerics.backward((0,), g, ONE, "both")
 
 
 def joint_backward_after_a_half(numerics):
     g = started(numerics)
-    numerics.backward(0, g, ONE, "input")
-    numerics.backward(0, g, ONE, "both")
+    numerics.backward((0,), g, ONE, "input")
+    numerics.backward((0,), g, ONE, "both")
 
 
 def backward_of_what_was_forgotten(numerics):
     g = started(numerics)
     numerics.forget(ONE)
-    numerics.backward(0, g, ONE, "both")
+    numerics.backward((0,), g, ONE, "both")
 
 
 def backward_of_another_size(numerics):
     started(numerics)
-    numerics.backward(0, started(numerics, HALF), ONE, "both")
+    numerics.backward((0,), started(numerics, HALF), ONE, "both")
 
 
 def use_of_a_block_elsewhere(numerics):
@@ -90,12 +90,12 @@ def use_of_a_block_elsewhere(numerics):
 
 # (what the message says, what was done). Blocks of 325, 30 and 60 parameters, 5, 5 and 10 outputs; a step of 8 samples.
 MISUSES = [
-    ("backward of block 1, .* before its forward", lambda n: n.backward(1, started(n), ONE, "both")),
+    ("backward of block 1, .* before its forward", lambda n: n.backward((1,), started(n), ONE, "both")),
     ("backward of block 0, .* before its forward", backward_twice),
     ("backward of block 0, .* before its forward", backward_of_what_was_forgotten),
-    ("part='weights' before part='input'", lambda n: n.backward(0, started(n), ONE, "weights")),
+    ("part='weights' before part='input'", lambda n: n.backward((0,), started(n), ONE, "weights")),
     ("part='both' after part='input'", joint_backward_after_a_half),
-    ("forward of block 1, .* takes 160 bytes, it was given 80", lambda n: n.forward(1, started(n, HALF), ONE)),
+    ("forward of block 1, .* takes 160 bytes, it was given 80", lambda n: n.forward((1,), started(n, HALF), ONE)),
     ("loss, .* takes 320 bytes, it was given 160", lambda n: n.loss(started(n), ONE)),
     ("backward of block 0, .* takes 160 bytes, it was given 80", backward_of_another_size),
     ("8 samples of a step do not cut into 3 equal parts", lambda n: n.input(Batch(0, 0, 3))),

@@ -70,16 +70,16 @@ class Walk:
         batch = Batch(step, 0, self.draw.choice((1, 2)))
         x = self.numerics.input(batch)
         for b in self.blocks:
-            x = self.numerics.forward(b, x, batch)
+            x = self.numerics.forward((b,), x, batch)
         self.outputs[batch] = x
 
     def backward(self, step):
         if batch := self.waiting():
             g = self.numerics.loss(self.outputs.pop(batch), batch)[0]
             for b in reversed(self.blocks):
-                before, g = g, self.numerics.backward(b, g, batch, "input" if step % 2 else "both")
+                before, g = g, self.numerics.backward((b,), g, batch, "input" if step % 2 else "both")
                 if step % 2:
-                    self.numerics.backward(b, before, batch, "weights")
+                    self.numerics.backward((b,), before, batch, "weights")
 
     def forget(self, step):
         if batch := self.waiting():
@@ -114,13 +114,13 @@ def test_by_hand():
     both = Both(Chain(depth=2), AdamW(0.01))
     block, kept = 34 * 8, 10 * 4 * 8
     assert both.memory == Memory(parameters=2 * block)
-    x = both.do(lambda n: n.forward(0, n.input(Batch(0)), Batch(0)))
+    x = both.do(lambda n: n.forward((0,), n.input(Batch(0)), Batch(0)))
     assert both.memory == Memory(parameters=2 * block, activations=kept)
     both.do(lambda n: n.update(Region((0,)), n.read(Region((0,))), None, 1.0))  # the forward keeps the old weights
     assert both.memory == Memory(2 * block, 0, 2 * block, kept, block)
     both.do(lambda n: n.update(Region((0,), 2, 1), n.read(Region((0,), 2, 1)), SGD(0.1, 0.9), 1.0))  # nobody used the new
     assert both.memory == Memory(2 * block, 0, 2 * block + block / 2, kept, block)
-    both.do(lambda n: n.backward(0, x[n is both.tensors], Batch(0), "both"))
+    both.do(lambda n: n.backward((0,), x[n is both.tensors], Batch(0), "both"))
     assert both.memory == Memory(2 * block, block, 2 * block + block / 2)
     both.do(lambda n: n.accumulate(Region((0, 1), 3, 0), n.read(Region((0, 1), 3, 0))))  # 23 of 69 scalars
     assert both.memory == Memory(2 * block, block + 23 * 8, 2 * block + block / 2)
@@ -164,14 +164,14 @@ def test_activations_of_every_block_are_as_described(workload, shard, parts):
     x = both.do(lambda n: n.input(batch))
     for block in blocks:
         before, scalars = both.memory.activations, workload.model().sharded(shard[1]).blocks[block].saved
-        x = both.do(lambda n, x=x, block=block: n.forward(block, x[n is both.tensors], batch))
+        x = both.do(lambda n, x=x, block=block: n.forward((block,), x[n is both.tensors], batch))
         assert both.memory.activations - before == scalars * workload.model().itemsize * workload.batch * 2 // parts
 
 
 def test_a_released_block_holds_no_memory_even_where_a_backward_pass_awaits_it():
     numerics = TensorsFactory(DigitsMLP(batch=4, depth=3, width=8), 2)(0)
     block = numerics._blocks[1]  # the one look inside: what torch has allocated
-    numerics.forward(1, torch.zeros(8, 8), Batch(0))
+    numerics.forward((1,), torch.zeros(8, 8), Batch(0))
     flat = block.part(0, 72)
     assert flat.untyped_storage().nbytes() == 72 * 4
     numerics.release(Region((1,), 4, 2))

@@ -96,10 +96,10 @@ def test_one_rank_trains_as_a_loop_of_torch(precision):
         numerics.zero(None)
         x = numerics.input(batch)
         for block in range(4):
-            x = numerics.forward(block, x, batch)
+            x = numerics.forward((block,), x, batch)
         g, _ = numerics.loss(x, batch)
         for block in reversed(range(4)):
-            g = numerics.backward(block, g, batch, "both")
+            g = numerics.backward((block,), g, batch, "both")
         for region in (Region((2, 3)), Region((0, 1))):  # in buckets, as they come
             numerics.update(region, numerics.accumulated(region), None, 1.0)
         assert_equal({block: numerics.read(Region((block,))) for block in range(4)}, loop)
@@ -176,7 +176,7 @@ def scaled(numerics):
     """The scaled gradient of the output of batch 0."""
     x = numerics.input(Batch(0))
     for block in range(4):
-        x = numerics.forward(block, x, Batch(0))
+        x = numerics.forward((block,), x, Batch(0))
     return numerics.loss(x, Batch(0))[0]
 
 

@@ -30,13 +30,13 @@ def both():
 def forward(n, batch=ONE):
     x = n.input(batch)
     for b in BLOCKS:
-        x = n.forward(b, x, batch)
+        x = n.forward((b,), x, batch)
     return n.loss(x, batch)[0]
 
 
 def backward(n, g, batch=ONE):
     for b in reversed(BLOCKS):
-        g = n.backward(b, g, batch, "both")
+        g = n.backward((b,), g, batch, "both")
 
 
 def gradient():
@@ -111,12 +111,12 @@ def test_a_block_may_be_released_between_forward_and_backward():
         n.release(Region((b,), 2, 0))
     for b in BLOCKS:
         n.load(Region((b,)), whole[b])
-        x = n.forward(b, x, ONE)
+        x = n.forward((b,), x, ONE)
         n.release(Region((b,), 2, 0))
     g = n.loss(x, ONE)[0]
     for b in reversed(BLOCKS):
         n.load(Region((b,)), whole[b])
-        g = n.backward(b, g, ONE, "both")
+        g = n.backward((b,), g, ONE, "both")
         n.release(Region((b,), 2, 0))
     assert torch.equal(n.accumulated(ALL), gradient())
 
@@ -198,13 +198,13 @@ def test_tensor_shards_add_up_to_the_block(count):
         n.place(BLOCKS, (index, count))
     x = whole.input(ONE)
     for b in BLOCKS:
-        y = whole.forward(b, x, ONE)
-        torch.testing.assert_close(sum(n.forward(b, x, ONE) for n in ranks), y, rtol=1e-12, atol=1e-14)
+        y = whole.forward((b,), x, ONE)
+        torch.testing.assert_close(sum(n.forward((b,), x, ONE) for n in ranks), y, rtol=1e-12, atol=1e-14)
         x = y
     g = whole.loss(x, ONE)[0]
     for b in reversed(BLOCKS):
-        gx = whole.backward(b, g, ONE, "both")
-        parts = [n.backward(b, g, ONE, "both") for n in ranks]
+        gx = whole.backward((b,), g, ONE, "both")
+        parts = [n.backward((b,), g, ONE, "both") for n in ranks]
         torch.testing.assert_close(sum(parts), gx, rtol=1e-12, atol=1e-14)
         gradients = whole_of([n.accumulated(Region((b,))) for n in ranks], count)
         torch.testing.assert_close(gradients, whole.accumulated(Region((b,))), rtol=1e-12, atol=1e-14)
@@ -218,13 +218,13 @@ def released(n):
 
 def forward_of_a_released_block(n):
     released(n)
-    n.forward(0, n.input(ONE), ONE)
+    n.forward((0,), n.input(ONE), ONE)
 
 
 def backward_of_a_released_block(n):
     g = forward(n)
     n.release(Region((2,), 2, 0))
-    n.backward(2, g, ONE, "both")
+    n.backward((2,), g, ONE, "both")
 
 
 def read_what_was_released(n):

@@ -40,14 +40,14 @@ def test_a_size_has_no_value(question):
 def test_sizes_follow_the_samples_of_the_batch(numerics):
     assert numerics.input(HALF).nbytes == 4 * 3 * 4
     assert numerics.input(Batch(0)).nbytes == 8 * 3 * 4
-    y = numerics.forward(0, numerics.input(HALF), HALF)
+    y = numerics.forward((0,), numerics.input(HALF), HALF)
     assert y.nbytes == 4 * 5 * 4
-    y = numerics.forward(1, y, HALF)
+    y = numerics.forward((1,), y, HALF)
     g, loss = numerics.loss(y, HALF)
     assert (y.nbytes, g.nbytes, loss) == (4 * 7 * 4, 4 * 7 * 4, 0.0)
-    g = numerics.backward(1, g, HALF, "both")
+    g = numerics.backward((1,), g, HALF, "both")
     assert g.nbytes == 4 * 5 * 4
-    assert numerics.backward(0, g, HALF, "both").nbytes == 0  # nobody needs the gradient of the samples
+    assert numerics.backward((0,), g, HALF, "both").nbytes == 0  # nobody needs the gradient of the samples
 
 
 def test_parameters_and_gradients_by_region(numerics):

@@ -31,13 +31,13 @@ def numerics_of(rank=0, optimizer=SGD(0.1), seed=5):  # noqa: B008 - a frozen va
 def forward(numerics, batch, blocks=BLOCKS):
     x = numerics.input(batch)
     for block in blocks:
-        x = numerics.forward(block, x, batch)
+        x = numerics.forward((block,), x, batch)
     return numerics.loss(x, batch)
 
 
 def backward(numerics, g, batch, blocks=BLOCKS):
     for block in reversed(blocks):
-        g = numerics.backward(block, g, batch, "both")
+        g = numerics.backward((block,), g, batch, "both")
 
 
 def gradient_of(numerics, batch):
@@ -140,11 +140,11 @@ def test_the_two_halves_of_a_backward_make_the_whole():
     numerics = numerics_of()
     g, _ = forward(numerics, Batch(1))
     for block in reversed(BLOCKS):
-        g = numerics.backward(block, g, Batch(1), "input")
+        g = numerics.backward((block,), g, Batch(1), "input")
     assert not numerics.accumulated(ALL).any()
     numerics.update(ALL, torch.ones_like(whole), None, 1.0)
     for block in BLOCKS:
-        assert numerics.backward(block, torch.zeros(0), Batch(1), "weights").numel() == 0
+        assert numerics.backward((block,), torch.zeros(0), Batch(1), "weights").numel() == 0
     torch.testing.assert_close(numerics.accumulated(ALL), whole, rtol=1e-12, atol=1e-15)
 
 
@@ -152,9 +152,9 @@ def test_the_input_gradient_of_a_stage_and_none_of_the_first_block():
     numerics = numerics_of()
     g, _ = forward(numerics, Batch(0))
     for block in (3, 2, 1):
-        g = numerics.backward(block, g, Batch(0), "both")
+        g = numerics.backward((block,), g, Batch(0), "both")
         assert g.shape == (12, 9)
-    assert numerics.backward(0, g, Batch(0), "both").numel() == 0
+    assert numerics.backward((0,), g, Batch(0), "both").numel() == 0
 
 
 def test_stages_on_two_ranks_make_the_gradient_of_one():
@@ -164,10 +164,10 @@ def test_stages_on_two_ranks_make_the_gradient_of_one():
     late.place([2, 3], (0, 1))
     x = early.input(Batch(4))
     for numerics, block in ((early, 0), (early, 1), (late, 2), (late, 3)):
-        x = numerics.forward(block, x, Batch(4))
+        x = numerics.forward((block,), x, Batch(4))
     g, value = late.loss(x, Batch(4))
     for numerics, block in ((late, 3), (late, 2), (early, 1), (early, 0)):
-        g = numerics.backward(block, g, Batch(4), "both")
+        g = numerics.backward((block,), g, Batch(4), "both")
     gradient = torch.cat([early.accumulated(ALL), late.accumulated(ALL)])
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-15)
     assert value == pytest.approx(loss, rel=1e-13)
@@ -223,8 +223,8 @@ def test_what_is_forgotten_is_gone():
     forward(numerics, Batch(1))
     numerics.forget(Batch(0))
     with pytest.raises(StrategyError, match="before its forward"):
-        numerics.backward(3, g, Batch(0), "both")
-    numerics.backward(3, g, Batch(1), "both")
+        numerics.backward((3,), g, Batch(0), "both")
+    numerics.backward((3,), g, Batch(1), "both")
 
 
 class UsesItsWeightTwice(nn.Module):
@@ -265,10 +265,10 @@ def test_a_write_of_a_second_thread_waits_until_the_forward_pass_is_through():
 
     thread = threading.Thread(target=write)
     thread.start()
-    y = numerics.forward(0, numerics.input(Batch(0)), Batch(0))
+    y = numerics.forward((0,), numerics.input(Batch(0)), Batch(0))
     thread.join()
     assert y.tolist() == [[9.0], [9.0]]  # 1 x 3 x 3
-    numerics.backward(0, torch.ones(2, 1), Batch(0), "both")
+    numerics.backward((0,), torch.ones(2, 1), Batch(0), "both")
     assert numerics.accumulated(ALL).tolist() == [12.0]  # two samples of 2 x 3
     assert numerics.read(ALL).tolist() == [5.0]
 
@@ -297,8 +297,8 @@ class Views(OneBlock):
 def test_gradients_that_are_views_of_one_tensor_are_added_up_apart():
     numerics, g = TensorsFactory(Views(), 1)(0), torch.tensor([[1.0, 2.0]])
     for step in range(3):
-        numerics.forward(1, torch.zeros(1, 2), Batch(step))
-        assert numerics.backward(1, g, Batch(step), "both").tolist() == [[1.0, 2.0]]
+        numerics.forward((1,), torch.zeros(1, 2), Batch(step))
+        assert numerics.backward((1,), g, Batch(step), "both").tolist() == [[1.0, 2.0]]
     assert numerics.accumulated(Region((1,))).tolist() == [3.0, 6.0, 3.0, 6.0]
     assert g.tolist() == [[1.0, 2.0]]
 
@@ -306,12 +306,12 @@ def test_gradients_that_are_views_of_one_tensor_are_added_up_apart():
 def test_a_held_forward_pass_uses_the_parameters_of_then():
     numerics, plain_one = numerics_of(), numerics_of()
     batch = Batch(0, 1, 2)
-    expected = plain_one.forward(0, plain_one.input(batch), batch)
+    expected = plain_one.forward((0,), plain_one.input(batch), batch)
     numerics.hold(batch)
     held = numerics.memory()
     numerics.load(Region((0,)), numerics.read(Region((0,))) + 1.0)
     assert numerics.memory().versions == held.versions + numerics.nbytes(numerics.read(Region((0,))))
-    assert torch.equal(numerics.forward(0, numerics.input(batch), batch), expected)
+    assert torch.equal(numerics.forward((0,), numerics.input(batch), batch), expected)
     numerics.forget(batch)
     assert numerics.memory().versions == held.versions
-    assert not torch.equal(numerics.forward(0, numerics.input(batch), batch), expected)  # the module has what was loaded
+    assert not torch.equal(numerics.forward((0,), numerics.input(batch), batch), expected)  # the module has what was loaded

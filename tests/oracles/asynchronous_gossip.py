@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distsim.interface import Batch, Message, Numerics, Optimizer, Outcome, Region, T, Worker
+from distsim.interface.numerics import Blocks, Then, nothing
 from distsim.numerics.tensors import Tensors, TensorsFactory
 from distsim.strategies.ad_psgd import ADPSGD
 
@@ -26,10 +27,10 @@ class Noting(Tensors):
         self.holding = batch
         super().hold(batch)
 
-    def forward(self, block: int, x: Tensor, batch: Batch) -> Tensor:
-        if block == 0 and batch != self.holding:  # else another flow may have averaged since
+    def forward(self, blocks: Blocks, x: Tensor, batch: Batch, then: Then = nothing) -> Tensor:
+        if blocks[0] == 0 and batch != self.holding:  # else another flow may have averaged since
             self.note("read")
-        return super().forward(block, x, batch)
+        return super().forward(blocks, x, batch, then)
 
     def update(self, region: Region, gradient: Tensor | None, optimizer: Optimizer | None, scale: float) -> None:
         self.note("update")

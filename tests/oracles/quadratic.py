@@ -24,6 +24,7 @@ from distsim.interface import (
     Straggler,
     Strategy,
 )
+from distsim.interface.numerics import Blocks, Then, nothing
 
 from .jobs import IDEAL, Times, done
 
@@ -59,14 +60,14 @@ class Quadratic:
     def input(self, batch: Batch) -> float:
         return self.spec.noise(batch)
 
-    def forward(self, block: int, x: float, batch: Batch) -> float:
+    def forward(self, blocks: Blocks, x: float, batch: Batch, then: Then = nothing) -> float:
         self.saved[batch] = self.spec.curvature * self.path[-1] + x
         return self.saved[batch]
 
     def loss(self, y: float, batch: Batch) -> tuple[float, float]:
         return batch.weight, 0.0
 
-    def backward(self, block: int, g: float, batch: Batch, part: Part) -> float:
+    def backward(self, blocks: Blocks, g: float, batch: Batch, part: Part, then: Then = nothing) -> float:
         self.gradient += g * self.saved.pop(batch)
         return 0.0
 

@@ -133,10 +133,10 @@ def test_the_play_is_learnt():
         numerics.zero(None)
         x = numerics.input(batch)
         for block in blocks:
-            x = numerics.forward(block, x, batch)
+            x = numerics.forward((block,), x, batch)
         g, _ = numerics.loss(x, batch)
         for block in reversed(blocks):
-            g = numerics.backward(block, g, batch, "both")
+            g = numerics.backward((block,), g, batch, "both")
         numerics.update(ALL, numerics.accumulated(ALL), None, 1.0)
     loss, accuracy = workload.task(1).evaluate({b: numerics.read(Region((b,))) for b in blocks})
     assert 3.2 < entropy < 3.4

@@ -148,10 +148,10 @@ def test_the_digits_are_learnt(depth, rate, momentum):
         numerics.zero(None)
         x = numerics.input(batch)
         for block in range(depth):
-            x = numerics.forward(block, x, batch)
+            x = numerics.forward((block,), x, batch)
         g, _ = numerics.loss(x, batch)
         for block in reversed(range(depth)):
-            g = numerics.backward(block, g, batch, "both")
+            g = numerics.backward((block,), g, batch, "both")
         numerics.update(ALL, numerics.accumulated(ALL), None, 1.0)
     loss, accuracy = workload.task(1).evaluate({b: numerics.read(Region((b,))) for b in range(depth)})
     assert accuracy > 0.9

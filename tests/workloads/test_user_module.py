@@ -148,11 +148,11 @@ def test_it_trains_as_plain_torch_does(name):
         numerics.zero(None)
         x, size = numerics.input(batch), sizes.input(batch)
         for block in range(len(task.blocks)):
-            x, size = numerics.forward(block, x, batch), sizes.forward(block, size, batch)
+            x, size = numerics.forward((block,), x, batch), sizes.forward((block,), size, batch)
             assert numerics.nbytes(x) == sizes.nbytes(size)
         g, _ = numerics.loss(x, batch)
         for block in reversed(range(len(task.blocks))):
-            g = numerics.backward(block, g, batch, "both")
+            g = numerics.backward((block,), g, batch, "both")
         numerics.update(ALL, numerics.accumulated(ALL), None, 1.0)
     torch.testing.assert_close(numerics.read(ALL), nn.utils.parameters_to_vector(net.parameters()), rtol=1e-6, atol=1e-7)
 
