@@ -124,7 +124,7 @@ def chain(worker: Worker[T]) -> tuple[Stage[T], Wires[T]]:
     (blocks,) = chunks_of(worker.blocks, CHAIN, worker.rank, worker.world_size)
     worker.place(blocks)
     wires = Wires(worker)
-    return Stage(worker, worker, wires, CHAIN, 0, blocks), wires
+    return Stage(worker, worker, wires, CHAIN, 0, blocks, as_one=True), wires
 
 
 def steps(worker: Worker[T]) -> Iterator[int]:

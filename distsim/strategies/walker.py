@@ -36,12 +36,13 @@ async def walk(
 
     `ready(block)` is awaited once a step and block, when the last of its backward passes is over.
     """
-    wires = Wires(pipe)
-    stages = [Stage(pipe, runner, wires, schedule, chunk, blocks) for chunk, blocks in enumerate(chunks)]
+    wires, actions = Wires(pipe), schedule.actions(pipe.rank, pipe.world_size, len(batches))
+    as_one = runner is pipe and ready is None and not any(kind == "I" for kind, _, _ in actions)
+    stages = [Stage(pipe, runner, wires, schedule, chunk, blocks, as_one) for chunk, blocks in enumerate(chunks)]
     for stage in stages:
         stage.expect(batches)
     left = [len(batches)] * len(stages)  # backward passes, by chunk
-    for kind, microbatch, chunk in schedule.actions(pipe.rank, pipe.world_size, len(batches)):
+    for kind, microbatch, chunk in actions:
         stage, batch = stages[chunk], batches[microbatch]
         left[chunk] -= kind in "BW"
         tell = None if left[chunk] or kind == "I" else ready
@@ -55,7 +56,11 @@ async def walk(
 
 
 class Stage(Generic[T]):
-    """One stage of the chain: the blocks of a rank's chunk, between its neighbours."""
+    """One stage of the chain: the blocks of a rank's chunk, between its neighbours.
+
+    `as_one`: they run as one operation. That is for a runner that is the worker itself, where nothing is to be told of
+    single blocks and backward passes are whole: halves of many blocks would compute what lies between them twice.
+    """
 
     def __init__(
         self,
@@ -65,8 +70,10 @@ class Stage(Generic[T]):
         schedule: Schedule,
         chunk: int = 0,
         blocks: Sequence[int] = (),
+        as_one: bool = False,
     ) -> None:
         self._pipe, self._runner, self._wires, self._blocks = pipe, runner, wires, blocks
+        self._as_one = as_one
         ranks = pipe.world_size
         self._number = number = schedule.stage(pipe.rank, chunk, ranks)
         last = ranks * schedule.chunks - 1
@@ -96,8 +103,11 @@ class Stage(Generic[T]):
             x = self._pipe.input(batch)
         else:
             x = await self._wires.receive(f"activation {self._number}")
-        for block in self._blocks:
-            x = await self._runner.forward(block, x, batch)
+        if self._as_one:
+            x = await self._pipe.forward(self._blocks, x, batch)
+        else:
+            for block in self._blocks:
+                x = await self._runner.forward(block, x, batch)
         if self._after is None:
             self._outputs[batch] = x
         else:
@@ -111,10 +121,13 @@ class Stage(Generic[T]):
             g = await self._wires.receive(f"gradient {self._number}")
         if part == "input":
             self._halved[batch] = g
-        for block in reversed(self._blocks):
-            g = await self._runner.backward(block, g, batch, part)
-            if ready is not None:
-                await ready(block)
+        if self._as_one:
+            g = await self._pipe.backward(self._blocks, g, batch, part)
+        else:
+            for block in reversed(self._blocks):
+                g = await self._runner.backward(block, g, batch, part)
+                if ready is not None:
+                    await ready(block)
         if self._before is not None:
             self._wires.send(g, self._before, f"gradient {self._number - 1}")
 
