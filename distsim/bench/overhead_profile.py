@@ -33,14 +33,15 @@ def shares(trace: Trace, blocks: Sequence[int]) -> list[float]:
     counted = {step for step in counted if step < len(ends)}
     whole = sum(ends[step] - ends[step - 1] for step in counted)
     computing, optimizer, other, waited = 0.0, 0.0, 0.0, 0.0
-    for name, begun, ended, *_ in trace.compute:
-        if bisect_right(ends, begun) in counted:
-            if name == "apply":
-                optimizer += ended - begun
-            elif name == "loss" or name.startswith("gradient") or (name[0] in "FBIW" and name[1:].isdigit()):
-                computing += ended - begun
+    for record in trace.compute:
+        if bisect_right(ends, record.begun) in counted:
+            seconds = record.ended - record.begun
+            if record.name == "apply":
+                optimizer += seconds
+            elif record.letter or record.name == "loss" or record.name.startswith("gradient"):
+                computing += seconds
             else:
-                other += ended - begun
+                other += seconds
     for transfer in trace.transfers:
         if bisect_right(ends, transfer.awaited) in counted:
             waited += transfer.ended - transfer.awaited

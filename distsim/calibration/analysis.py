@@ -4,8 +4,10 @@ A probe's record lies between two marks. Within one round its repetitions give a
 too; rounds in which other processes used the machine are rejected, and the median over the rest is the point of a curve.
 
 How blocks are told apart: an operation costs `overhead` plus its blocks, in the trace the time from the end of the one
-before to its own end. What a whole gradient takes beyond its blocks (drawing the input, reading the gradient out) is
-spread over their backward passes by parameters, so that blocks add up to the whole that a strategy asks for.
+before to its own end. A pass costs `pass_overhead` besides: by so much a pass, n blocks one by one take longer than a whole
+gradient, in which they are one forward and one backward pass, 2n - 2 passes fewer. What a whole gradient takes beyond that
+(drawing the input, reading the gradient out) is spread over backward passes by parameters, so that blocks add up to the
+whole that a strategy asks for.
 """
 
 from __future__ import annotations
@@ -100,6 +102,16 @@ class Record:
         order = [("forward", b) for b in blocks] + [("loss", blocks[-1])] + [("backward", b) for b in reversed(blocks)]
         return self._per_operation(f"chain {parts}", order)
 
+    def pass_overhead(self) -> float:
+        """Seconds of a forward or backward pass beyond its blocks; of a model of one block there is no telling."""
+        saved = 2 * len(self.bench.blocks) - 2
+        if not saved:
+            return 0.0
+        chains = {parts: self.chain(parts) for parts in self.bench.shares}
+        found = [(sum(chain.values()) - self.gradient(parts)) / saved for parts, chain in chains.items()]
+        shortest = min(min(chain.values()) for chain in chains.values())
+        return min(max(0.0, median(found)), shortest)
+
     def applying(self) -> dict[tuple[str, int], float]:
         """("apply", block) -> seconds, scaled so that they add up to one operation on all blocks."""
         order = [("apply", b) for b in (*self.bench.blocks, -1)]
@@ -125,9 +137,12 @@ class Record:
         """(operation, kind) -> samples -> seconds. Blocks of one kind count together."""
         model = self.bench.model
         points: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        pass_overhead = self.pass_overhead()
         for parts in self.bench.shares:
             seconds = self.chain(parts)
-            rest = max(0.0, self.gradient(parts) - sum(seconds.values()))
+            for operation, b in seconds:
+                seconds[operation, b] -= 0.0 if operation == "loss" else pass_overhead
+            rest = max(0.0, self.gradient(parts) - 2.0 * pass_overhead - sum(seconds.values()))
             total = sum(model.blocks[b].parameters for b in self.bench.blocks)
             for (operation, b), value in seconds.items():
                 block = model.blocks[b]
@@ -221,7 +236,8 @@ class Record:
         return Roofline(
             flops_per_second=2.0 * MATMUL**3 / matmul,
             bytes_per_second=2.0 * COPY * self.bench.model.itemsize / copy,
-            overhead=min(value for (operation, _), value in smallest.items() if operation == "forward"),
+            overhead=min(value for (operation, _), value in smallest.items() if operation == "forward")
+            - self.pass_overhead(),
         )
 
     def noise(self) -> float:

@@ -122,6 +122,7 @@ def _profile(record: Record, details: dict[str, str | int | float]) -> Profile:
         versions={"python": platform.python_version(), "torch": torch.__version__, "distsim": __version__},
         blocks=record.blocks(),
         overhead=record.overhead(),
+        pass_overhead=record.pass_overhead(),
         message=record.message(),
         delay=record.delay(),
         all_reduce={size: record.all_reduce(size) for size in record.bench.groups},

@@ -23,7 +23,7 @@ from distsim.interface.model import Model
 
 X = TypeVar("X")
 
-SCHEMA = 2
+SCHEMA = 3
 DEFAULT = Path(".distsim/profile.json")
 """Where `distsim calibrate` writes and modeled runs look first."""
 REFERENCE = Path(__file__).with_name("reference.json")
@@ -42,6 +42,8 @@ class Profile:
     """(operation, block kind) -> samples -> seconds, one rank alone on the machine, one thread."""
     overhead: float
     """Seconds that a Worker operation costs beyond the blocks it runs."""
+    pass_overhead: float
+    """Seconds that a forward or backward pass costs beyond its blocks, however many run as one."""
     message: Curve
     """Bytes -> seconds of a message between two ranks."""
     all_reduce: Mapping[int, Curve]
@@ -59,7 +61,7 @@ class Profile:
 
     def device(self) -> Measured:
         """One rank's share of this machine as a device."""
-        return Measured(self.blocks, self.fallback, self.overhead)
+        return Measured(self.blocks, self.fallback, self.overhead, self.pass_overhead)
 
     def loopback(self) -> Loopback:
         """This machine as the network between the ranks that it hosts."""
@@ -121,6 +123,7 @@ class Profile:
             "details": dict(self.details),
             "noise": self.noise,
             "overhead": self.overhead,
+            "pass_overhead": self.pass_overhead,
             "fallback": {
                 "flops_per_second": self.fallback.flops_per_second,
                 "bytes_per_second": self.fallback.bytes_per_second,
@@ -160,6 +163,7 @@ class Profile:
             details=reader.typed("details", dict),
             noise=reader.number("noise"),
             overhead=reader.number("overhead"),
+            pass_overhead=reader.number("pass_overhead"),
             fallback=Roofline(
                 flops_per_second=fallback.number("flops_per_second", positive=True),
                 bytes_per_second=fallback.number("bytes_per_second", positive=True),

@@ -97,8 +97,8 @@ def _spans(trace: Trace, microbatches: int, factor: Factor) -> Iterator[Span]:
     for record in sorted(trace.compute, key=lambda record: (record.begun, record.ended)):
         if record.name.startswith("gradient"):
             yield from _gradient(record, microbatches, factor(trace.rank, record.step, record.begun))
-        elif re.fullmatch(r"[FBIW]\d+", record.name):
-            yield Span(_BLOCKWISE[record.name[0]], record.begun, record.ended, record.step, record.part)
+        elif record.letter:
+            yield Span(_BLOCKWISE[record.letter], record.begun, record.ended, record.step, record.part)
         elif record.ended > record.begun:
             yield Span(record.name, record.begun, record.ended)
 

@@ -20,15 +20,16 @@ from distsim.interface.work import Work
 def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, microbatches: int) -> Work[T | None]:
     """Zero, forward, loss, backward and read, as one operation that may be cancelled between blocks."""
     blocks = state.placed
+    pieces = _pieces(state, blocks) if unless is None else _each(blocks)
 
     def action(stop: Stop) -> T | None:
         state.numerics.zero(None)
-        pieces = _pieces(state, blocks) if unless is None else _each(blocks)
         if not _run(state, batch.split(microbatches), pieces, stop):
             return None
         return state.numerics.accumulated(ALL)
 
-    return state.start_compute("gradient", _whole(blocks), batch, action, unless, pieces=microbatches)
+    passes = 2 * len(pieces) * microbatches
+    return state.start_compute("gradient", _whole(blocks), batch, action, unless, pieces=microbatches, passes=passes)
 
 
 def _pieces(state: Rank[T], blocks: Blocks) -> list[Blocks]:
@@ -88,14 +89,15 @@ def start_buckets(
     *before, last = batch.split(microbatches)
     gradient: list[T] = []  # of the output of the block that is next in the backward pass
     closed = buckets(state.model, state.placed, bucket_bytes)
-    pieces: list[list[Blocks]] = []  # what runs as one of each bucket, last first, once it begins
+    pieces = [_pieces(state, bucket[::-1]) for bucket in closed]
+    whole = _pieces(state, state.placed)
+    forward = list(chain.from_iterable(reversed(pieces)))
 
     def begin() -> None:
         state.numerics.zero(ALL)  # what was accumulated for shards stays
         _hold(state, [last])
-        _run(state, before, _pieces(state, state.placed), _never)
-        pieces.extend(_pieces(state, bucket[::-1]) for bucket in closed)
-        g = _gradient_of_output(state, last, list(chain.from_iterable(reversed(pieces))), _never)
+        _run(state, before, whole, _never)
+        g = _gradient_of_output(state, last, forward, _never)
         assert g is not None
         gradient.append(g)
 
@@ -109,10 +111,12 @@ def start_buckets(
                 gradient.append(state.backward(blocks, gradient.pop(), last, "both"))
             return state.numerics.accumulated(region)
 
-        parts = _backward(bucket)
+        parts, passes = _backward(bucket), len(pieces[number])
         if number == 0:
             parts = (*_whole(state.placed) * len(before), *_forward(state.placed), *parts)
-        yield region, state.start_compute(f"gradient[{bucket[-1]}:{bucket[0] + 1}]", parts, last, action)
+            passes += 2 * len(whole) * len(before) + len(forward)
+        name = f"gradient[{bucket[-1]}:{bucket[0] + 1}]"
+        yield region, state.start_compute(name, parts, last, action, passes=passes)
 
 
 def buckets(model: Model, blocks: Sequence[int], bucket_bytes: float) -> list[tuple[int, ...]]:

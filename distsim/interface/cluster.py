@@ -92,10 +92,12 @@ class Measured:
     fallback: Roofline
     overhead: float = 0.0
     """Seconds that a Worker operation costs beyond the blocks it runs."""
+    pass_overhead: float = 0.0
+    """Seconds that a forward or backward pass costs beyond its blocks, however many run as one."""
 
     def seconds(self, model: Model, cost: Cost) -> float:
         blocks = model.sharded(cost.shards).blocks
-        total = self.overhead + cost.nbytes / self.fallback.bytes_per_second
+        total = self.overhead + self.pass_overhead * cost.passes + cost.nbytes / self.fallback.bytes_per_second
         for operation, index in cost.parts:
             share, curve = cost.share, self.table.get((operation, blocks[index].kind))
             if curve is None and operation in ("backward_input", "backward_weights"):

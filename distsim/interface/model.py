@@ -106,7 +106,8 @@ class Cost(NamedTuple):
     """What a compute operation asks of a device: primitive operations on blocks for a number of samples, and plain bytes.
 
     The fabric alone turns it into seconds. `parts` holds (operation, block index); the loss has block -1. The blocks are
-    one of `shards` tensor shards. A `share` of the work is done: who updates a piece of a block does a piece of it.
+    one of `shards` tensor shards. A `share` of the work is done: who updates a piece of a block does a piece of it. Forward
+    and backward passes make `passes` of them, each of one block or of several that run as one.
     """
 
     parts: tuple[tuple[Operation, int], ...]
@@ -114,3 +115,4 @@ class Cost(NamedTuple):
     nbytes: float = 0.0
     shards: int = 1
     share: float = 1.0
+    passes: int = 0

@@ -186,12 +186,13 @@ class Rank(Generic[T]):
         pieces: int = 1,
         nbytes: float = 0.0,
         share: float = 1.0,
+        passes: int = 0,
     ) -> Work[Any]:
         """Queue `action` on the rank's compute queue. `parts` run on each of `pieces` micro-batches of `batch`."""
         if unless is not None and isinstance(unless.handle, Flow):
             raise StrategyError(f"unless={unless!r} cannot end first: it goes on only while it is awaited")
         samples = 0.0 if batch is None else self.samples(batch) / pieces
-        cost = Cost(parts * pieces, samples, nbytes, self.shard[1], share)
+        cost = Cost(parts * pieces, samples, nbytes, self.shard[1], share, passes)
         handle = self.fabric.compute(cost, action, batch, None if unless is None else unless.handle)
         return Computation(self, handle, name, batch)
 

@@ -7,6 +7,7 @@ only once both ends' records are together: see distsim.results.breakdown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,15 +15,23 @@ from typing import Any, NamedTuple
 
 from distsim.interface.memory import Memory
 
+_PASS = re.compile(r"[FBIW]\d+(-\d+)?")
+
 
 class Compute(NamedTuple):
     """An operation on the compute queue; `step` and `part` are -1 where no batch is concerned."""
 
     name: str
+    """Of a pass of a block or of several as one its letter and these: `F2`, `B0-3`, and the halves `I` and `W` of a `B`."""
     begun: float
     ended: float
     step: int
     part: int
+
+    @property
+    def letter(self) -> str:
+        """F, B, I or W of a pass of blocks that are named, else nothing."""
+        return self.name[0] if _PASS.fullmatch(self.name) else ""
 
 
 class Transfer(NamedTuple):

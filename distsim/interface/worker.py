@@ -170,9 +170,8 @@ class Worker(Generic[T]):
         What ran as one has one backward pass.
         """
         state, ran = self._state, _run(blocks)
-        return state.start_compute(
-            _named("F", ran), _parts("forward", ran), batch, lambda stop: state.forward(ran, x, batch)
-        )
+        parts = _parts("forward", ran)
+        return state.start_compute(_named("F", ran), parts, batch, lambda stop: state.forward(ran, x, batch), passes=1)
 
     def loss(self, y: T, batch: Batch) -> Work[T]:
         """Record the mean loss of the model's output; give its gradient, weighted by `batch.weight`."""
@@ -187,7 +186,9 @@ class Worker(Generic[T]):
         state, ran = self._state, _run(blocks)
         operation, letter = _BACKWARD[part]
         parts = _parts(operation, ran[::-1])
-        return state.start_compute(_named(letter, ran), parts, batch, lambda stop: state.backward(ran, g, batch, part))
+        return state.start_compute(
+            _named(letter, ran), parts, batch, lambda stop: state.backward(ran, g, batch, part), passes=1
+        )
 
     @overload
     def gradient(self, batch: Batch, *, microbatches: int = 1) -> Work[T]: ...

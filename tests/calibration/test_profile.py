@@ -20,6 +20,7 @@ PROFILE = Profile(
     versions={"python": "3.11.7", "torch": "2.13", "distsim": "0.1.0"},
     blocks={("forward", "linear(4,8)"): Curve(((1.0, 1e-5), (9.0, 5e-5))), ("apply", "linear(4,8)"): Curve(((0.0, 2e-6),))},
     overhead=4e-6,
+    pass_overhead=7e-6,
     message=Curve(((0.0, 5e-5), (1e6, 1.05e-3))),
     delay=2e-3,
     all_reduce={2: Curve(((0.0, 5e-4),)), 4: Curve(((0.0, 4e-3), (1e6, 6e-3)))},
@@ -41,8 +42,13 @@ def test_it_is_read_back_equal(tmp_path: Path) -> None:
 
 
 def test_another_cost_is_another_fingerprint_and_another_day_is_not() -> None:
-    others = [replace(PROFILE, overhead=5e-6), replace(PROFILE, delay=3e-3), replace(PROFILE, message=Curve(((0.0, 1.0),)))]
-    assert len({profile.fingerprint() for profile in (PROFILE, *others)}) == 4
+    others = [
+        replace(PROFILE, overhead=5e-6),
+        replace(PROFILE, pass_overhead=5e-6),
+        replace(PROFILE, delay=3e-3),
+        replace(PROFILE, message=Curve(((0.0, 1.0),))),
+    ]
+    assert len({profile.fingerprint() for profile in (PROFILE, *others)}) == 5
     told = replace(PROFILE, created="2026-02-04T00:00:00+00:00", hardware={"cpu": "B"}, versions={}, noise=0.1, details={})
     assert told.fingerprint() == PROFILE.fingerprint()
 
@@ -59,7 +65,7 @@ def test_a_torn_file_is_refused_wherever_it_is_torn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("schema", 0, "has schema 0, this version reads 2"),
+        ("schema", 0, "has schema 0, this version reads 3"),
         ("noise", None, "noise is None, not a finite number"),
         ("noise", -0.1, "noise is -0.1, not a finite number of at least 0"),
         ("overhead", float("nan"), "overhead is nan"),
@@ -92,6 +98,8 @@ def test_a_missing_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
 def test_the_device_interpolates_what_was_measured_and_adds_the_overhead() -> None:
     seconds = PROFILE.device().seconds(MODEL, Cost((("forward", 0), ("apply", 0)), samples=5.0))
     assert seconds == pytest.approx(4e-6 + 3e-5 + 2e-6)
+    one_pass = Cost((("forward", 0), ("apply", 0)), samples=5.0, passes=1)
+    assert PROFILE.device().seconds(MODEL, one_pass) == pytest.approx(seconds + 7e-6)
 
 
 def test_the_device_falls_back_to_the_roofline() -> None:

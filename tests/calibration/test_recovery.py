@@ -56,12 +56,12 @@ def same(found: Curve, expected: list[tuple[float, float]]) -> bool:
     )
 
 
-def calibrated(workers: int) -> tuple[Record, Bench]:
+def calibrated(workers: int, pass_overhead: float = 0.0) -> tuple[Record, Bench]:
     on_bench = bench(MODEL, workers, largest=16, sizes=SIZES)
     job = Job(
         strategy=Calibration(on_bench.probes(), on_bench.blocks),
         model=on_bench.model,
-        cluster=Cluster(workers, 1, Measured(TABLE, FALLBACK, overhead=1e-5), NETWORK),
+        cluster=Cluster(workers, 1, Measured(TABLE, FALLBACK, 1e-5, pass_overhead), NETWORK),
         budget=Budget(updates=3),
         numerics=BenchFactory(
             SizesFactory(MODEL, on_bench.share),
@@ -93,6 +93,15 @@ def test_block_times_are_recovered(record: Record) -> None:
 
 def test_the_overhead_of_an_operation_is_recovered(record: Record) -> None:
     assert record.overhead() == pytest.approx(1e-5, rel=1e-9)
+
+
+def test_the_overhead_of_a_pass_is_recovered_and_is_no_part_of_blocks(record: Record) -> None:
+    assert record.pass_overhead() == pytest.approx(0.0, abs=1e-12)
+    costly = calibrated(2, pass_overhead=3e-5)[0]
+    assert costly.pass_overhead() == pytest.approx(3e-5, rel=1e-9)
+    for key, curve in costly.blocks().items():
+        for samples, seconds in curve.points:
+            assert seconds == pytest.approx(TABLE[key](samples), rel=1e-9)
 
 
 def test_messages_and_all_reduces_are_recovered(record: Record) -> None:

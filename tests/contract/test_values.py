@@ -176,6 +176,31 @@ def test_halves_of_backward_passes_cost_their_own_time(exact):
     assert exact.run(in_two_halves, ranks=1).notes[0]["now"] == [12.0]  # 2 x 2 blocks of 1 + 1 + 1 s
 
 
+async def both_blocks_as_one(worker, note):
+    for batch, part in ((Batch(0), "both"), (Batch(1), "input")):
+        worker.zero()
+        y = await worker.forward([0, 1], worker.input(batch), batch)
+        g = await worker.loss(y, batch)
+        worker.load(constant(worker, 7.0), SECOND)
+        await worker.backward([0, 1], g, batch, part)
+        if part == "input":
+            await worker.backward([0, 1], g, batch, "weights")
+        note("gradient", worker.accumulated())
+    note("now", worker.now)
+
+
+def test_blocks_that_run_as_one_give_what_each_gives_by_itself_with_the_weights_of_their_forward_pass(mode):
+    ran = mode.run(both_blocks_as_one, ranks=1)
+    second = [[5.0, 6.0, 7.0, 8.0], [7.0] * 4]
+    assert ran.notes[0]["gradient"] == [mode.payload([*values, 1.0, 2.0, 3.0, 4.0]) for values in second]
+    names = [name for name, *_ in ran.outcome.traces[0].compute]
+    assert names == ["F0-1", "loss", "B0-1", "F0-1", "loss", "I0-1", "W0-1"]
+
+
+def test_blocks_that_run_as_one_take_the_time_that_they_take_one_by_one(exact):
+    assert exact.run(both_blocks_as_one, ranks=1).notes[0]["now"] == [12.0]  # 2 blocks of 1 + 2 s, then of 1 + 1 + 1 s
+
+
 async def a_bucket_at_a_time(worker, note):
     for bucket_bytes in (0.0, 33.0):
         for region, work in worker.gradients(Batch(0), bucket_bytes):

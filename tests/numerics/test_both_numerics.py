@@ -83,6 +83,11 @@ def backward_of_another_size(numerics):
     numerics.backward((0,), started(numerics, HALF), ONE, "both")
 
 
+def started_as_one(numerics):
+    """The output of blocks 0 and 1, whose forward passes have run as one."""
+    return numerics.forward((0, 1), numerics.input(ONE), ONE)
+
+
 def use_of_a_block_elsewhere(numerics):
     numerics.place([0, 1], (0, 1))
     numerics.read(Region((2,)))
@@ -98,6 +103,19 @@ MISUSES = [
     ("forward of block 1, .* takes 160 bytes, it was given 80", lambda n: n.forward((1,), started(n, HALF), ONE)),
     ("loss, .* takes 320 bytes, it was given 160", lambda n: n.loss(started(n), ONE)),
     ("backward of block 0, .* takes 160 bytes, it was given 80", backward_of_another_size),
+    (
+        r"backward of block 1, .* by itself: its forward ran as one with those of blocks \[0, 1\]",
+        lambda n: n.backward((1,), started_as_one(n), ONE, "both"),
+    ),
+    (
+        r"forward of block 0, .* by itself: its forward ran as one with those of blocks \[0, 1\]",
+        lambda n: (started_as_one(n), started(n)),
+    ),
+    (
+        r"backward of block 0, .* as one with those of blocks \[0, 1\]: its forward ran by itself",
+        lambda n: n.backward((0, 1), started(n), ONE, "both"),
+    ),
+    (r"follow each other, and \[0, 2\] do not", lambda n: n.forward((0, 2), n.input(ONE), ONE)),
     ("8 samples of a step do not cut into 3 equal parts", lambda n: n.input(Batch(0, 0, 3))),
     ("block 2 is not placed", use_of_a_block_elsewhere),
     ("ascending order", lambda n: n.place([1, 0], (0, 1))),

@@ -1,6 +1,7 @@
 """Memory: the formula of byte counts, and what tensors really hold, are equal after every operation, and right by hand."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,6 +43,8 @@ class Walk:
     def __init__(self, numerics, depth, seed):
         self.numerics, self.blocks, self.draw = numerics, range(depth), random.Random(seed)
         self.outputs = {}
+        self.pieces = {}  # of each batch, what runs as one
+        self.seen = []  # the memory after every block
         self.kinds = (
             self.forward,
             self.backward,
@@ -62,24 +65,34 @@ class Walk:
         piece = Region(blocks, 3, self.draw.randrange(3))
         return self.draw.choice((Region(blocks), piece, piece.joined, Region(blocks, replicated=True), *others))
 
+    def cut(self):
+        """All blocks, cut at random."""
+        ends = sorted(self.draw.sample(range(1, len(self.blocks)), self.draw.randrange(len(self.blocks))))
+        return [tuple(self.blocks[a:b]) for a, b in pairwise([0, *ends, len(self.blocks)])]
+
+    def look(self):
+        self.seen.append(self.numerics.memory())
+
     def waiting(self):
         """A batch whose backward pass has not run."""
         return self.draw.choice(list(self.outputs)) if self.outputs else None
 
     def forward(self, step):
         batch = Batch(step, 0, self.draw.choice((1, 2)))
+        if batch not in self.outputs:  # else its backward pass is awaited as it was cut
+            self.pieces[batch] = self.cut()
         x = self.numerics.input(batch)
-        for b in self.blocks:
-            x = self.numerics.forward((b,), x, batch)
+        for blocks in self.pieces[batch]:
+            x = self.numerics.forward(blocks, x, batch, self.look)
         self.outputs[batch] = x
 
     def backward(self, step):
         if batch := self.waiting():
             g = self.numerics.loss(self.outputs.pop(batch), batch)[0]
-            for b in reversed(self.blocks):
-                before, g = g, self.numerics.backward((b,), g, batch, "input" if step % 2 else "both")
+            for blocks in reversed(self.pieces[batch]):
+                before, g = g, self.numerics.backward(blocks, g, batch, "input" if step % 2 else "both", self.look)
                 if step % 2:
-                    self.numerics.backward((b,), before, batch, "weights")
+                    self.numerics.backward(blocks, before, batch, "weights", self.look)
 
     def forget(self, step):
         if batch := self.waiting():
@@ -144,6 +157,8 @@ def test_equal_after_every_operation(workload, optimizer, shard, seed):
     walks = {n: Walk(n, workload.depth, seed) for n in (both.sizes, both.tensors)}
     for step in range(80):
         both.do(lambda n, step=step: walks[n].go(step))
+    assert walks[both.sizes].seen == walks[both.tensors].seen
+    assert len(walks[both.sizes].seen) > workload.depth
     for batch in walks[both.sizes].outputs:
         both.do(lambda n, batch=batch: n.forget(batch))
     both.do(lambda n: n.zero(None))

@@ -10,7 +10,10 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from distsim.interface import ALL, SGD, Batch, Block, Collective, Diverged, Model, Region, StrategyError
+from distsim.interface.precision import FLOAT32, Precision
 from distsim.numerics.tensors import TensorsFactory
+from distsim.workloads.char_gpt import CharGPT
+from distsim.workloads.digits_cnn import DigitsCNN
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.task import Data, Task
 
@@ -48,6 +51,41 @@ def gradient_of(numerics, batch):
     gradient = numerics.accumulated(ALL)
     numerics.zero(None)
     return gradient, loss
+
+
+def cuts(blocks):
+    """All ways to cut a chain of blocks into pieces that run as one each."""
+    *others, last = blocks
+    if not others:
+        return [[(last,)]]
+    return [cut for rest in cuts(others) for cut in ([*rest, (last,)], [*rest[:-1], (*rest[-1], last)])]
+
+
+WIDE = [DigitsCNN(batch=2, channels=8), CharGPT(batch=2, layers=1, width=16, context=8), DigitsMLP(batch=6, depth=4)]
+
+
+@pytest.mark.parametrize("workload", WIDE, ids=lambda workload: type(workload).__name__)
+@pytest.mark.parametrize("precision", [FLOAT32, Precision("bf16"), Precision("fp16")], ids=lambda each: each.name)
+def test_however_blocks_are_cut_into_graphs_every_bit_is_the_same(workload, precision):
+    blocks = range(len(workload.model().blocks))
+    found = []
+    for cut in cuts(blocks) if len(blocks) < 5 else [*cuts(blocks)[:: len(blocks)], [tuple(blocks)]]:
+        numerics = TensorsFactory(workload, 2, SGD(0.1), 0, precision=precision)(0)
+        parts = []
+        for step in range(2):
+            numerics.zero(None)
+            for batch in Batch(step).split(2):
+                x = numerics.input(batch)
+                for piece in cut:
+                    x = numerics.forward(piece, x, batch)
+                g, _ = numerics.loss(x, batch)
+                for piece in reversed(cut):
+                    g = numerics.backward(piece, g, batch, "both")
+            numerics.update(ALL, numerics.accumulated(ALL) if step else None, None, 1.0)
+            parts += [x, numerics.accumulated(ALL), numerics.read(ALL)]
+        found.append(torch.cat([part.reshape(-1) for part in parts]))
+    assert len(found) > 3
+    assert all(torch.equal(each, found[0]) for each in found[1:])
 
 
 def plain(batch, weights=None, seed=5):
@@ -300,6 +338,15 @@ def test_gradients_that_are_views_of_one_tensor_are_added_up_apart():
         numerics.forward((1,), torch.zeros(1, 2), Batch(step))
         assert numerics.backward((1,), g, Batch(step), "both").tolist() == [[1.0, 2.0]]
     assert numerics.accumulated(Region((1,))).tolist() == [3.0, 6.0, 3.0, 6.0]
+    assert g.tolist() == [[1.0, 2.0]]
+
+
+def test_gradients_that_are_views_of_one_tensor_are_added_up_apart_where_two_blocks_run_as_one():
+    numerics, g = TensorsFactory(Views(), 1)(0), torch.tensor([[1.0, 2.0]])
+    for step in range(3):
+        numerics.forward((0, 1), torch.zeros(1, 2), Batch(step))
+        assert numerics.backward((0, 1), g, Batch(step), "both").numel() == 0
+    assert numerics.accumulated(ALL).tolist() == [3.0, 6.0] * 4
     assert g.tolist() == [[1.0, 2.0]]
 
 
