@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         with suppress(OSError):  # as in `distsim run 2>&1 | tee log`, where tee ends by the same Ctrl-C
-            print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+            kept = "; what is finished is kept, and the same command goes on from there"
+            print(f"interrupted{kept if options.command == 'run' else ''}", file=sys.stderr)
         return signals.exit_code()
 
 

@@ -32,7 +32,8 @@ from distsim.interface.values import ALL, Batch, Region
 from distsim.numerics import codecs_tensors
 from distsim.numerics.checks import Ledger, check_collective
 from distsim.numerics.layout import Layout, Span
-from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes, storage, taken
+from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes
+from distsim.numerics.tensors_graph import Graph, storage
 from distsim.numerics.tensors_precision import LossScale, Piece, cast, lower_type
 from distsim.workloads.workload import Workload
 
@@ -46,29 +47,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@dataclass(slots=True)
-class _Graph:
-    """What autograd keeps of a forward pass of blocks that ran as one."""
-
-    x: Tensor
-    y: Tensor
-    g: Tensor | None = None
-    """The output's gradient, kept from `part="input"` for `part="weights"`."""
-
-    def of_input(self, retain: bool) -> Tensor:
-        """The gradient of the input alone; the graph is kept for that of the parameters if there are any."""
-        (gx,) = torch.autograd.grad(self.y, self.x, self.g, retain_graph=retain, materialize_grads=True)
-        return gx.contiguous()
-
-    def backward(self, g: Tensor, parameters: list[nn.Parameter], part: Part) -> Tensor | None:
-        """Have autograd add to the gradients of parameters; the input's, if it has one that was not given before."""
-        has_gradient = self.x.requires_grad and part != "weights"
-        if parameters or has_gradient:
-            inputs = None if part == "both" else parameters
-            torch.autograd.backward(self.y, g if self.g is None else self.g, inputs=inputs)
-        return taken(self.x).contiguous() if has_gradient else None
 
 
 class Tensors:
@@ -110,7 +88,7 @@ class Tensors:
         self._modules = modules
         self._counts = Counts()
         self._blocks = {b: TensorBlock(module, self._nothing, self._counts, self._low) for b, module in modules.items()}
-        self._graphs: dict[tuple[Blocks, Batch], _Graph] = {}
+        self._graphs: dict[tuple[Blocks, Batch], Graph] = {}
         """Of forward passes that await their backward pass."""
         self._shards: dict[Region, Tensor] = {}
         """What has accumulated for shards."""
@@ -153,7 +131,7 @@ class Tensors:
                 samples = self._ledger.forward(block, nbytes(y), batch, blocks)
                 y = self._blocks[block].forward(y, batch, samples)
                 then()
-            self._graphs[blocks, batch] = _Graph(x, y)
+            self._graphs[blocks, batch] = Graph(x, y)
             return y.detach().contiguous()
 
     def loss(self, y: Tensor, batch: Batch) -> tuple[Tensor, float]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distsim.interface.memory import Memory
 from distsim.interface.optimizer import Optimizer
+from distsim.numerics.tensors_graph import apart, taken
 from distsim.numerics.tensors_optimizers import State, step
 from distsim.numerics.tensors_precision import cast
 from distsim.workloads.activations import kept
@@ -221,7 +222,7 @@ class TensorBlock:
             for mine, piece in zip(self._gradient, found, strict=False):
                 mine.add_(piece)
         if not self._gradient:
-            self._hold(_apart(found, used))
+            self._hold(apart(found, used))
 
     def forget(self, batch: object) -> None:
         """Drop what a forward pass saved, or what was held for it."""
@@ -274,27 +275,6 @@ class TensorBlock:
             self._vector = torch.cat([piece.reshape(-1) for piece in self._gradient])
             self._gradient = self._pieces(self._vector)
         return self._vector
-
-
-def _apart(gradients: list[Tensor], used: set[int]) -> list[Tensor]:
-    """Gradients that can be added to: autograd may give views of one tensor to several, or of what it was given."""
-    found = []
-    for x in gradients:
-        memory = storage(x)
-        found.append(x.clone() if memory in used else x)
-        used.add(memory)
-    return found
-
-
-def taken(x: Tensor) -> Tensor:
-    """The gradient that autograd has put there."""
-    g, x.grad = x.grad, None
-    return torch.zeros_like(x) if g is None else g
-
-
-def storage(x: Tensor) -> int:
-    """Where its memory is."""
-    return x.untyped_storage().data_ptr()
 
 
 def nbytes(x: Tensor) -> int:
