@@ -15,7 +15,7 @@ from distsim.strategies.parameter_server import SSP, AsyncPS, BackupWorkers, KAs
 from distsim.strategies.zero import Zero
 from real.mortal import Mortal
 
-WORKERS, UPDATES = 3, 40
+WORKERS, UPDATES = 3, 200
 EVERY_2 = Failure(checkpoint=Checkpoint(updates=2))
 
 
