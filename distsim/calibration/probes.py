@@ -221,7 +221,7 @@ class Reduce(Probe):
         x = worker.read(Region((self.block,)))
         for _ in range(times):
             await worker.gradient(batch)
-            await group.all_reduce(x, "sum", in_place=True)
+            await group.all_reduce(x)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class AllReduce(Compressed):
     async def run(self, worker: Worker[T]) -> None:
         exchange = Exchange(worker, self)
         for step in worker.steps():
-            batch = Batch(step, worker.rank, worker.world_size, exchange.weight)
+            batch = Batch(step, worker.rank, worker.world_size)
             pending = [
                 (region, await exchange.start(await bucket, region))
                 for region, bucket in worker.gradients(batch, self.bucket_bytes, microbatches=self.microbatches)

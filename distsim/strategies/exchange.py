@@ -77,18 +77,15 @@ class Exchange(Generic[T]):
     def __init__(self, group: Worker[T], compressed: Compressed) -> None:
         self._group = group
         self._codec = compressed.codec()
-        self.weight = 1.0 / group.world_size if self._codec is None else 1.0
-        """What the batches weigh whose gradients are given to it: their mean is a sum then, with no pass over memory to
-        divide by. Codes are of gradients as they are."""
         self.feedback = Feedback[T](compressed.error_feedback)
 
     async def start(self, gradient: T, region: Region = ALL) -> Work[T]:
         """The mean of this gradient of `region` over the group, under way: encoding it is over when this returns.
 
-        The gradient, of a batch that weighs `weight`, is given away.
+        The gradient is given away.
         """
         if self._codec is None:
-            return self._group.all_reduce(gradient, "sum", in_place=True)
+            return self._group.all_reduce(gradient, in_place=True)
         wanted = self.feedback.add(gradient, region)
         code = await self._group.encode(self._codec, wanted, region)
         mean = self._gather if "all_gather" in self._codec.rounds else self._sum

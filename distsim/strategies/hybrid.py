@@ -58,7 +58,7 @@ class Hybrid(Compressed):
 
         for step in worker.steps():
             worker.zero()
-            batches = Batch(step, data.rank, data.world_size, outer.weight).split(self.microbatches)
+            batches = Batch(step, data.rank, data.world_size).split(self.microbatches)
             await walk(pipe, outer, chunks, batches, schedule, ready)
             await outer.update()
             if shown:

@@ -65,8 +65,6 @@ class Replicated(Generic[T]):
         self._inner = inner
         self._group = group
         self._exchange = Exchange(group, compressed)
-        self.weight = self._exchange.weight
-        """What batches weigh."""
         self._pending: list[tuple[Region, Work[T]]] = []
 
     def forward(self, block: int, x: T, batch: Batch) -> Awaitable[T]:
@@ -146,8 +144,6 @@ class FullySharded(Generic[T]):
         self._shards = {block: Region((block,), group.world_size, group.rank) for block in blocks}
         self._ahead: dict[int, Work[T]] = {}
         self._scatter = Scatter(group, across)
-        self.weight = 1.0
-        """What batches weigh."""
         for shard in self._shards.values():
             group.release(shard)
 
