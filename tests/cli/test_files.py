@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,15 @@ def test_what_is_missing_is_named_and_nothing_else(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.splitlines()[-1] == (
         "distsim explain: error: the following arguments are required: STRATEGY"
     )
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    settings = ["backend=real", "strategy=all_reduce", "cluster.workers=2", "budget.updates=1"]
+    command, env = [sys.executable, "-m", "distsim", "run", *settings], {**os.environ, "TMPDIR": str(folder)}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert f"the path of {folder} is too long for the sockets of ranks: set TMPDIR to a shorter one" in said
+    assert "Traceback" not in said

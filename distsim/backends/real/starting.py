@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -22,6 +23,7 @@ from distsim.backends.real.options import RealOptions, device_of
 from distsim.backends.real.parcel import main_module
 from distsim.backends.real.process import Elsewhere, Order, enter
 from distsim.backends.real.saving.saved import Begin
+from distsim.interface import DistsimError
 
 if TYPE_CHECKING:
     from distsim.backends.real.worlds.meeting import Meeting
@@ -99,7 +101,7 @@ def _start(order: Order, processes: list[ForkServerProcess], reports: list[Conne
     process = context.Process(target=enter, args=(order, theirs), name=f"{_NAME} {order.rank}", daemon=True)
     processes.append(process)
     with theirs, _one_thread():
-        with _deaf():
+        with _deaf(), _short_enough():
             forkserver.ensure_running()
         process.start()
 
@@ -122,6 +124,18 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _short_enough() -> Iterator[None]:
+    """Multiprocessing puts sockets into a folder of its own in the temporary one; the kernel takes paths of 107 bytes."""
+    try:
+        yield
+    except OSError as error:
+        if "too long" not in str(error):
+            raise
+        why = f"the path of {tempfile.gettempdir()} is too long for the sockets of ranks: set TMPDIR to a shorter one"
+        raise DistsimError(why) from None
 
 
 @contextlib.contextmanager
