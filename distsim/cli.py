@@ -145,10 +145,10 @@ def _run(options: argparse.Namespace) -> int:
             prepared = sweeping.prepare(overrides, options.yes)
         else:
             prepared = [api.prepare(*composition.parse(overrides, sweeps=True))]
-    except BadInput:
-        if started is None or started.local_rank == 0:  # one process of a host says it
+    except BadInput as error:
+        if started is None:
             raise
-        return 2
+        return engines.refuse(started, overrides, error)
 
     def runs(run: Callable[[Prepared], Result]) -> int:
         return sweeping.sweep(prepared, overrides, at_once, run) if options.multirun else _one(prepared[0], run)

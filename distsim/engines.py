@@ -8,7 +8,8 @@ runs are the leader's alone. So a sweep's runs are the same in all processes, in
 it has stored already.
 
 All must be about to run the same: the leader compares what each run depends on (source, data, versions, settings), and
-refuses with a line for who differs.
+refuses with a line for who differs. A process that refuses its configuration, for what its host lacks perhaps, says so where
+all meet: so no other waits for it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from distsim import execution, signals, sweeping
@@ -29,12 +31,13 @@ from distsim.results import identity
 from distsim.results.store import Result
 
 if TYPE_CHECKING:
-    from distsim.backends.real.worlds.meeting import Meeting
+    from distsim.backends.real.worlds.meeting import Hello, Meeting
     from distsim.backends.real.worlds.world import World
 
 _OWN = ("host", "world")
 """Inputs in which hosts may differ."""
 _GOODBYE = 5.0  # seconds that the leader waits for the others to have read the end
+_REFUSAL = 10.0  # seconds that one who refuses waits for the others to come and hear of it
 _LOOK = 0.1
 
 Conduct = Callable[[Callable[[Prepared], Result]], int]
@@ -61,32 +64,70 @@ def conduct(world: World | None, prepared: Sequence[Prepared], runs: Conduct) ->
     real = {_name(each): each for each in prepared if each.resolved.backend == "real"}
     if not real:
         return runs(execution.run) if world.leads else 0
-    meeting = _meet(world, real)
+    options = next(iter(real.values())).resolved.options
+    meeting = _meet(world, options.interface, options.start_seconds, does=_does(real))
     try:
         return _lead(meeting, real, runs) if world.leads else _follow(meeting, real)
     finally:
         meeting.pulse.stop()
 
 
-def _meet(world: World, real: Mapping[str, Prepared]) -> Meeting:
+def refuse(world: World, overrides: Sequence[str], error: BadInput) -> int:
+    """Say what is wrong, to all processes of a world, which then end; the exit code."""
+    if world.local_rank == 0:  # one process of a host says it
+        print(error, file=sys.stderr)
+    if not any(text.startswith("backend=") and "real" in text for text in overrides):  # then nobody waits for others
+        return 2
+    from distsim import composition
+    from distsim.backends.real.worlds.pulse import LauncherLost
+    from distsim.backends.real.worlds.world import is_loopback
+
+    interface = dict(composition.parse(overrides)[0]).get("backend.interface")
+    if interface is None and not world.hosted and not is_loopback(world.address):  # then nobody listens
+        return 2
+    with suppress(BadInput, LauncherLost):
+        meeting = _meet(world, interface, _REFUSAL, refuses=[str(problem) for problem in error.problems])
+        try:
+            if world.leads:
+                with suppress(BadInput):
+                    _await(range(1, world.size), meeting, _REFUSAL)
+                _say_goodbye(meeting, 1, 2)
+            else:
+                _follow(meeting, {})
+        finally:
+            meeting.pulse.stop()
+    return 2
+
+
+def _meet(
+    world: World,
+    interface: str | None,
+    seconds: float,
+    does: Mapping[str, dict[str, str]] = MappingProxyType({}),
+    refuses: Sequence[str] = (),
+) -> Meeting:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what warnings of its store say, ours say in a line
     from distsim.backends.real.worlds.meeting import Hello, machine, meet
 
-    options = next(iter(real.values())).resolved.options
-    meeting = meet(world, options.interface, options.start_seconds)
+    meeting = meet(world, interface, seconds)
     if not world.leads:
-        _await([0], meeting, options.start_seconds)
-    meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), _does(real)))
+        _await([0], meeting, seconds)
+    meeting.put(f"hello/{world.rank}", Hello(platform.node(), machine(), dict(does), list(refuses)))
     meeting.pulse.start(range(1, world.size) if world.leads else [0])
     return meeting
 
 
-def _await(ranks: Sequence[int], meeting: Meeting, seconds: float) -> None:
-    """Wait until their processes are here. Raises `BadInput` if one does not come in time."""
+def _coming(ranks: Sequence[int], meeting: Meeting, seconds: float) -> Iterator[int]:
+    """Wait for their processes; each as it comes. Raises `BadInput` if one does not come in time."""
     world = meeting.world
     until = time.monotonic() + seconds
     missing = list(ranks)
-    while missing := [rank for rank in missing if not meeting.has_come(rank)]:
+    while True:
+        come = [rank for rank in missing if meeting.has_come(rank)]
+        missing = [rank for rank in missing if rank not in come]
+        yield from come
+        if not missing:
+            return
         if time.monotonic() > until:
             who = ", ".join(map(str, missing))
             allowed = f"rank {who} did not come to {meeting.address}:{meeting.port} within {seconds:g} s"
@@ -94,6 +135,23 @@ def _await(ranks: Sequence[int], meeting: Meeting, seconds: float) -> None:
                 [Problem(world.size_key, world.size, allowed, "are all started? see also backend.start_seconds")]
             )
         time.sleep(_LOOK)
+
+
+def _await(ranks: Sequence[int], meeting: Meeting, seconds: float) -> None:
+    """Wait until their processes are here."""
+    for _ in _coming(ranks, meeting, seconds):
+        pass
+
+
+def _know_all(meeting: Meeting, seconds: float) -> None:
+    """Wait for all processes. Raises `BadInput` at once if one refuses, or if one does not come in time."""
+    everyone = range(meeting.world.size)
+    for rank in _coming(everyone, meeting, seconds):
+        hello: Hello = meeting.get(f"hello/{rank}")[0]
+        if hello.refuses:
+            said = [f"its process on {hello.host} refuses the run: {line}" for line in hello.refuses]
+            raise BadInput([Problem("rank", rank, line) for line in said])
+    meeting.know(meeting.get(*(f"hello/{rank}" for rank in everyone)))
 
 
 def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
@@ -118,10 +176,8 @@ def _lead(meeting: Meeting, real: Mapping[str, Prepared], runs: Conduct) -> int:
             if ordered:
                 _end(meeting, f"run/{ordered}")
 
-    everyone = range(meeting.world.size)
     try:
-        _await(everyone, meeting, next(iter(real.values())).resolved.options.start_seconds)
-        meeting.know(meeting.get(*(f"hello/{rank}" for rank in everyone)))
+        _know_all(meeting, next(iter(real.values())).resolved.options.start_seconds)
         _compare(meeting, real)
         if folders := _saves_to(real):
             lead_to(meeting, folders)

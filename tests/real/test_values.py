@@ -40,7 +40,7 @@ class Evil:
 def test_values_come_back_equal():
     seen = Seen(None, "S", 3, [Report("failed", "x")], [(0, b"raw")], 1.5, "log", {"group-0": {0: b"call"}})
     trace = Trace(1, [Compute("F", 0.0, 0.5, 2, 1)], interruptions=[Interruption(1.0, 0, inf, 0, 2)], peak=Memory(4.0))
-    told = (Hello("a", "b", {"run": {"seed": "0"}}), seen, trace, Begin(Path("/x/y")), {0: [True, None, 1 << 70]})
+    told = (Hello("a", "b", {"run": {"seed": "0"}}, ["no"]), seen, trace, Begin(Path("/x/y")), {0: [True, None, 1 << 70]})
     assert values.loads(values.dumps(told)) == told
 
 
@@ -107,7 +107,7 @@ def test_what_nobody_has_told_is_refused(name):
 
 
 def test_bytes_that_were_changed_are_refused_or_give_something_else():
-    told = values.dumps((Hello("a", "b", {"run": {"seed": "0"}}), {0: [True, None, 1.5]}, torch.ones(2, 3), Trace(1)))
+    told = values.dumps((Hello("a", "b", {"run": {"seed": "0"}}, ["no"]), {0: [True, None, 1.5]}, torch.ones(2, 3), Trace(1)))
     rng = random.Random(0)
     for _ in range(3000):
         changed = bytearray(told)

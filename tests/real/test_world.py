@@ -138,4 +138,4 @@ def test_what_the_processes_of_a_large_sweep_say_fits_into_the_store():
     prepared = api.prepare({"strategy": "all_reduce", "backend": "real", "cluster.workers": 2}.items())
     does = engines._does({f"all_reduce-real-{i:012d}": prepared for i in range(50_000)})
     assert list(does.values())[:2] == [engines._depends(prepared), {}]
-    assert len(values.dumps(Hello("host", "machine", does))) < 8 << 20
+    assert len(values.dumps(Hello("host", "machine", does, []))) < 8 << 20

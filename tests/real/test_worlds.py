@@ -233,6 +233,21 @@ def test_a_leader_that_is_not_there_is_one_line(address: str, port: int, said: s
     assert line.startswith(said)
 
 
+@pytest.mark.parametrize("ranks", [[1], [0], [0, 1]], ids=str)
+def test_a_process_that_refuses_lets_no_other_wait(ranks: list[int], tmp_path: Path) -> None:
+    for rank in ranks:  # as of another version
+        (tmp_path / f"host{rank}/runs").mkdir(parents=True)
+        (tmp_path / f"host{rank}/runs/.distsim").write_text('{"schema": 0}')
+    with launched(tmp_path, [*TRAINING, "backend.start_seconds=600"]) as both:
+        assert both.codes() == [2, 2], both.said(0) + both.said(1)  # none has waited for 600 s
+    refusal = "runs='runs': holds runs of another version (schema 0, this one writes 1); choose another"
+    for rank in ranks:
+        assert both.said(rank).startswith(refusal) or both.said(rank) == ""  # one process of a host says it
+    if 0 not in ranks:
+        assert both.said(0).startswith(f"rank=1: its process on {socket.gethostname()} refuses the run: {refusal}")
+        assert len(both.said(0).splitlines()) == 1
+
+
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

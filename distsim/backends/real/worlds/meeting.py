@@ -39,6 +39,8 @@ class Hello(NamedTuple):
     """Processes of equal ones share CLOCK_MONOTONIC."""
     does: dict[str, dict[str, str]]
     """The runs it can take part in, and what the first of them depends on."""
+    refuses: list[str]
+    """What is wrong with them here, a line each: then there are none."""
 
 
 class Meeting:
