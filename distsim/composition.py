@@ -99,6 +99,7 @@ def compose(settings: Iterable[Setting], composed: Composed = MappingProxyType({
     settings = list(settings)
     problems = [problem for key, value in settings if key in GROUPS for problem in _bad_choice(key, value)]
     bad = {problem.key for problem in problems}
+    problems += _said_twice(settings)
     settings = [setting for setting in settings if setting[0].partition(".")[0] not in bad]
     chosen = tuple(setting for setting in settings if setting[0] in GROUPS)
     result = copy.deepcopy(composed.get(chosen) or _compose_groups(chosen))
@@ -106,6 +107,30 @@ def compose(settings: Iterable[Setting], composed: Composed = MappingProxyType({
         if key not in GROUPS:
             _put(result, key, value)
     return result, problems
+
+
+def _said_twice(settings: Iterable[Setting]) -> list[Problem]:
+    """What two settings set, one of them as a dict around it: Hydra takes the last, and nobody hears of the other."""
+    said: dict[tuple[str, ...], Setting] = {}
+    problems = []
+    for key, value in settings:
+        paths = [] if key in GROUPS else list(_paths(tuple(key.split(".")), value))
+        for path in paths:
+            before = next((there for there in said if there[: len(path)] == path[: len(there)]), None)
+            if before is not None and said[before][0] != key:
+                other, its = said[before]
+                problems.append(Problem(key, value, "every key once", f"{other}={its} sets {'.'.join(path)}, too: remove one"))
+        said |= dict.fromkeys(paths, (key, value))
+    return problems
+
+
+def _paths(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
+    """What a setting sets."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _paths((*path, str(name)), entry)
+    else:
+        yield path
 
 
 def put_together(runs: Iterable[Iterable[Setting]]) -> Composed:

@@ -174,6 +174,12 @@ SINGLE = {
     "evaluation=3": "evaluation=3: a group of keys; its keys are evaluation.samples",
     "repeat=1 repeat=2": "repeat='2': every key once; repeat=1 is there, too: remove one",
     "strategy=sync_ps strategy=sync_ps": "strategy='sync_ps': every key once; strategy=sync_ps is there, too: remove one",
+    "budget={updates:1,samples:6400} budget.updates=2": "budget.updates=2: every key once; "
+    "budget={'updates': 1, 'samples': 6400} sets budget.updates, too: remove one",
+    "budget.updates=2 budget={updates:1}": "budget={'updates': 1}: every key once; "
+    "budget.updates=2 sets budget.updates, too: remove one",
+    "straggler.episodes={factor:2} straggler.episodes.factor=3": "straggler.episodes.factor=3: every key once; "
+    "straggler.episodes={'factor': 2} sets straggler.episodes.factor, too: remove one",
     "workload.depth=20000000": "workload.depth=20000000: must be from 2 to 10000",
     "workload.width=1e9": "workload.width=1000000000: must be from 1 to 100000",
     "workload.batch=100000000": "workload.batch=100000000: must be from 1 to 1000000",
@@ -184,6 +190,9 @@ SINGLE = {
 }
 SWEEP = {
     "repeat=0,1 seed=1 repeat=2,3": "repeat='2,3': every key once; repeat=0,1 is there, too: remove one",
+    "budget={updates:1},{updates:2} budget.updates=3": "budget.updates=3: every key once; "
+    "budget={'updates': 1} sets budget.updates, too: remove one\nbudget.updates=3: every key once; "
+    "budget={'updates': 2} sets budget.updates, too: remove one",
     "repeat=0,0": f"repeat='0,0': {TWICE}; remove one 0",
     "seed=1,1.0": "-m='seed=1.0': every run once: this one is in the sweep twice; remove one of the equal values",
     "repeat=range(0,0)": "repeat='range(0,0)': an empty sweep: no value to run",

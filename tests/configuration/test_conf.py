@@ -210,3 +210,9 @@ def test_samples_auto_gives_way_to_any_other_limit() -> None:
     assert budget(("budget.updates", 5)) == {"updates": 5, "samples": None, "seconds": None}
     assert budget(("budget.seconds", 2)) == {"updates": None, "samples": None, "seconds": 2.0}
     assert budget(("budget.samples", "1e3")) == {"updates": None, "samples": 1000, "seconds": None}
+
+
+def test_a_dict_beside_a_key_that_it_does_not_set_loses_nothing() -> None:
+    values, problems = compose([("budget.samples", 9), ("budget", {"updates": 7}), ("budget.seconds", 3), ("budget", {})])
+    assert problems == []
+    assert values["budget"] == {"updates": 7, "samples": 9, "seconds": 3}
