@@ -119,7 +119,8 @@ def _said_twice(settings: Iterable[Setting]) -> list[Problem]:
             before = next((there for there in said if there[: len(path)] == path[: len(there)]), None)
             if before is not None and said[before][0] != key:
                 other, its = said[before]
-                problems.append(Problem(key, value, "every key once", f"{other}={its} sets {'.'.join(path)}, too: remove one"))
+                again = f"{other}={its} sets {'.'.join(path)}, too: remove one"
+                problems.append(Problem(key, value, "every key once", again))
         said |= dict.fromkeys(paths, (key, value))
     return problems
 

@@ -8,8 +8,8 @@ runs are the leader's alone. So a sweep's runs are the same in all processes, in
 it has stored already.
 
 All must be about to run the same: the leader compares what each run depends on (source, data, versions, settings), and
-refuses with a line for who differs. A process that refuses its configuration, for what its host lacks perhaps, says so where
-all meet: so no other waits for it.
+refuses with a line for who differs. A process that refuses its configuration, for what its host lacks perhaps, says so
+where all meet, so that no other waits for it.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def refuse(world: World, overrides: Sequence[str], error: BadInput) -> int:
     """Say what is wrong, to all processes of a world, which then end; the exit code."""
     if world.local_rank == 0:  # one process of a host says it
         print(error, file=sys.stderr)
-    if not any(text.startswith("backend=") and "real" in text for text in overrides):  # then nobody waits for others
+    given = {key: text for key, _, text in (override.partition("=") for override in overrides)}
+    if "real" not in given.get("backend", ""):  # then nobody waits for others
         return 2
-    from distsim import composition
     from distsim.backends.real.worlds.pulse import LauncherLost
     from distsim.backends.real.worlds.world import is_loopback
 
-    interface = dict(composition.parse(overrides)[0]).get("backend.interface")
+    interface = given.get("backend.interface")
     if interface is None and not world.hosted and not is_loopback(world.address):  # then nobody listens
         return 2
     with suppress(BadInput, LauncherLost):

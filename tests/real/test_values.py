@@ -107,7 +107,8 @@ def test_what_nobody_has_told_is_refused(name):
 
 
 def test_bytes_that_were_changed_are_refused_or_give_something_else():
-    told = values.dumps((Hello("a", "b", {"run": {"seed": "0"}}, ["no"]), {0: [True, None, 1.5]}, torch.ones(2, 3), Trace(1)))
+    hello = Hello("a", "b", {"run": {"seed": "0"}}, ["no"])
+    told = values.dumps((hello, {0: [True, None, 1.5]}, torch.ones(2, 3), Trace(1)))
     rng = random.Random(0)
     for _ in range(3000):
         changed = bytearray(told)
