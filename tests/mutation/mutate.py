@@ -4,8 +4,9 @@
 
 A mutant is a module with one comparison, operator, constant, condition or statement changed. It is compiled in the memory
 of a child that runs the group's tests until one fails: the tree is never written to, and children of children run it as it
-is. A mutant is killed by a failure, or by using ten times the CPU that the tests need without it. What survives is printed;
-of each it must be said whether it is a gap of the tests or no mistake at all (README.md beside this file).
+is. A mutant is killed by a failure, or by using ten times the CPU that the tests need without it. What survives is printed:
+a gap of the tests, or a mutant that can't be told from the original, which equivalent.toml beside this file lists with the
+reason. Of the others at least 85 % should be killed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import resource
 import sys
 import tempfile
 import time
+import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -31,6 +34,7 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+LISTING = Path(__file__).with_name("equivalent.toml")
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,13 @@ class Mutant:
     """Among all of its file."""
     line: int
     function: str
-    before: str
-    after: str
+    change: str
+    """Before and after; with a number from the second of a function's changes on that read alike."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is listed by."""
+        return self.file, self.function, self.change
 
     @property
     def module(self) -> str:
@@ -152,7 +161,7 @@ class Mutant:
         return ast.fix_missing_locations(tree)
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line} in {self.function}: {self.before}  ->  {self.after}"
+        return f"{self.file}:{self.line} in {self.function}: {self.change}"
 
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -221,10 +230,14 @@ SKIPPED = (ast.Assert, ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)
 def mutants(file: str, functions: Sequence[str]) -> list[Mutant]:
     """All mutants of a file: of functions only, and of these only the named ones if any are."""
     text = (ROOT / file).read_text()
-    return [
-        Mutant(file, text, functions, number, *described)
-        for number, described in enumerate(_walk(ast.parse(text), functions))
-    ]
+    found: list[Mutant] = []
+    seen = Counter[tuple[str, str]]()
+    for number, (line, function, before, after) in enumerate(_walk(ast.parse(text), functions)):
+        change = f"{before}  ->  {after}"
+        seen[function, change] += 1
+        again = f"  #{seen[function, change]}" if seen[function, change] > 1 else ""
+        found.append(Mutant(file, text, functions, number, line, function, change + again))
+    return found
 
 
 def _walk(tree: ast.Module, functions: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
@@ -261,8 +274,22 @@ def _put(parent: ast.AST, name: str, index: int | None, what: ast.AST) -> None:
 
 
 def _line(node: ast.AST) -> str:
-    text = ast.unparse(node).splitlines()[0]
+    text = ast.unparse(node).strip().splitlines()[0]
     return text if len(text) < 100 else text[:97] + "..."
+
+
+def of_group(name: str) -> list[Mutant]:
+    """All mutants of a group."""
+    return [mutant for file, functions in GROUPS[name].files.items() for mutant in mutants(file, functions)]
+
+
+def listed() -> set[tuple[str, str, str]]:
+    """The keys of mutants that are equivalent. Raises `ValueError` for an entry that is no mutant, or is there twice."""
+    entries = tomllib.loads(LISTING.read_text())["equivalent"]
+    keys = [(entry["file"], entry["function"], change) for entry in entries for change in entry["changes"]]
+    if wrong := Counter(keys) - Counter(mutant.key for name in GROUPS for mutant in of_group(name)):
+        raise ValueError(f"{LISTING.name}: no mutants, or listed twice: {list(wrong)}")
+    return set(keys)
 
 
 # ---- running one
@@ -355,14 +382,15 @@ class Verdict:
 
     mutant: str
     is_killed: bool
+    is_equivalent: bool
+    """As listed."""
     how: int
     cpu_seconds: float
 
 
 def judge(name: str, sample: int, seed: int, say: Callable[[str], None]) -> list[Verdict]:
     """Run a sample of a group's mutants. Raises `RuntimeError` if the tests fail without any."""
-    group = GROUPS[name]
-    every = [mutant for file, functions in group.files.items() for mutant in mutants(file, functions)]
+    group, every, equivalent = GROUPS[name], of_group(name), listed()
     chosen = every if sample >= len(every) else Random(f"{name} {seed}").sample(every, sample)
     how, cpu = run(group.tests, None, 3600.0)
     if how:
@@ -373,12 +401,23 @@ def judge(name: str, sample: int, seed: int, say: Callable[[str], None]) -> list
         how, cpu_used = run(group.tests, mutant, SLACK * cpu + 5.0)
         if how not in (0, 1, 2, 3, -9, -24):  # passed; failed, or did not even import; out of time
             raise RuntimeError(f"{mutant}: the child ended with {how}")
-        verdicts.append(Verdict(str(mutant), how != 0, how, cpu_used))
-        if how == 0:
-            say(f"survived: {mutant}")
-    killed = sum(verdict.is_killed for verdict in verdicts)
-    say(f"{name}: {killed} of {len(verdicts)} killed, {killed / len(verdicts):.0%}")
+        verdict = Verdict(str(mutant), how != 0, mutant.key in equivalent, how, cpu_used)
+        verdicts.append(verdict)
+        if verdict.is_killed and verdict.is_equivalent:
+            say(f"killed, so not equivalent as listed: {mutant}")
+        elif not verdict.is_killed:
+            say(f"{'equivalent' if verdict.is_equivalent else 'survived'}: {mutant}")
+    say(f"{name}: {score(verdicts)}")
     return verdicts
+
+
+def score(verdicts: Sequence[Verdict]) -> str:
+    """How many are killed: of those that are not equivalent, and of all."""
+    killed = sum(verdict.is_killed for verdict in verdicts)
+    equal = sum(verdict.is_equivalent and not verdict.is_killed for verdict in verdicts)
+    of = max(1, len(verdicts) - equal)
+    raw = f"raw {killed} of {len(verdicts)}, {killed / len(verdicts):.1%}"
+    return f"killed {killed} of {of}, {killed / of:.1%} ({equal} equivalent left out); {raw}"
 
 
 def main() -> None:

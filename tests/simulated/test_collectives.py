@@ -7,6 +7,7 @@ from weakref import ref
 import pytest
 from contract.kit import MODELED, Bench, block
 
+from distsim.backends.simulated import collectives as collectives_module
 from distsim.backends.simulated.collectives import Collectives
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.hosts import RoutedHosts, SharedHost
@@ -118,6 +119,21 @@ def test_what_is_over_is_let_go(mode):
     collect()
     assert len(alive) == 60
     assert [payload() for payload in alive] == [None] * 60
+
+
+def test_tuples_that_name_a_group_are_kept_up_to_a_limit(monkeypatch):
+    # Room for ten ranks is room for three tuples of three: the fourth and the seventh find none, and are the first again.
+    monkeypatch.setattr(collectives_module, "_NAMES", 10)
+    engine = Engine()
+    hosts = RoutedHosts(engine, Switch(1e6, 1e-3), range(3))
+    collectives, names, kept = Collectives(engine, hosts, Messages(engine, hosts)), [], []
+    for _ in range(8):
+        names.append(tuple(range(3)))
+        for rank in range(3):
+            collectives.join(rank, names[-1], KINDS[0], None, 1e6, lambda collective, values: list(values))
+        engine.env.run()
+        kept.append(len(collectives._named))
+    assert kept == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
 async def message_meanwhile(worker, note):

@@ -4,8 +4,11 @@ import math
 
 import pytest
 
+from distsim.backends.simulated import network
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.network import Network
+
+begin_anew = network._begin_anew
 
 
 def ends(capacities, flows):
@@ -88,6 +91,17 @@ def test_a_link_that_is_never_idle_still_tells_instants_apart():
     flows += [(9990.5, [0], 1e5 / 3.0, 0.0) for _ in range(3)]
     done, lost = ends([1e9], flows)
     assert done[-3:] == pytest.approx([9990.5 + 1e5 / 3.0 / 2.5e5] * 3, rel=0.0, abs=2e-11)
+    assert lost <= 1e-12
+
+
+@pytest.mark.parametrize(("nbytes", "times"), [(1e12, 0), (1e13, 1)])
+def test_virtual_time_begins_anew_where_its_last_bit_is_worth_too_much_and_only_there(monkeypatch, nbytes, times):
+    # 1e9 bytes/s; when a tenth has moved, a second flow halves the rate: 2^50 windows of 1e-12 s at it are 5.6e11 bytes
+    begun = []
+    monkeypatch.setattr(network, "_begin_anew", lambda group: begun.append(group.virtual) or begin_anew(group))
+    done, lost = ends([1e9], [(0.0, [0], nbytes, 0.0), (nbytes / 1e10, [0], 1e6, 0.0)])
+    assert done == pytest.approx([nbytes / 1e9 + 1e-3, nbytes / 1e10 + 2e-3], rel=1e-12)
+    assert begun == [pytest.approx(nbytes / 10)] * times
     assert lost <= 1e-12
 
 

@@ -158,6 +158,22 @@ def test_who_is_called_what_changes_nothing(algorithm):
         assert found == pytest.approx(ends, rel=1e-12, abs=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("topology", "kind", "nbytes", "expected"),
+    [
+        # Ways of 0 s in nodes and 2 s between them, 4 rounds instead of a ring's 6: halves across, quarters inside, back.
+        (TwoLevel(2, 1e6, 0.0, 2, 1e3, 1.0), "all_reduce", 1e3, 2 * (2.0 + 0.5) + 2 * 0.25e-3),
+        # Ways of 1 s. 10 s a payload between nodes: a ring's 5 + 1.5 (10) against a tree's 2 + 2 (10). A half across and a
+        # quarter inside are scattered, then three rounds of quarters, of which every rank has one across.
+        (TwoLevel(2, 1e6, 0.5, 2, 1e3, 0.5), "broadcast", 1e4, (1.0 + 5.0) + (1.0 + 2.5e-3) + 3 * (1.0 + 2.5)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["flows", "price", "auto"])
+def test_auto_counts_with_the_worst_way_between_neighbours(mode, topology, kind, nbytes, expected):
+    found = carry(topology, [Call((0, 1, 2, 3), of(kind), nbytes, (0.0,) * 4)], mode, "auto")
+    assert in_order(found.ends) == pytest.approx([expected] * 4, rel=1e-12)
+
+
 def test_fair_rates_by_hand():
     # Links of 6: three flows into link 2 get 2 each, so the other over link 0 gets 4; a limit leaves more for the rest.
     ways = [((0, 1), 1e9), ((0, 2), 1e9), ((3, 2), 1e9), ((4, 2), 1e9)]

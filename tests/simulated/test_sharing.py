@@ -224,6 +224,21 @@ def test_into_one_link_flows_come_and_go_without_a_look_at_others(filled):
     assert not filled
 
 
+def test_of_links_that_are_alike_one_is_taken_that_has_been_a_bottleneck_before(filled):
+    # A flow alone on its sender's link and on the server's may have its bottleneck on either. The second tells.
+    shared = Shared([1.0] * 5)
+    for sender in range(2):
+        shared.join([sender, 4])
+        shared.rates()
+    shared.leave(0)
+    shared.leave(1)
+    del filled[:]
+    for sender in range(4):
+        shared.join([sender, 4] if sender % 2 else [4, sender])
+        assert shared.rates() == pytest.approx([1.0 / (sender + 1)] * (sender + 1))
+    assert not filled
+
+
 def test_a_slow_link_of_its_own_and_limits_stay_out_of_it(filled):
     shared = Shared([10.0] * 9 + [0.5, 10.0])
     shared.join([9, 10])
@@ -305,17 +320,18 @@ def test_a_link_that_is_nearly_full_is_only_looked_at(filled):
     assert not filled
 
 
-def test_a_group_may_be_as_fast_as_its_link_gets(filled):
+@pytest.mark.parametrize("unit", [1.0, 2.0**-10])
+def test_a_group_may_be_as_fast_as_its_link_gets(filled, unit):
     # The flow over both links has 2 of the first, and leaves 2 of the second: equal is not faster.
-    shared = Shared([4.0, 4.0])
+    shared = Shared([4.0 * unit, 4.0 * unit])
     for path in ([0], [0, 1], [1]):
         shared.join(path)
-    assert shared.rates() == pytest.approx([2.0, 2.0, 2.0])
+    assert shared.rates() == pytest.approx([2.0 * unit, 2.0 * unit, 2.0 * unit])
     shared.join([0])
-    assert shared.rates() == pytest.approx([4 / 3, 4 / 3, 8 / 3, 4 / 3])
+    assert shared.rates() == pytest.approx([4 / 3 * unit, 4 / 3 * unit, 8 / 3 * unit, 4 / 3 * unit])
     del filled[:]
     shared.leave(3)
-    assert shared.rates() == pytest.approx([2.0, 2.0, 2.0])
+    assert shared.rates() == pytest.approx([2.0 * unit, 2.0 * unit, 2.0 * unit])
     assert not filled
 
 

@@ -19,15 +19,15 @@ def fill(flows: Sequence[Flow], left: dict[Link, float]) -> list[Filled]:
     Whose bottleneck is which does not depend on the order of flows and links that are alike (see folding).
     """
     on: dict[Link, list[Flow]] = {link: [] for link in left}
-    queue: list[tuple[float, bool, int, int, Link | Flow]] = []
-    for number, flow in enumerate(flows):
+    queue: list[tuple[float, int, Link | Flow]] = []
+    for flow in flows:
         for link in flow.links:
             on[link].append(flow)
         if flow.limit < math.inf:
-            queue.append((flow.limit, True, 0, -1 - number, flow))
+            queue.append((flow.limit, len(queue), flow))
     count = {link: len(members) for link, members in on.items()}
-    for number, (link, n) in enumerate(count.items()):  # of equal ones first those that are bottlenecks already
-        queue.append((left[link] / n, link.own is None, -n, number, link))
+    for link, n in count.items():
+        queue.append((left[link] / n, len(queue), link))
     heapify(queue)
     filled: list[Filled] = []
     fixed: set[Flow] = set()  # only membership is asked
@@ -36,12 +36,12 @@ def fill(flows: Sequence[Flow], left: dict[Link, float]) -> list[Filled]:
         full: dict[Link, None] = {}
         slow: list[Flow] = []  # as fast as they may be
         while True:
-            _, is_new, order, number, one = heappop(queue)
+            _, number, one = heappop(queue)
             if isinstance(one, Flow):
                 slow.append(one)
             elif n := count[one]:
                 if left[one] / n > share:  # flows have been fixed since it was queued
-                    heappush(queue, (left[one] / n, is_new, order, number, one))
+                    heappush(queue, (left[one] / n, number, one))
                 else:
                     full[one] = None
             if not queue or queue[0][0] != share:

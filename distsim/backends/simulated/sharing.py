@@ -253,7 +253,6 @@ class Sharing:
         for group in free:
             group.flows = [entry for entry in group.flows if entry[2].group is group]
             heapify(group.flows)
-            changed[group] = None
             if not group.flows and group not in kept:
                 self._end(group)
         for (link, rate, _), moves in zip(filled, moving, strict=True):
