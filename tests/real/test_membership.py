@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles.replicas import job
 
 from distsim.backends.real import RealOptions, launch
-from distsim.interface import SGD, BadInput, Checkpoint, Failure, Job, Outcome, Strategy
+from distsim.backends.real.watching.board import Desk
+from distsim.interface import SGD, BadInput, Checkpoint, Failure, Job, Outcome, Strategy, Worker
 from distsim.results.conservation import check_conservation
 from distsim.strategies.parameter_server import SSP, AsyncPS, BackupWorkers, KAsync, KBatchAsync
 from distsim.strategies.zero import Zero
@@ -49,6 +54,47 @@ def test_a_worker_that_dies_is_missed_by_nobody(tmp_path: Path) -> None:
     assert [a.staleness for a in server.arrivals if a.applied] == [
         k - a.version for k, a in enumerate(a for a in server.arrivals if a.applied)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dying(AsyncPS):
+    """Worker 1 dies when its program has ended, in this phase, while the server waits for the last gradient of worker 2."""
+
+    phase: str
+
+    async def run(self, worker: Worker[Any]) -> None:
+        loss = worker._state.numerics.loss
+
+        def slowly(*given: Any) -> Any:
+            time.sleep(0.5)
+            return loss(*given)
+
+        if worker.rank == 2:
+            worker._state.numerics.loss = slowly
+        await super().run(worker)
+        if worker.rank == 1:
+            enter = Desk.phase
+
+            def entering(desk: Desk, name: str) -> None:
+                enter(desk, name)
+                if name == self.phase:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            setattr(Desk, "phase", entering)  # noqa: B010
+
+
+@pytest.mark.parametrize("phase", ["end", "done"])
+def test_a_worker_that_dies_when_its_work_is_done_has_given_all(phase: str, tmp_path: Path) -> None:
+    a_run = job(Dying(phase=phase), WORKERS, UPDATES, SGD(0.05))
+    outcome = run(a_run, tmp_path, on_worker_loss="continue")
+    if phase == "end":  # its records were not written yet
+        checked(outcome, 1)
+        assert outcome.traces[1].interruptions[0].gradients == 0
+    else:
+        assert (outcome.status, outcome.message) == ("done", "")
+        check_conservation(outcome.traces)
+        assert len(outcome.traces[1].losses) == outcome.traces[1].gradients > 0
+        assert not any(trace.interruptions for trace in outcome.traces)
 
 
 def test_who_cannot_work_on_says_so(tmp_path: Path) -> None:

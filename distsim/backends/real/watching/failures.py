@@ -103,13 +103,18 @@ class Killer:
         return len(gone) < self._job.cluster.world_size if self._is_group else rank < self._job.cluster.workers
 
     def forgives(self, rank: int) -> bool:
-        """Whether the others work on without this rank, which has died; then its servers, or all others, are told."""
+        """Whether the others work on without this rank, which has died; then its servers, or all others, are told.
+
+        Of a rank whose program has ended nobody waits for anything: its records alone are lost, until they are written.
+        """
         part = self._board.read(rank)
         ends = self.struck is not None and self.struck.rank == rank  # by plan, which says what follows
         wanted = rank in self._killed or (self._options.on_worker_loss == "continue" and not ends)
-        runs = part.phase in (("run", "end", "done") if self._is_group else ("run",))  # all others have ended, too, then
-        if not (self._runs.begin.works_on and wanted and runs and self._can_go_on_without(rank)):
+        begun = part.phase in ("run", "end", "done")
+        if not (self._runs.begin.works_on and wanted and begun and self._can_go_on_without(rank)):
             return False
+        if part.phase == "done":  # what it gives is there, and nobody needs it any more
+            return True
         self.absent[rank] = at = time.monotonic() - part.origin
         line = f"{rank}\n"
         if self._is_group:
