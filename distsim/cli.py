@@ -170,6 +170,8 @@ def _one(prepared: Prepared, run: Callable[[Prepared], Result]) -> int:
         print(sweeping.outcome(stop.result))
         print(stop.result.folder)
         raise
+    if said := sweeping.traceback(result):
+        print(said, file=sys.stderr)
     print(sweeping.outcome(result) + (" (stored before)" if stored else ""))
     print(result.folder)
     return 0 if result.status == "done" else 1

@@ -20,6 +20,7 @@ from distsim.results import store
 from distsim.results.store import Result
 
 _CLOCKS = {"real": "measured", "modeled": "modeled", "cosimulated": "cosimulated"}
+_TRACEBACK = "Traceback (most recent call last)"
 _lines: Lines | None = None
 
 
@@ -128,7 +129,7 @@ def outcome(result: Result) -> str:
     """How a run ended, in one line."""
     row = result.summary
     if result.status != "done":
-        return f"{result.status}: {' '.join(str(row['message']).split())}"
+        return f"{result.status}: {' '.join(str(row['message']).partition(_TRACEBACK)[0].split())}"
     clock = _CLOCKS[str(result.config["backend"]["name"])]
     text = f"done: {row['updates']} updates in {row['seconds']:.4g} s {clock}"
     if row["final_loss"] is not None:
@@ -138,6 +139,11 @@ def outcome(result: Result) -> str:
     if row["final_accuracy"] is not None:
         text += f", accuracy {row['final_accuracy']:.1%}"
     return text
+
+
+def traceback(result: Result) -> str:
+    """What the line of `outcome` leaves out."""
+    return "".join(str(result.summary["message"]).partition(_TRACEBACK)[1:])
 
 
 # ---- by a launcher of Hydra's

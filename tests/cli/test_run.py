@@ -106,6 +106,20 @@ def test_a_run_that_goes_wrong_is_a_row_and_exit_1(here: Path, capsys: pytest.Ca
     assert [result.status for result in store.scan(here / "runs")] == ["diverged"]
 
 
+def test_what_a_real_rank_raised_is_one_line_and_its_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["backend=real", "cluster.workers=1", "optimizer.learning_rate=1e30", "budget.updates=9"]
+    assert main(["run", *words]) == 1
+    said = capsys.readouterr()
+    line, folder = said.out.splitlines()
+    assert line.startswith("diverged: rank 0 failed while it computed")
+    assert line.endswith("the training loss is nan; try a learning rate below 1e+30")
+    assert "Traceback" in said.err
+    assert main(["run", "-m", *words]) == 3
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "Traceback" in str(store.load(folder).summary["message"])
+
+
 def test_a_warning_is_said_and_noted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *SMALL, "straggler.slow={1: 0.5}"]) == 0
     warning = "straggler.slow.1=0.5: a factor under 1 makes worker 1 faster"
