@@ -5,9 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from distsim.backends.simulated import SimulatedOptions
+from distsim.configuration.cluster import NETWORKS, Corrections
+from distsim.interface import Roofline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -58,3 +63,10 @@ def test_there_is_something_to_run():
     assert any("--output" in line for block in BLOCKS for line in block)
     assert len(PROGRAMS) == 2
     assert list(FILES) == ["my_model.py"]
+
+
+def test_every_setting_of_the_simulator_is_named():
+    settings = [*fields(SimulatedOptions), *fields(Corrections), *fields(Roofline)]
+    names = {field.name for field in settings} - {"flops_per_second", "bytes_per_second"}
+    names |= {*NETWORKS, *(key for keys in NETWORKS.values() for group in keys for key in group)}
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", README)] == []

@@ -2,7 +2,8 @@
 
 failure.ranks={3: [10min, 2h]}      rank 3 is lost at these times
 failure.mtbf=50677h                 every rank is lost by rate, on average after so long
-failure.links={host2: [{at: 10s, seconds: 5s, share: 0}]}
+failure.links={host2: [{at: 10s, seconds: 5s, share: 0}]}       the cable has that share of its bandwidth for a while
+failure.links={all: {mtbf: 100h, seconds: 5s}}                  every cable by rate, whole for so long on average
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from distsim.interface import Failure, OnLoss, Outage, Strategy, is_part
 
 _TIME = quantities.seconds()
 _LONG = quantities.seconds(above=0.0)
+_RATE = quantities.seconds(at_least=1e-4)
+"""Of outages: if they came more often, drawing them would take long."""
+_LIKE = "like {at: 10s, seconds: 5s, share: 0}"
 
 FAILURE: Mapping[str, Kind] = {
     "mtbf": quantities.optional(_LONG),
@@ -44,7 +48,7 @@ class FailureSection:
             "name": self.name,
             "ranks": {str(rank): list(times) for rank, times in failure.ranks.items()},
             "mtbf": failure.mtbf,
-            "links": {cable: [asdict(outage) for outage in outages] for cable, outages in failure.links.items()},
+            "links": {cable: [_given(asdict(outage)) for outage in outages] for cable, outages in failure.links.items()},
             "restart": failure.restart,
             "on_loss": failure.on_loss,
         }
@@ -83,6 +87,10 @@ Entry = Callable[[Reader, Any, Any], tuple[Any, Any]]
 """Reads a name and what is said of it; FAILED after a problem."""
 
 
+def _given(outage: Mapping[str, Any]) -> dict[str, Any]:
+    return {part: entry for part, entry in outage.items() if entry is not None}
+
+
 def _by_name(reader: Reader, key: str, value: Any, allowed: str, read: Entry) -> Any:
     """A map, sorted by its names; FAILED after a problem."""
     if value is None:
@@ -116,19 +124,24 @@ def _outages(reader: Reader, name: Any, value: Any) -> tuple[Any, Any]:
         if not isinstance(each, Mapping):
             reader.refuse(key, each, "an outage is {at: 10s, seconds: 5s, share: 0}")
             return str(name), FAILED
-        kinds = {"at": _TIME, "seconds": _LONG, "share": quantities.number(at_least=0.0, below=1.0)}
-        if missing := [part for part in ("at", "seconds") if part not in each]:
-            needed = f"an outage needs {' and '.join(missing)}"
-            reader.refuse(key, dict(each), needed, "like {at: 10s, seconds: 5s, share: 0}")
+        each = _given(each)
+        kinds = {"at": _TIME, "mtbf": _RATE, "seconds": _LONG, "share": quantities.number(at_least=0.0, below=1.0)}
+        if missing := [part for part in ("at", "seconds") if part not in each and not (part == "at" and "mtbf" in each)]:
+            reader.refuse(key, each, f"an outage needs {' and '.join(missing)}", f"{_LIKE}; mtbf in place of at: by rate")
+            return str(name), FAILED
+        if "at" in each and "mtbf" in each:
+            reader.refuse(key, each, "an outage has a time or a rate", "leave out at or mtbf")
             return str(name), FAILED
         if unknown := [part for part in each if part not in kinds]:
-            reader.refuse(f"{key}.{unknown[0]}", each[unknown[0]], "no such key", "an outage has at, seconds and share")
+            reader.refuse(
+                f"{key}.{unknown[0]}", each[unknown[0]], "no such key", "an outage has at or mtbf, seconds and share"
+            )
             return str(name), FAILED
         read = {part: reader.value(f"{key}.{part}", kinds[part], entry) for part, entry in each.items()}
         if FAILED in read.values():
             return str(name), FAILED
-        found.append(Outage(**read))
-    return str(name), tuple(sorted(found, key=lambda outage: outage.at))
+        found.append(Outage(**{"at": None, **read}))
+    return str(name), tuple(sorted(found, key=lambda outage: (outage.at is None, outage.at or 0.0)))
 
 
 # ---- with the rest of the run

@@ -38,11 +38,24 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Outage:
-    """A cable has only a `share` of its bandwidth, none by default, from `at` for so many `seconds`."""
+    """A cable has only a `share` of its bandwidth, none by default, for so many `seconds`: from `at`, or by rate."""
 
-    at: float
+    at: float | None
     seconds: float
     share: float = 0.0
+    mtbf: float | None = None
+    """In place of `at`: mean seconds that a cable is whole before each outage, exponentially distributed."""
+
+    def spans(self, seed: int, cable: str) -> Iterator[tuple[float, float]]:
+        """When the outages of a cable begin and end, in order; without end if they come by rate."""
+        if self.at is not None:
+            yield self.at, self.at + self.seconds
+        if self.mtbf is not None:
+            begin, k = 0.0, 0
+            while True:
+                begin -= self.mtbf * math.log(uniform(seed, f"outage of {cable}", k))
+                yield begin, begin + self.seconds
+                begin, k = begin + self.seconds, k + 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Failure:
     mtbf: float | None = None
     """Mean seconds between two failures of one rank, exponentially distributed; of N ranks one fails N times as often."""
     links: Mapping[str, tuple[Outage, ...]] = field(default_factory=dict)
-    """Cable, or one of its ends -> its outages; the shares of several at one time multiply."""
+    """Cable, or one of its ends -> its outages; the shares of several at one time multiply. Every cable fails by itself."""
     restart: float = 60.0
     """Seconds until a lost rank is there again."""
     on_loss: Literal["auto", "restart", "continue", "abort"] = "auto"

@@ -178,7 +178,8 @@ def failure_in_words(config: Config) -> str:
     for cable, outages in (failure.get("links") or {}).items():
         for outage in outages:
             what = "down" if not outage["share"] else f"at {outage['share']:.0%}"
-            words.append(f"{cable} {what} at {duration(outage['at'])} for {duration(outage['seconds'])}")
+            when = f"at {duration(outage['at'])}" if outage.get("mtbf") is None else f"every {duration(outage['mtbf'])}"
+            words.append(f"{cable} {what} {when} for {duration(outage['seconds'])}")
     if (every := checkpoint.get("every")) is not None:
         told = duration(float(every.rstrip("s"))) if isinstance(every, str) else f"{every} updates"
         words.append(f"checkpoints of {duration(checkpoint['cost'])} every {told}")

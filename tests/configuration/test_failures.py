@@ -8,6 +8,7 @@ import pytest
 
 from distsim.composition import compose
 from distsim.configuration import resolve
+from distsim.interface import Outage
 from distsim.interface.failure import daly
 
 TIME = "a time 0 or more with its unit, like 5us or 1.5s"
@@ -54,7 +55,15 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
         ({"cluster": "switch", "failure.links": {"host1": [{"at": 1, "seconds": 1, "share": 1.5}]}},
          "failure.links.host1.share=1.5: a number 0 or more and less than 1"),
         ({"cluster": "switch", "failure.links": {"host1": {"at": 1}}},
-         "failure.links.host1={'at': 1}: an outage needs seconds; like {at: 10s, seconds: 5s, share: 0}"),
+         "failure.links.host1={'at': 1}: an outage needs seconds; like {at: 10s, seconds: 5s, share: 0}; "
+         "mtbf in place of at: by rate"),
+        ({"cluster": "switch", "failure.links": {"host1": {"seconds": 1}}},
+         "failure.links.host1={'seconds': 1}: an outage needs at; like {at: 10s, seconds: 5s, share: 0}; "
+         "mtbf in place of at: by rate"),
+        ({"cluster": "switch", "failure.links": {"host1": {"at": 1, "mtbf": 5, "seconds": 1}}},
+         "failure.links.host1={'at': 1, 'mtbf': 5, 'seconds': 1}: an outage has a time or a rate; leave out at or mtbf"),
+        ({"cluster": "switch", "failure.links": {"host1": {"mtbf": "1us", "seconds": 1}}},
+         "failure.links.host1.mtbf='1us': a time 0.0001 or more with its unit, like 5us or 1.5s"),
         ({"failure.on_loss": "continue", "failure.mtbf": "1h", "strategy": "gpipe"},
          "failure.on_loss='continue': strategy=gpipe can restart or abort; auto takes the first of them"),
         ({"checkpoint.every": "auto"},
@@ -100,3 +109,18 @@ def test_warned() -> None:
     assert resolved.warnings == (
         "failure.mtbf=3600 s without checkpoint.every: every restart begins with the first update",
     )
+
+
+def test_links_fail_by_rate() -> None:
+    values, _ = compose(
+        [("cluster", "switch"), ("failure.links", {"all": [{"mtbf": "2min", "seconds": 3}, {"at": 1, "seconds": 2}]})]
+    )
+    resolved, _ = resolve(values)
+    assert resolved is not None
+    assert resolved.failure.links == {"all": (Outage(1.0, 2.0), Outage(None, 3.0, mtbf=120.0))}
+    assert resolved.config["failure"]["links"] == {
+        "all": [{"at": 1.0, "seconds": 2.0, "share": 0.0}, {"seconds": 3.0, "share": 0.0, "mtbf": 120.0}]
+    }
+    again, _ = resolve(resolved.config)
+    assert again is not None
+    assert again.config == resolved.config

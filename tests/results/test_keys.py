@@ -71,3 +71,4 @@ def test_failures_in_words() -> None:
     assert said(("failure.links", {"host1": [{"at": 1, "seconds": 2}, {"at": 5, "seconds": 1, "share": 0.5}]})) == (
         "host1 down at 1 s for 2 s, host1 at 50% at 5 s for 1 s"
     )
+    assert said(("failure.links", {"all": {"mtbf": 40, "seconds": 2}})) == "all down every 40 s for 2 s"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise, takewhile
 from random import Random
 from typing import Any
 
 import pytest
-from oracles.jobs import Times, chain, done, job
+from oracles.jobs import Times, chain, done, job, mean_and_error
 
-from distsim.backends.simulated import SimulatedOptions
+from distsim.backends.simulated import SimulatedOptions, simulate
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.network import Network
-from distsim.interface import Checkpoint, Failure, Outage, Switch
+from distsim.interface import Checkpoint, Failure, Outage, Strategy, Switch, T, Worker
 from distsim.results.conservation import check_conservation
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import SyncPS
@@ -125,3 +126,96 @@ def test_no_outage_is_none() -> None:
     undisturbed = done(a_run, SimulatedOptions(algorithm="ring", collectives="flows"))
     late = replace(a_run, failure=Failure(links={"host1": (Outage(1e6, 2.0),)}, checkpoint=Checkpoint()))
     assert done(late).seconds == undisturbed.seconds
+
+
+# ---- by rate
+
+BY_RATE = Outage(None, 3.0, mtbf=10.0)
+
+
+@dataclass(frozen=True)
+class OneMessage(Strategy):
+    """Rank 0 sends its parameters to rank 1; or nobody sends, and both wait."""
+
+    is_sent: bool = True
+
+    async def run(self, worker: Worker[T]) -> None:
+        for _ in worker.steps():
+            if self.is_sent and worker.rank == 0:
+                await worker.send(worker.read(), 1)
+            else:
+                await worker.receive(1 - worker.rank)
+
+
+def test_how_long_a_cable_is_whole_before_an_outage() -> None:
+    spans = list(islice(BY_RATE.spans(7, "host1"), 4000))
+    whole = [begin - before for (_, before), (begin, _) in zip([(0.0, 0.0), *spans], spans, strict=False)]
+    mean, _ = mean_and_error(whole)
+    assert abs(mean - 10.0) <= 3.0 * 10.0 / math.sqrt(4000)  # exponential: the deviation is the mean
+    assert {round(end - begin, 6) for begin, end in spans} == {3.0}
+    assert spans[:9] == list(islice(BY_RATE.spans(7, "host1"), 9))
+    assert spans[0] != next(BY_RATE.spans(7, "host2")) != next(BY_RATE.spans(8, "host2"))
+
+
+def test_a_transfer_is_late_by_the_outages_of_the_time_that_it_takes() -> None:
+    """50,000 bytes at 1,000 a second: 50 s, in which a cable that is whole for 10 s on average fails a Poisson number of
+    times of mean 5, and is down for 3 s each."""
+    sent = job(OneMessage(), 2, 1, Times(), NETWORK, chain(50))
+    assert done(sent).seconds == pytest.approx(50.0)
+    late = []
+    for seed in range(300):
+        spans = BY_RATE.spans(seed, "host1 by host1 0")
+        seconds = 50.0
+        for begin, end in spans:
+            if begin >= seconds:
+                break
+            seconds += end - begin
+        found = done(replace(sent, seed=seed, failure=Failure(links={"host1": (BY_RATE,)}))).seconds
+        assert found == pytest.approx(seconds, rel=1e-12)
+        late.append(found - 50.0)
+    mean, _ = mean_and_error(late)
+    assert abs(mean - 5 * 3.0) <= 3.0 * 3.0 * math.sqrt(5 / 300)
+
+
+def test_each_cable_fails_by_itself_and_both_of_its_directions_at_once() -> None:
+    """Rank 0's and rank 1's cables both carry the message: it stands still while either is down."""
+    sent = job(OneMessage(), 2, 1, Times(), NETWORK, chain(50))
+    downs = [list(takewhile(lambda span: span[0] < 500.0, BY_RATE.spans(5, f"host{h} by all 0"))) for h in (0, 1)]
+    edges = sorted({0.0, *(time for spans in downs for span in spans for time in span)})
+    left, expected = 50.0, math.nan
+    for begin, end in pairwise(edges):
+        if not any(down <= begin < up for spans in downs for down, up in spans):
+            if end - begin >= left:
+                expected = begin + left
+                break
+            left -= end - begin
+    outcome = done(replace(sent, seed=5, failure=Failure(links={"all": (BY_RATE,)})))
+    assert outcome.seconds == pytest.approx(expected, rel=1e-12)
+    check_conservation(outcome.traces)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"mtbf": 40.0, "restart": 1.0}, {"mtbf": 40.0, "on_loss": "continue", "restart": 1.0}]
+)
+def test_who_waits_in_vain_is_found_although_links_fail_for_ever(more: dict[str, Any]) -> None:
+    strategy: Strategy = OneMessage(is_sent=False) if more.get("on_loss") != "continue" else Silent()
+    waits = job(strategy, 2, 1, Times(), NETWORK)
+    links = {"all": (BY_RATE, Outage(None, 50.0, mtbf=1.0)), "host0": (Outage(2.0, 30.0),)}
+    outcome = simulate(replace(waits, failure=Failure(links=links, **more)))
+    assert outcome.status == "deadlocked"
+    assert "rank 0 waits for" in outcome.message
+
+
+class Silent(AllReduce):
+    """Nobody sends."""
+
+    async def run(self, worker: Worker[T]) -> None:
+        for _ in worker.steps():
+            await worker.receive(1 - worker.rank)
+
+
+def test_what_is_held_up_is_no_deadlock() -> None:
+    """The message stands still for 60 s in which nothing else happens but failures of links, and goes on."""
+    sent = job(OneMessage(), 2, 1, Times(), NETWORK, chain(2))
+    links = {"host1": (Outage(1.0, 60.0),), "host0": (Outage(None, 1.0, 0.5, mtbf=2.0),)}
+    assert done(replace(sent, failure=Failure(links=links))).seconds > 61.0

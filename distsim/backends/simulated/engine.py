@@ -164,6 +164,10 @@ class Flow(Generic[R]):
             raise
 
 
+def _never() -> bool:
+    return False
+
+
 class Engine:
     """The clock of one run."""
 
@@ -173,6 +177,8 @@ class Engine:
         """What ended the run, and on which rank."""
         self.flows: dict[Flow[Any], None] = {}
         """Those that have not returned."""
+        self.is_held_up = _never
+        """Whether something waits for a link to be up again: a network says so, for nothing in the queue does."""
 
     @property
     def now(self) -> float:
@@ -221,6 +227,10 @@ class Engine:
         env = self.env
         return not (env._due or env._last) and not (env._queue and env._queue[0][0] == env._now)
 
+    def has_only(self, events: int) -> bool:
+        """True if nothing happens any more but these events that are to come."""
+        return len(self.env._queue) == events and self.is_last and not self.is_held_up()
+
     def when(self, event: Event, callback: Callable[[], None]) -> None:
         """Call back when `event` is processed; at once if it has been."""
         if event.callbacks is None:
@@ -248,3 +258,4 @@ class Engine:
             with contextlib.suppress(Exception):
                 flow.coroutine.close()
         self.flows.clear()
+        self.is_held_up = _never

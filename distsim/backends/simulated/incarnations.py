@@ -14,7 +14,7 @@ continue    Where servers hold the model, they work on with the other workers (s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -42,7 +42,7 @@ def _outages(job: Job) -> Outages | None:
     if not job.failure.links or isinstance(cluster.network, Loopback):
         return None
     hosts = 1 + max(cluster.host(rank) for rank in range(cluster.world_size))
-    return Outages(job.failure.links, cluster.network.cables(hosts))
+    return Outages(job.failure.links, cluster.network.cables(hosts), job.seed)
 
 
 class RankLost(Exception):  # a stop, not an error of anybody's
@@ -101,8 +101,9 @@ class Incarnations:
         if self._regroups or not job.failure.checkpoint.is_off:
             for rank in ranks:
                 rank.progress.arrive = partial(self._arrive, rank)
+        self._to_come = 0
         if self._outages is not None:
-            self._outages.begin(simulation.engine, simulation.hosts)
+            self._outages.begin(self._fail_at, self._now, simulation.hosts)
         self._await_loss()
         return simulation, ranks
 
@@ -158,13 +159,24 @@ class Incarnations:
 
     def _await_loss(self) -> None:
         if self._next is not None:
-            self._simulation.engine.at(self._next.at, self._strike)
+            self._fail_at(self._next.at, self._strike)
+
+    def _fail_at(self, time: float, fail: Callable[[], None]) -> None:
+        """Call back at a time, unless nothing will ever happen but failures: who waits then waits in vain."""
+        engine = self._simulation.engine
+        self._to_come += 1
+
+        def strike() -> None:
+            self._to_come -= 1
+            if engine.has_only(self._to_come):
+                raise EmptySchedule
+            fail()
+
+        engine.at(time, strike)
 
     def _strike(self) -> None:
         """A rank is lost, unless nothing of the run is left to lose."""
         assert self._next is not None
-        if self._simulation.engine.env.peek() == inf:  # nothing will ever happen but losses: who waits waits in vain
-            raise EmptySchedule
         here = self.here[: self._fold.period]  # those that are simulated
         if self._next.rank in self._absent:  # who is not there cannot be lost
             self._next = next(self._losses, None)

@@ -40,6 +40,7 @@ class Network:
         self._accepted = 0.0  # bytes of all flows that were started
         self._waiting = 0.0  # bytes of flows that spend their latency
         self._ended = 0.0  # bytes that were left when flows ended: by rounding, or when they were dropped
+        engine.is_held_up = self._is_held_up
 
     def start(
         self, path: Sequence[int], nbytes: float, latency: float, done: Callable[[], None], limit: float = math.inf
@@ -112,6 +113,10 @@ class Network:
             self._waiting += flow.left
             self._arrive(flow)
         self._settle_later()
+
+    def _is_held_up(self) -> bool:
+        """True if some flow waits for a link to be up again."""
+        return bool(self._held) or any(group.flows and not group.rate for group in self._sharing.groups())
 
     def drop(self, done: Callable[[], None]) -> bool:
         """Take the flow that would call `done` off the network; False if it is not there."""
