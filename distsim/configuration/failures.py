@@ -180,6 +180,12 @@ def _links(reader: Reader, failure: Failure, strategy: Strategy, backend: str, c
         cable = next(iter(failure.links))
         reader.refuse(f"failure.links.{cable}", "...", "cluster.network=loopback has no links", "take cluster=switch")
         return
+    if backend == "real":
+        cable = next(iter(failure.links))
+        reader.refuse(
+            f"failure.links.{cable}", "...", "backend=real takes no link down", "take backend=modeled or cosimulated"
+        )
+        return
     hosts = cluster.workers + (0 if strategy.servers_beside() else strategy.server_count(cluster.workers))
     names = list(dict.fromkeys(topology(cluster, hosts).cables(hosts)))
     for cable in failure.links:

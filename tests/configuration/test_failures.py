@@ -64,6 +64,8 @@ def test_the_preset_of_llama_3_is_what_the_paper_counted() -> None:
          "failure.links.host1={'at': 1, 'mtbf': 5, 'seconds': 1}: an outage has a time or a rate; leave out at or mtbf"),
         ({"cluster": "switch", "failure.links": {"host1": {"mtbf": "1us", "seconds": 1}}},
          "failure.links.host1.mtbf='1us': a time 0.0001 or more with its unit, like 5us or 1.5s"),
+        ({"cluster": "node8", "backend": "real", "failure.links": {"host1": {"at": 1, "seconds": 1}}},
+         "failure.links.host1='...': backend=real takes no link down; take backend=modeled or cosimulated"),
         ({"failure.on_loss": "continue", "failure.mtbf": "1h", "strategy": "gpipe"},
          "failure.on_loss='continue': strategy=gpipe can restart or abort; auto takes the first of them"),
         ({"checkpoint.every": "auto"},
