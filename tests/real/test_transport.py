@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
 from contract.kit import REAL, Bench, constant
+
+from distsim.backends.real.transport import gloo
 
 
 @pytest.fixture
@@ -193,3 +197,29 @@ def test_a_rank_that_ended_early_is_named(bench):
     assert "rank 0 has ended" in message
     assert "rank 1 waits for all_reduce of ranks 0,1 (test_transport.py:" in message
     assert "not joined by rank 0" in message
+
+
+def _threads() -> set[int]:
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a policy of Linux's")
+def test_threads_of_a_group_displace_nobody():
+    before = _threads()
+    group = gloo.make_group(torch.distributed.HashStore(), 0, 1, nccl=False)
+    made = _threads() - before
+    assert made
+    assert all(os.sched_getscheduler(thread) == os.SCHED_BATCH for thread in made)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER  # who computes does
+    del group
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a policy of Linux's")
+def test_a_group_is_made_where_policies_may_not_be_set(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    x = torch.ones(2)
+    gloo.all_reduce(gloo.make_group(torch.distributed.HashStore(), 0, 1, nccl=False), x).wait()
+    assert x.tolist() == [1.0, 1.0]

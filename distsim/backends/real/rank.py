@@ -25,7 +25,7 @@ from distsim.backends.real.saving.tally import Tally, pipe, tally_of
 from distsim.backends.real.transport import membership
 from distsim.backends.real.transport.collectives import Collectives, Everyone
 from distsim.backends.real.transport.devices import CudaDevice, Device, HostDevice, make_deterministic
-from distsim.backends.real.transport.gloo import FOREVER
+from distsim.backends.real.transport.gloo import FOREVER, make_group
 from distsim.backends.real.transport.handle import PeerLost
 from distsim.backends.real.transport.messages import Messages
 from distsim.backends.real.transport.shelves import GpuMemory, HostMemory, Memory, Shelves, tried
@@ -118,13 +118,14 @@ def _meet(
     own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.local_size
     backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     size = order.world_size
+    gpu = device if own_gpu and isinstance(device, CudaDevice) else None
     wires = Wires()
     with noted(wires):
         dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
+        group = dist.group.WORLD if gpu else make_group(store("everyone", size), order.rank, size, nccl=False)
     messages = Messages(desk, order.rank, device, hears_on, _share(order))
-    gpu = device if own_gpu and isinstance(device, CudaDevice) else None
     make = partial(Collectives, desk, order.private, store, order.rank, gpu=gpu, losses=survivors)
-    collectives = make(everyone=Everyone(tuple(range(size)), dist.group.WORLD, wires))
+    collectives = make(everyone=Everyone(tuple(range(size)), group, wires))
     if survivors is not None:
         survivors.use(collectives)
     fabric.connect(messages, collectives, store("decide", size))

@@ -2,11 +2,16 @@
 
 Groups are made without `dist.new_group`: with local synchronization it names a group by how many groups this process has
 made before, so that ranks which make theirs in another order, or other numbers of them, wait for each other for ever.
+
+The threads of a group do not displace others. gloo's loop skips a connection that another thread has locked, and is
+called for it again at once: where it was woken in place of that very thread, it spins for a slice of the scheduler's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol, cast
 
@@ -70,10 +75,27 @@ class Group(Protocol):
 def make_group(store: TorchStore, position: int, size: int, nccl: bool) -> Group:
     """Connect to the other members, which meet in `store`; waits for all of them."""
     if not nccl:
-        return cast(Group, dist.ProcessGroupGloo(store, position, size, timeout=FOREVER))
+        with _batch_threads():
+            return cast(Group, dist.ProcessGroupGloo(store, position, size, timeout=FOREVER))
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = FOREVER
     return cast(Group, dist.ProcessGroupNCCL(store, position, size, options))
+
+
+@contextlib.contextmanager
+def _batch_threads() -> Iterator[None]:
+    """Threads that are made in here wait for a core until nobody has it, or the scheduler's next turn (SCHED_BATCH); where
+    the system knows that and allows it, and has not been told to schedule this thread otherwise."""
+    is_set = False
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            is_set = True
+    try:
+        yield
+    finally:
+        if is_set:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 class _Both:
