@@ -201,7 +201,7 @@ class Loopback:
     all_reduce: Mapping[int, Curve]
     """Group size -> bytes -> seconds of an all-reduce by that many ranks, nothing else running."""
     delay: float = 0.0
-    """Seconds that a message waits for its turn on the cores while some rank computes; not CPU work."""
+    """Seconds that a message waits at most for its turn while ranks compute on all cores; not CPU work."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""All ranks on one machine: messages are CPU work, one at a time a rank, and wait for their turn while others compute."""
+"""All ranks on one machine: messages are CPU work, one at a time a rank, and wait for their turn on the cores."""
 
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.hosts import SharedHost
@@ -56,18 +56,45 @@ def test_a_message_that_has_to_wait_keeps_nobody_else_waiting():
     assert on.run() == {"others": 1.0, "first": 3.0, "waits for rank 1": 4.0}
 
 
-def test_while_a_rank_computes_a_message_waits_for_its_turn():
+def test_while_all_cores_compute_a_message_waits_for_its_turn():
     on = Host()
-    on.host.work(2, 5.0, on.note("computed"))
-    on.host.move(0, 1, 0.0, on.note("late"))
-    on.engine.after(6.0, lambda: on.host.move(3, 4, 0.0, on.note("prompt")))
-    assert on.run() == {"computed": 5.0, "prompt": 7.0, "late": 11.0}
+    for rank in (2, 3):
+        on.host.work(rank, 20.0, on.note(rank))
+    on.host.move(0, 1, 0.0, on.note("m"))
+    # 10 s of waiting, then 1 s of work on two thirds of a core; the others have 9 s left at 11.5 s
+    assert on.run() == {"m": 11.5, 2: 20.5, 3: 20.5}
+
+
+def test_on_a_free_core_a_message_does_not_wait():
+    on = Host()
+    on.host.work(2, 20.0, on.note("computed"))
+    on.host.move(0, 1, 0.0, on.note("m"))
+    assert on.run() == {"m": 1.0, "computed": 20.0}
+
+
+def test_a_message_has_its_turn_when_a_core_becomes_free():
+    on = Host()
+    on.host.work(2, 5.0, on.note("short"))
+    on.host.work(3, 20.0, on.note("long"))
+    on.host.move(0, 1, 0.0, on.note("first"))
+    on.host.move(4, 5, 0.0, on.note("second"))
+    on.engine.after(8.0, lambda: on.host.move(0, 1, 0.0, on.note("prompt")))
+    # from 5 s on three jobs share two cores: 2 s of messages by two thirds each, until 6.5 s
+    assert on.run() == {"short": 5.0, "first": 6.5, "second": 6.5, "prompt": 9.0, "long": 20.5}
+
+
+def test_a_rank_that_goes_on_computing_frees_no_core():
+    on = Host()
+    on.host.work(2, 4.0, lambda: on.host.work(2, 4.0, on.note("again")))
+    on.host.work(3, 20.0, on.note("long"))
+    on.host.move(0, 1, 0.0, on.note("m"))
+    assert on.run() == {"again": 8.0, "m": 9.0, "long": 20.0}
 
 
 def test_computing_that_was_stopped_delays_nobody():
     on = Host()
-    stop = on.host.work(2, 5.0, on.note("never"))
-    stop()
-    stop()  # nothing is left to stop
+    stops = [on.host.work(rank, 5.0, on.note("never")) for rank in (2, 3)]
     on.host.move(0, 1, 0.0, on.note("m"))
-    assert on.run() == {"m": 1.0}
+    on.engine.after(2.0, lambda: [stop() for stop in stops])
+    on.engine.after(3.0, lambda: [stop() for stop in stops])  # nothing is left to stop
+    assert on.run() == {"m": 3.0}

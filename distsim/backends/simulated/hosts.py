@@ -119,27 +119,33 @@ class SharedHost:
         self._processors = Processors(engine, network.cores)
         self._engine = engine
         self._computing = 0  # ranks that compute
+        self._turns: list[Done] = []  # of messages that wait for a core, the oldest first
         self._queue: list[tuple[int, int, float, Done]] = []  # messages that wait for a transport, the oldest first
         self._busy: set[int] = set()  # ranks whose transport carries a message; only membership is asked
 
     def work(self, rank: int, seconds: float, done: Done) -> Callable[[], None]:
         self._computing += 1
 
-        def worked() -> None:
+        def left() -> None:
             self._computing -= 1
+            if self._turns:  # unless the rank goes on at this instant
+                self._engine.at_end_of_instant(self._give_turns)
+
+        def worked() -> None:
+            left()
             done()
 
         stop = self._processors.run(seconds, worked)
 
         def stopped() -> None:
             if stop():
-                self._computing -= 1
+                left()
 
         return stopped
 
     def move(self, source: int, to: int, nbytes: float, done: Done, waited: float = 0.0) -> None:
-        """A rank's transport is one thread: it carries a message at a time. While others compute, the message waits for its
-        turn on the cores first, for its threads have to be scheduled."""
+        """A rank's transport is one thread: it carries a message at a time. Where ranks compute on all cores, the message
+        waits for its turn first, for its threads have to be scheduled: until one of them stops, or for the delay."""
         self._queue.append((source, to, nbytes, done))
         self._carry()
 
@@ -161,9 +167,24 @@ class SharedHost:
             done()
             self._carry()
 
-        if self._costs.delay and self._computing:
-            self._engine.after(self._costs.delay, turn)
-        else:
+        if self._has_free_core():
+            turn()
+            return
+        self._turns.append(turn)
+        self._engine.after(self._costs.delay, lambda: self._give(turn))
+
+    def _has_free_core(self) -> bool:
+        """With another job, at most half a core's work less would be done than if each had a core."""
+        return self._costs.cores(self._computing + 1) >= self._computing + 0.5
+
+    def _give_turns(self) -> None:
+        if self._has_free_core():
+            for turn in list(self._turns):
+                self._give(turn)
+
+    def _give(self, turn: Done) -> None:
+        if turn in self._turns:  # it has not had it
+            self._turns.remove(turn)
             turn()
 
     def resume(self, source: int, to: int, nbytes: float, latency: float, done: Done) -> None:
