@@ -121,6 +121,18 @@ def test_what_is_over_is_let_go(mode):
     assert [payload() for payload in alive] == [None] * 60
 
 
+def test_ranks_that_are_over_within_the_window_go_on_together_in_their_order():
+    # Transfers of 2e-13 s: rank 2 has what it needs after one, rank 1 after both of rank 0's.
+    engine, order = Engine(), []
+    hosts = RoutedHosts(engine, Switch(1e6, 1e-13), range(3))
+    collectives = Collectives(engine, hosts, Messages(engine, hosts), "auto", "tree")
+    for rank in range(3):
+        operation = collectives.join(rank, (0, 1, 2), Collective("broadcast"), None, 0.0, lambda collective, values: values)
+        operation.callbacks.append(lambda event, rank=rank: order.append((rank, engine.now)))
+    engine.env.run()
+    assert order == [(0, 4e-13), (1, 4e-13), (2, 4e-13)]
+
+
 def test_tuples_that_name_a_group_are_kept_up_to_a_limit(monkeypatch):
     # Room for ten ranks is room for three tuples of three: the fourth and the seventh find none, and are the first again.
     monkeypatch.setattr(collectives_module, "_NAMES", 10)
