@@ -8,10 +8,12 @@ import pytest
 from contract.kit import MODELED, Bench, block
 
 from distsim.backends.simulated import collectives as collectives_module
+from distsim.backends.simulated.algorithms import make_plan
 from distsim.backends.simulated.collectives import Collectives
 from distsim.backends.simulated.engine import Engine
 from distsim.backends.simulated.hosts import RoutedHosts, SharedHost
 from distsim.backends.simulated.messages import Messages
+from distsim.backends.simulated.rounds import Rounds
 from distsim.interface import Collective, Curve, Loopback, Switch
 
 KINDS = [
@@ -126,11 +128,32 @@ def test_ranks_that_are_over_within_the_window_go_on_together_in_their_order():
     engine, order = Engine(), []
     hosts = RoutedHosts(engine, Switch(1e6, 1e-13), range(3))
     collectives = Collectives(engine, hosts, Messages(engine, hosts), "auto", "tree")
-    for rank in range(3):
+
+    def join(rank):
         operation = collectives.join(rank, (0, 1, 2), Collective("broadcast"), None, 0.0, lambda collective, values: values)
-        operation.callbacks.append(lambda event, rank=rank: order.append((rank, engine.now)))
+        operation.callbacks.append(lambda event: order.append((rank, engine.now)))
+
+    for rank in range(3):
+        engine.after(1.0, partial(join, rank))
     engine.env.run()
-    assert order == [(0, 4e-13), (1, 4e-13), (2, 4e-13)]
+    assert order == [(rank, pytest.approx(1.0 + 4e-13, rel=0.0, abs=1e-15)) for rank in range(3)]
+
+
+def test_a_rank_begins_all_transfers_of_its_round_before_anybody_goes_on():
+    # A ring of four, transfers that take no time. When rank 3 comes, 2 could go on to the next round with 1 at once.
+    started = []
+
+    def move(phase, which, done):
+        started.append(which)
+        done()
+
+    over = []
+    rounds = Rounds(make_plan("ring", "all_gather", 4, 0, []), move, over.append)
+    for rank in range(4):
+        rounds.arrive(rank)
+    assert started[:5] == [0, 1, 2, 3, 1]
+    assert sorted(started) == sorted(3 * [0, 1, 2, 3])
+    assert sorted(over) == [0, 1, 2, 3]
 
 
 def test_tuples_that_name_a_group_are_kept_up_to_a_limit(monkeypatch):

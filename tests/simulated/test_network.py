@@ -94,13 +94,14 @@ def test_a_link_that_is_never_idle_still_tells_instants_apart():
     assert lost <= 1e-12
 
 
-@pytest.mark.parametrize(("nbytes", "times"), [(1e12, 0), (1e13, 1)])
-def test_virtual_time_begins_anew_where_its_last_bit_is_worth_too_much_and_only_there(monkeypatch, nbytes, times):
-    # 1e9 bytes/s; when a tenth has moved, a second flow halves the rate: 2^50 windows of 1e-12 s at it are 5.6e11 bytes
+@pytest.mark.parametrize(("begin", "nbytes", "times"), [(0.0, 1e12, 0), (0.0, 1e13, 1), (4100.0, 1e13, 0)])
+def test_virtual_time_begins_anew_where_its_last_bit_is_worth_too_much_and_only_there(monkeypatch, begin, nbytes, times):
+    # 1e9 bytes/s; when a tenth has moved, a second flow halves the rate: 2^50 windows of 1e-12 s at it are 5.6e11 bytes.
+    # From 4,096 s on the window is four last bits of the time, 3.6e-12 s.
     begun = []
     monkeypatch.setattr(network, "_begin_anew", lambda group: begun.append(group.virtual) or begin_anew(group))
-    done, lost = ends([1e9], [(0.0, [0], nbytes, 0.0), (nbytes / 1e10, [0], 1e6, 0.0)])
-    assert done == pytest.approx([nbytes / 1e9 + 1e-3, nbytes / 1e10 + 2e-3], rel=1e-12)
+    done, lost = ends([1e9], [(begin, [0], nbytes, 0.0), (begin + nbytes / 1e10, [0], 1e6, 0.0)])
+    assert done == pytest.approx([begin + nbytes / 1e9 + 1e-3, begin + nbytes / 1e10 + 2e-3], rel=1e-12)
     assert begun == [pytest.approx(nbytes / 10)] * times
     assert lost <= 1e-12
 

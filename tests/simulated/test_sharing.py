@@ -224,8 +224,9 @@ def test_into_one_link_flows_come_and_go_without_a_look_at_others(filled):
     assert not filled
 
 
-def test_of_links_that_are_alike_one_is_taken_that_has_been_a_bottleneck_before(filled):
-    # A flow alone on its sender's link and on the server's may have its bottleneck on either. The second tells.
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_links_that_are_alike_one_is_taken_that_has_been_a_bottleneck_before(filled, first):
+    # A flow alone on its sender's link and on the server's may have its bottleneck on either. A second one tells.
     shared = Shared([1.0] * 5)
     for sender in range(2):
         shared.join([sender, 4])
@@ -234,7 +235,7 @@ def test_of_links_that_are_alike_one_is_taken_that_has_been_a_bottleneck_before(
     shared.leave(1)
     del filled[:]
     for sender in range(4):
-        shared.join([sender, 4] if sender % 2 else [4, sender])
+        shared.join([4, sender] if sender % 2 == first else [sender, 4])
         assert shared.rates() == pytest.approx([1.0 / (sender + 1)] * (sender + 1))
     assert not filled
 
