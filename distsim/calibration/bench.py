@@ -157,8 +157,8 @@ class BenchNumerics(Generic[T]):
     def update(self, region: Region, gradient: T | None, optimizer: Optimizer | None, scale: float) -> None:
         self._inner.update(self._shift(region), gradient, optimizer, scale)
 
-    def accumulated(self, region: Region) -> T:
-        return self._inner.accumulated(self._shift(region))
+    def accumulated(self, region: Region, scale: float = 1.0) -> T:
+        return self._inner.accumulated(self._shift(region), scale)
 
     def accumulate(self, region: Region, g: T) -> None:
         self._inner.accumulate(self._shift(region), g)

@@ -83,7 +83,7 @@ def _gradient_of_output(state: Rank[T], batch: Batch, pieces: Sequence[Blocks], 
 
 
 def start_buckets(
-    state: Rank[T], batch: Batch, bucket_bytes: float, microbatches: int, shards: int
+    state: Rank[T], batch: Batch, bucket_bytes: float, microbatches: int, shards: int, scale: float
 ) -> Iterator[tuple[Region, Work[T]]]:
     """The same a bucket at a time, last blocks first: each starts when the iterator reaches it."""
     *before, last = batch.split(microbatches)
@@ -109,7 +109,7 @@ def start_buckets(
                 begin()
             for blocks in reversed(pieces[number]):
                 gradient.append(state.backward(blocks, gradient.pop(), last, "both"))
-            return state.numerics.accumulated(region)
+            return state.numerics.accumulated(region, scale)
 
         parts, passes = _backward(bucket), len(pieces[number])
         if number == 0:

@@ -85,8 +85,8 @@ class Numerics(Protocol[T]):
 
     # ---- gradients
 
-    def accumulated(self, region: Region) -> T:
-        """A copy of what has accumulated for `region` since it was forgotten, flat.
+    def accumulated(self, region: Region, scale: float = 1.0) -> T:
+        """A copy of what has accumulated for `region` since it was forgotten, times `scale`, flat.
 
         For a shard what `accumulate` was given for it; if nothing was, its piece of the gradient of whole blocks."""
 

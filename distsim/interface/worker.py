@@ -203,14 +203,14 @@ class Worker(Generic[T]):
         return start_gradient(self._state, batch, unless, microbatches)
 
     def gradients(
-        self, batch: Batch, bucket_bytes: float = 0.0, *, microbatches: int = 1, shards: int = 1
+        self, batch: Batch, bucket_bytes: float = 0.0, *, microbatches: int = 1, shards: int = 1, scale: float = 1.0
     ) -> Iterator[tuple[Region, Work[T]]]:
         """The same gradient a bucket at a time, last blocks first: a bucket is closed once it holds `bucket_bytes`.
 
         A bucket's backward pass starts when the iterator reaches it, all that comes before with the first. Each is padded
-        to cut into `shards` equal pieces.
+        to cut into `shards` equal pieces, and multiplied by `scale` as it is copied, at no cost.
         """
-        return start_buckets(self._state, batch, bucket_bytes, microbatches, shards)
+        return start_buckets(self._state, batch, bucket_bytes, microbatches, shards, scale)
 
     def apply(
         self,
@@ -295,9 +295,9 @@ class Worker(Generic[T]):
             self._state.numerics.load(region, value)
             return value
 
-    def accumulated(self, region: Region = ALL) -> T:
-        """A copy of the gradient accumulated since `zero`, flat."""
-        return self._state.numerics.accumulated(region)
+    def accumulated(self, region: Region = ALL, scale: float = 1.0) -> T:
+        """A copy of the gradient accumulated since `zero`, times `scale`, flat."""
+        return self._state.numerics.accumulated(region, scale)
 
     def accumulate(self, gradient: T, region: Region = ALL) -> None:
         """Add to the accumulated gradient. A shard's is kept apart from that of whole blocks."""

@@ -170,7 +170,7 @@ class Sizes:
 
     # ---- gradients
 
-    def accumulated(self, region: Region) -> Size:
+    def accumulated(self, region: Region, scale: float = 1.0) -> Size:
         """The gradient of `region`: as large as that, whatever was accumulated."""
         return self._size(region)
 

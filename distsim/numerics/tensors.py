@@ -230,14 +230,14 @@ class Tensors:
 
     # ---- gradients
 
-    def accumulated(self, region: Region) -> Tensor:
-        """A copy of what has accumulated for `region`, flat."""
+    def accumulated(self, region: Region, scale: float = 1.0) -> Tensor:
+        """A copy of what has accumulated for `region`, times `scale`, flat."""
         with self._lock:
             layout = self._ledger.layout(region)
             if (shard := self._shards.get(layout.region)) is not None:
-                return shard.clone()
+                return shard.clone() if scale == 1.0 else shard * scale
             parts = (self._blocks[b].gradient(start, stop) for b, start, stop in layout.spans)
-            found = self._joined(layout, list(chain.from_iterable(parts)))
+            found = self._joined(layout, list(chain.from_iterable(parts)), scale)
             if self._scale is not None:
                 self._scale.read(found)
             return found
@@ -354,10 +354,17 @@ class Tensors:
     def _described(self, layout: Layout) -> list[Block]:
         return [self._ledger.blocks[b] for b in layout.blocks]
 
-    def _joined(self, layout: Layout, parts: list[Tensor]) -> Tensor:
-        """The parts in one new tensor, padded."""
+    def _joined(self, layout: Layout, parts: list[Tensor], scale: float = 1.0) -> Tensor:
+        """The parts times `scale` in one new tensor, padded."""
         padding = layout.size - layout.scalars
-        return torch.cat([*parts, self._nothing.new_zeros(padding)] if padding or not parts else parts)
+        if scale == 1.0:
+            return torch.cat([*parts, self._nothing.new_zeros(padding)] if padding or not parts else parts)
+        joined = self._nothing.new_empty(layout.size)
+        *pieces, rest = torch.split(joined, [*(part.numel() for part in parts), padding])
+        for piece, part in zip(pieces, parts, strict=True):
+            torch.mul(part, scale, out=piece)
+        rest.zero_()
+        return joined
 
 
 def shares(x: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -33,7 +33,9 @@ class AllReduce(Compressed):
             batch = Batch(step, worker.rank, worker.world_size)
             pending = [
                 (region, await exchange.start(await bucket, region))
-                for region, bucket in worker.gradients(batch, self.bucket_bytes, microbatches=self.microbatches)
+                for region, bucket in worker.gradients(
+                    batch, self.bucket_bytes, microbatches=self.microbatches, scale=exchange.scale
+                )
             ]
             for region, reduction in pending:  # they overlapped the rest of the backward pass
                 await worker.apply(await reduction, region)

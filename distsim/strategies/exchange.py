@@ -77,15 +77,20 @@ class Exchange(Generic[T]):
     def __init__(self, group: Worker[T], compressed: Compressed) -> None:
         self._group = group
         self._codec = compressed.codec()
+        self._is_divided = self._codec is None and group.world_size.bit_count() == 1
+        self.scale = 1.0 / group.world_size if self._is_divided else 1.0
+        """What gradients are multiplied by as they are copied for this. To divide by a power of two rounds nothing: the mean
+        is a sum then, to the last bit, and no pass over memory divides it. Codes are of gradients as they are."""
         self.feedback = Feedback[T](compressed.error_feedback)
 
     async def start(self, gradient: T, region: Region = ALL) -> Work[T]:
-        """The mean of this gradient of `region` over the group, under way: encoding it is over when this returns.
+        """The mean over the group of this gradient of `region`, which is multiplied by `scale` already, under way: encoding
+        it is over when this returns.
 
         The gradient is given away.
         """
         if self._codec is None:
-            return self._group.all_reduce(gradient, in_place=True)
+            return self._group.all_reduce(gradient, "sum" if self._is_divided else "mean", in_place=True)
         wanted = self.feedback.add(gradient, region)
         code = await self._group.encode(self._codec, wanted, region)
         mean = self._gather if "all_gather" in self._codec.rounds else self._sum

@@ -78,7 +78,8 @@ class Replicated(Generic[T]):
     async def reduce(self, block: int) -> None:
         """Start to average the final gradient of a block."""
         region = Region((block,))
-        self._pending.append((region, await self._exchange.start(self._group.accumulated(region), region)))
+        gradient = self._group.accumulated(region, self._exchange.scale)
+        self._pending.append((region, await self._exchange.start(gradient, region)))
 
     async def update(self) -> None:
         """One step of the optimizer on every block whose gradient was reduced."""

@@ -216,6 +216,30 @@ def test_gradients_come_a_bucket_at_a_time_last_blocks_first(mode):
     assert ran.notes[0]["gradient"] == [second, first, mode.payload(GRADIENT)]
 
 
+async def scaled_as_they_are_copied(worker, note):
+    for _, work in worker.gradients(Batch(0), 33.0, shards=3, scale=0.25):  # 8 scalars and one that pads them
+        note("bucket", await work)
+    x = worker.accumulated(FIRST, 0.5)
+    note("of a block", x)
+    x += 1.0
+    note("accumulated", worker.accumulated())
+    mine = Region(shards=2, shard=1)
+    note("of a shard's place", worker.accumulated(mine, 0.5))
+    worker.accumulate(constant(worker, 6.0), mine)
+    note("of a shard", worker.accumulated(mine, 0.5))
+    note("of a shard", worker.accumulated(mine))
+
+
+def test_a_gradient_is_scaled_as_it_is_copied_and_what_accumulated_stays(mode):
+    notes = mode.run(scaled_as_they_are_copied, ranks=1).notes[0]
+    quarter, half = ([share * g for g in GRADIENT] for share in (0.25, 0.5))
+    assert notes["bucket"] == [mode.payload([*quarter, 0.0])]
+    assert notes["of a block"] == [mode.payload(half[:4])]
+    assert notes["accumulated"] == [mode.payload(GRADIENT)]
+    assert notes["of a shard's place"] == [mode.payload(half[4:])]
+    assert notes["of a shard"] == [mode.payload([3.0] * 4), mode.payload([6.0] * 4)]
+
+
 def test_buckets_cost_what_the_whole_gradient_costs(exact):
     assert exact.run(a_bucket_at_a_time, ranks=1).notes[0]["now"] == [6.0, 12.0]
 

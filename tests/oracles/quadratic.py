@@ -77,8 +77,8 @@ class Quadratic:
     def load(self, region: Region, x: float) -> None:
         self.path[-1] = x
 
-    def accumulated(self, region: Region) -> float:
-        return self.gradient
+    def accumulated(self, region: Region, scale: float = 1.0) -> float:
+        return self.gradient * scale
 
     def zero(self, region: Region | None) -> None:
         self.gradient = 0.0

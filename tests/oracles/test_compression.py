@@ -92,7 +92,7 @@ class Feeds(Compressed):
                 g = torch.randn(worker.read(region).shape, generator=noise, dtype=torch.float64)
                 self.given[region] += g
                 self.sizes[region] += g.abs()
-                pending.append((region, await exchanging.start(g, region)))
+                pending.append((region, await exchanging.start(g * exchanging.scale, region)))
             for region, mean in pending:
                 self.applied[worker.rank, region] += await mean
         for region in regions:
@@ -265,6 +265,24 @@ def test_top_k_of_everything_at_a_server_is_no_compression(servers: int) -> None
         for a, b in zip(expected.pieces, found.pieces, strict=True):
             assert a.region == b.region
             assert torch.equal(a.values, b.values)
+
+
+@dataclass(frozen=True)
+class Means(Strategy):
+    """Averages its gradients by the operation of that name."""
+
+    async def run(self, worker: Worker[Any]) -> None:
+        for step in worker.steps():
+            for region, bucket in worker.gradients(Batch(step, worker.rank, worker.world_size)):
+                await worker.apply(await worker.all_reduce(await bucket), region)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("workload", [CONV, MLP])
+def test_gradients_that_are_divided_as_they_are_copied_have_the_mean_to_the_last_bit(workload: Any, workers: int) -> None:
+    means = run(Means(), workload, workers).weights[0]
+    for weights in run(AllReduce(bucket_bytes=0.0), workload, workers).weights:
+        assert torch.equal(flat(weights), flat(means))
 
 
 @pytest.mark.parametrize("workload", [CONV, MLP])
