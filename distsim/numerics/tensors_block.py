@@ -178,7 +178,8 @@ class TensorBlock:
         """The output, as autograd goes on with it."""
         version = self._held.pop(batch, None)
         if version is None:
-            self.forget(batch)
+            if batch in self._saved:
+                self.forget(batch)
             version = self._now
             version.users += 1
         if version is self._now:
@@ -215,8 +216,13 @@ class TensorBlock:
 
         `used` are the storages that others' gradients lie in.
         """
-        found = [taken(parameter) for parameter in self.parameters(batch)]
+        parameters = self.parameters(batch)
         self.forget(batch)
+        if factor is None and self._gradient:
+            for parameter in parameters:
+                parameter.grad = None
+            return
+        found = [taken(parameter) for parameter in parameters]
         if factor is not None:
             found = [piece * factor for piece in found]
             for mine, piece in zip(self._gradient, found, strict=False):

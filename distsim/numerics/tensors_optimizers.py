@@ -121,4 +121,4 @@ def _in_vectors(kernel: Callable[..., None], g: Sequence[Tensor], w: Tensor, *ke
 
 def _like(g: Sequence[Tensor], x: Tensor) -> list[Tensor]:
     """`x` in pieces as those of `g`."""
-    return [x] if len(g) == 1 else list(split(x, [piece.numel() for piece in g]))
+    return [x] if len(g) == 1 else list(x.split_with_sizes([piece.numel() for piece in g]))

@@ -142,12 +142,19 @@ def all_to_all(group: Group, output: torch.Tensor, x: torch.Tensor) -> Request:
 
 def isend(x: torch.Tensor, to: int, tag: int) -> Request:
     """Start to send."""
-    return _checked(dist.isend(x, to, tag=tag))
+    return _checked(_world().send([x], to, tag))
 
 
 def irecv(x: torch.Tensor, source: int | None, tag: int) -> Request:
     """Post a receive, from any rank if `source` is None."""
-    return _checked(dist.irecv(x, source, tag=tag))
+    return _checked(_world().recv_anysource([x], tag) if source is None else _world().recv([x], source, tag))
+
+
+def _world() -> dist.ProcessGroup:
+    """All ranks. `dist.isend` and `irecv` ask a dozen questions first, whose answers are known here."""
+    world = dist.group.WORLD
+    assert world is not None
+    return world
 
 
 def _checked(request: Request | None) -> Request:

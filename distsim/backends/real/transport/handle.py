@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from distsim.backends.real.watching.board import WAITS, Desk
@@ -26,14 +25,14 @@ class PeerLost(DistsimError):
 def named(name: str) -> str:
     """The operation with the line of the strategy that starts it, as `name (file.py:12)`."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame.f_code):
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     return f"{name} ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
 
 
 @cache
-def _is_ours(code: CodeType) -> bool:
-    return code.co_filename.startswith(_OURS)
+def _is_ours(file: str) -> bool:  # a text keeps its hash; that of code is made anew from all its instructions
+    return file.startswith(_OURS)
 
 
 class Ready(Generic[R]):
@@ -71,13 +70,14 @@ class Pending(Generic[R]):
         self._desk = desk
         self._finish: Callable[[], R] | None = finish
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self.is_over = False
+        """True once the result is here."""
         self._watched = False
         self._error: BaseException | None = None
         self._value: R
 
     def __await__(self) -> Generator[Any, Any, R]:
-        if not self._over.is_set():
+        if not self.is_over:
             begun = self._desk.now()
             self._desk.enter(WAITS, self.what, self.peers, self.number)
             self.complete()
@@ -102,24 +102,20 @@ class Pending(Generic[R]):
             self._error = error
         self._finish = None  # what it holds (buffers, requests) may go
         self.ended = self.moment()
-        self._over.set()
+        self.is_over = True
 
     def moment(self) -> float:
         """When it has ended, which it has just done."""
         return self._desk.now()
 
-    @property
-    def is_over(self) -> bool:
-        """True once the result is here."""
-        return self._over.is_set()
-
     def over(self) -> bool:
         """As `is_over`, and have a thread wait from the first time on: a receive of gloo that is polled never completes."""
-        if not self._watched and not self._over.is_set():
+        if not self._watched and not self.is_over:
             self._watched = True
-            threading.Thread(target=self.complete, daemon=True).start()
-            self._over.wait(2e-4)  # what is here already should be seen at the first look
-        return self._over.is_set()
+            watching = threading.Thread(target=self.complete, daemon=True)
+            watching.start()
+            watching.join(2e-4)  # what is here already should be seen at the first look
+        return self.is_over
 
     def detach(self) -> None:
         """Have a thread wait for it, one for each peer."""

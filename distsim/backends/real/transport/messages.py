@@ -25,6 +25,7 @@ import queue
 import struct
 import threading
 from collections import deque
+from functools import lru_cache
 from hashlib import blake2b
 from math import prod
 from typing import Any
@@ -302,10 +303,12 @@ def _drain(waiting: queue.SimpleQueue[tuple[Request, torch.Tensor]]) -> None:
             request.wait()
 
 
+@lru_cache(1024)
 def _slot(tag: str, layout: Layout | None) -> int:
     """The gloo tag of the frames (no layout) or of the large payloads of one layout."""
     return crc32(repr((tag, layout)).encode()) & 0x7FFFFFFF
 
 
+@lru_cache(1024)
 def _digest(tag: str) -> bytes:
     return blake2b(tag.encode(), digest_size=8).digest()
