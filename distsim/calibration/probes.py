@@ -197,7 +197,7 @@ class PingPong(Probe):
 class Reduce(Probe):
     """An all-reduce as large as the parameters of `block` by `members` ranks, each time after they computed a gradient.
 
-    As in a step: caches hold something else, and the ranks do not come at the same instant."""
+    As in a step: caches hold something else, and the ranks do not come at the same instant. Means are sums, see Exchange."""
 
     block: int
     members: int
@@ -221,7 +221,7 @@ class Reduce(Probe):
         x = worker.read(Region((self.block,)))
         for _ in range(times):
             await worker.gradient(batch)
-            await group.all_reduce(x)
+            await group.all_reduce(x, "sum", in_place=True)
 
 
 @dataclass(frozen=True)
