@@ -197,7 +197,7 @@ class PingPong(Probe):
 class Reduce(Probe):
     """An all-reduce as large as the parameters of `block` by `members` ranks, each time after they computed a gradient.
 
-    As in a step: caches hold something else, and the ranks do not come at the same instant. Means are sums, see Exchange."""
+    As in a step: caches hold something else, ranks do not come at the same instant, and means are sums (see Exchange)."""
 
     block: int
     members: int

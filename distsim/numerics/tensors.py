@@ -349,7 +349,8 @@ class Tensors:
 
     def memory(self) -> Memory:
         """What this rank holds, counted."""
-        return self._counts.memory()
+        held = self._counts
+        return Memory(held.parameters, held.gradients, held.optimizer, held.activations, held.versions)
 
     def _described(self, layout: Layout) -> list[Block]:
         return [self._ledger.blocks[b] for b in layout.blocks]

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distsim.interface.memory import Memory
 from distsim.interface.optimizer import Optimizer
 from distsim.numerics.tensors_graph import apart, taken
 from distsim.numerics.tensors_optimizers import State, step
@@ -33,10 +32,6 @@ class Counts:
     optimizer: int = 0
     activations: int = 0
     versions: int = 0
-
-    def memory(self) -> Memory:
-        """The same as a value."""
-        return Memory(self.parameters, self.gradients, self.optimizer, self.activations, self.versions)
 
 
 @dataclass(slots=True, eq=False)
@@ -208,15 +203,16 @@ class TensorBlock:
 
     def lend(self, batch: object) -> None:
         """Let autograd add to what has accumulated."""
-        for parameter, mine in zip(self.parameters(batch), self._gradient, strict=False):  # there is none at first
-            parameter.grad = mine
+        if self._gradient:  # there is none at first
+            for parameter, mine in zip(self._saved[batch].version.parameters, self._gradient, strict=True):
+                parameter.grad = mine
 
     def take(self, batch: object, factor: float | None, used: set[int]) -> None:
         """Keep what autograd has added; or, if nothing was lent, add what it gave, times `factor`. Forgets the pass.
 
         `used` are the storages that others' gradients lie in.
         """
-        parameters = self.parameters(batch)
+        parameters = self._saved[batch].version.parameters
         self.forget(batch)
         if factor is None and self._gradient:
             for parameter in parameters:

@@ -79,8 +79,8 @@ class Exchange(Generic[T]):
         self._codec = compressed.codec()
         self._is_divided = self._codec is None and group.world_size.bit_count() == 1
         self.scale = 1.0 / group.world_size if self._is_divided else 1.0
-        """What gradients are multiplied by as they are copied for this. To divide by a power of two rounds nothing: the mean
-        is a sum then, to the last bit, and no pass over memory divides it. Codes are of gradients as they are."""
+        """What gradients are multiplied by as they are copied for this. Dividing by a power of two rounds nothing: then the
+        mean is a sum, to the last bit, and no pass over memory divides it. Codes are of gradients as they are."""
         self.feedback = Feedback[T](compressed.error_feedback)
 
     async def start(self, gradient: T, region: Region = ALL) -> Work[T]:

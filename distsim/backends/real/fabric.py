@@ -110,7 +110,7 @@ class Real:
             if batch is not None:
                 self._desk.step = batch.step
             self._desk.enter(COMPUTES, what)
-            waits = self._waits(cost, batch, begun)
+            waits = self._waits(cost, batch, begun) if self._is_slowed else []
             asked = False
 
             def stop() -> bool:
@@ -217,9 +217,7 @@ class Real:
             raise StrategyError("real ranks that go on as a smaller group have collectives alone: no messages")
 
     def _waits(self, cost: Cost, batch: Batch | None, begun: float) -> list[float]:
-        """Seconds to wait for each primitive operation of `cost`, which begins now; none without a straggler."""
-        if not self._is_slowed:
-            return []
+        """Seconds to wait for each primitive operation of `cost`, which begins now, by a straggler."""
         factor, delay = self._pace.take(None if batch is None else batch.step)
         factor *= self._pace.episode(begun)
         waits = self._slowed(cost, factor) if factor > 1.0 else []
