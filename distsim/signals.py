@@ -3,7 +3,7 @@
 SIGINT (Ctrl-C) and SIGTERM (kill, a batch system's time limit) are the same but for the exit code, 130 and 143. The first
 is raised as KeyboardInterrupt in the main thread, but not in what must be done as a whole. The same once more has its
 default effect: the process dies, and with it, by the kernel, every process of its runs. One of each is once: torchrun sends
-SIGTERM after the terminal has sent SIGINT.
+SIGTERM after the terminal has sent SIGINT. Two at a time are once, too: `timeout` signals its command and then their group.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_AT_A_TIME = 0.05  # seconds
 
 
 class _State:
@@ -97,6 +99,8 @@ def exit_code() -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    time.sleep(_AT_A_TIME)
     signal.signal(number, signal.SIG_DFL)  # once more kills
     if _state.received:
         return

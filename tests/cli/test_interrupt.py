@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,16 @@ def test_the_exit_code_is_that_of_the_signal_wherever_it_came():
                 sys.exit(signals.exit_code())"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 143
+
+
+def test_two_at_a_time_are_once(monkeypatch):
+    """As `timeout` sends them."""
+    monkeypatch.setattr(signals, "time", SimpleNamespace(sleep=lambda seconds: os.kill(os.getpid(), signal.SIGTERM)))
+    with signals.heeded():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # once more kills
+    assert signals.exit_code() == 143
 
 
 class Command:
