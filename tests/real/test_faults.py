@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,6 +183,30 @@ def test_a_rank_that_hangs_by_itself_is_named_with_its_stack(thing, words, tmp_p
         "in asleep",
     ):
         assert text in outcome.message
+
+
+@dataclass(frozen=True)
+class Spinning(Strategy):
+    """The victim sleeps; the other uses its core meanwhile, as a host does that waits for its GPU, and NCCL, in a computation."""
+
+    async def run(self, worker: Worker[Any]) -> None:
+        if worker.rank == VICTIM:
+            asleep(worker.read())
+        await worker.compute("work", spin, worker.read())
+        await worker.all_reduce(worker.read())
+
+
+def spin(x):
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until:
+        x = x + 0.0
+    return x
+
+
+def test_a_rank_that_hangs_is_found_while_another_seems_to_compute(tmp_path):
+    outcome = run(job(Spinning(), tmp_path, ranks=2), tmp_path, hang_seconds=1.0)
+    assert outcome.status == "deadlocked"
+    assert re.match("hung: nothing completed for .* s on rank 1, which used no CPU, while it ran its own code", outcome.message)
 
 
 def test_a_rank_that_computes_is_not_hung(tmp_path):
