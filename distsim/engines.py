@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 from distsim import execution, signals, sweeping
 from distsim.execution import Prepared
-from distsim.interface import BadInput, Problem
+from distsim.interface import BadInput, DistsimError, Problem
+from distsim.interface.errors import full_disk
 from distsim.results import identity
 from distsim.results.store import Result
 
@@ -248,6 +249,10 @@ def _follow(meeting: Meeting, real: Mapping[str, Prepared]) -> int:
     except KeyboardInterrupt:
         with suppress(LauncherLost):
             meeting.put(f"interrupt/{rank}", True)
+        raise
+    except (DistsimError, OSError) as error:  # of this host: a full disk, for one
+        with suppress(LauncherLost):
+            meeting.put(f"failed/{rank}", full_disk(error) or str(error))
         raise
 
 

@@ -248,6 +248,17 @@ def test_a_process_that_refuses_lets_no_other_wait(ranks: list[int], tmp_path: P
         assert len(both.said(0).splitlines()) == 1
 
 
+def test_what_a_launcher_cannot_do_is_said_by_the_leader(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)  # for a socket
+    long.mkdir()
+    with launched(tmp_path, LONG, prefixes=((), ("env", f"TMPDIR={long}"))) as both:
+        assert both.codes() == [1, 1], both.said(0) + both.said(1)
+    why = f"the path of {long} is too long for the sockets of ranks: set TMPDIR to a shorter one"
+    assert both.said(1).splitlines() == [f"distsim: {why}"]
+    said = row(both).summary["message"]
+    assert said.startswith(f"rank 1 failed in its phase 'start': its launcher on {socket.gethostname()} failed: {why}"), said
+
+
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -152,8 +152,11 @@ class Mirrors:
         if meeting.has(f"interrupt/{mirror.rank}"):
             mirror.is_interrupted = True
             return False
+        host = meeting.hellos[mirror.rank].host
+        if meeting.has(key := f"failed/{mirror.rank}"):
+            mirror.lose(f"its launcher on {host} failed: {meeting.get(key)[0]}")
+            return False
         if meeting.pulse.is_silent(mirror.rank):
-            host = meeting.hellos[mirror.rank].host
             mirror.lose(f"its launcher on {host} was not heard of for {SILENT:g} s: killed, stopped, or cut off")
             return False
         return True
