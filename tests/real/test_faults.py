@@ -187,7 +187,7 @@ def test_a_rank_that_hangs_by_itself_is_named_with_its_stack(thing, words, tmp_p
 
 @dataclass(frozen=True)
 class Spinning(Strategy):
-    """The victim sleeps; the other uses its core meanwhile, as a host does that waits for its GPU, and NCCL, in a computation."""
+    """The victim sleeps; the other uses its core meanwhile, as a host that waits for its GPU, and that for NCCL."""
 
     async def run(self, worker: Worker[Any]) -> None:
         if worker.rank == VICTIM:
@@ -206,7 +206,8 @@ def spin(x):
 def test_a_rank_that_hangs_is_found_while_another_seems_to_compute(tmp_path):
     outcome = run(job(Spinning(), tmp_path, ranks=2), tmp_path, hang_seconds=1.0)
     assert outcome.status == "deadlocked"
-    assert re.match("hung: nothing completed for .* s on rank 1, which used no CPU, while it ran its own code", outcome.message)
+    named = "hung: nothing completed for .* s on rank 1, which used no CPU, while it ran its own code"
+    assert re.match(named, outcome.message)
 
 
 def test_a_rank_that_computes_is_not_hung(tmp_path):

@@ -256,7 +256,8 @@ def test_what_a_launcher_cannot_do_is_said_by_the_leader(tmp_path: Path) -> None
     why = f"the path of {long} is too long for the sockets of ranks: set TMPDIR to a shorter one"
     assert both.said(1).splitlines() == [f"distsim: {why}"]
     said = row(both).summary["message"]
-    assert said.startswith(f"rank 1 failed in its phase 'start': its launcher on {socket.gethostname()} failed: {why}"), said
+    failed = f"its launcher on {socket.gethostname()} failed: {why}"
+    assert said.startswith(f"rank 1 failed in its phase 'start': {failed}"), said
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
