@@ -74,7 +74,7 @@ class Replica:
     def backward(self, step: int) -> None:
         """The gradient of this worker's share of a step's samples, at the weights as they are."""
         first = (step * self.workers + self.worker) * BATCH
-        places = order()[first : first + BATCH]
+        places = [place(number, len(self.data.inputs)) for number in range(first, first + BATCH)]
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.network(self.data.inputs[places]), self.data.targets[places]).backward()
 
@@ -99,16 +99,18 @@ def torch_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) ->
     return torch.optim.SGD(parameters, optimizer.learning_rate, momentum, weight_decay=decay, nesterov=nesterov)
 
 
+def place(number: int, size: int) -> int:
+    """Which of `size` training samples is drawn as the run's `number`-th; epochs follow each other without end."""
+    epoch, at = divmod(number, size)
+    return order(epoch, size)[at]
+
+
 @lru_cache
-def order() -> list[int]:
-    """The training samples in the order of four epochs."""
-    size = len(workload().task(SEED).data.inputs)
-    found = list[int]()
-    for epoch in range(4):
-        places = list(range(size))
-        Random(repr((SEED, "epoch", epoch))).shuffle(places)
-        found += places
-    return found
+def order(epoch: int, size: int) -> list[int]:
+    """The training samples in the order of an epoch."""
+    places = list(range(size))
+    Random(repr((SEED, "epoch", epoch))).shuffle(places)
+    return places
 
 
 def replicas(workers: int, optimizer: Optimizer) -> list[Replica]:

@@ -43,6 +43,13 @@ def test_replayed_order_gives_the_weights(tmp_path: Path, topology: str, workers
     assert_equal(outcome, replay(tmp_path, outcome, workers, optimizer))
 
 
+def test_replayed_order_gives_the_weights_however_far_one_worker_runs_ahead(tmp_path: Path) -> None:
+    crowded = Straggler(slow={0: 20.0, 1: 20.0, 2: 20.0})  # as on a machine whose cores others have
+    outcome = done(replace(noted(tmp_path, "complete", 4, 90, SGD(0.05, momentum=0.5)), straggler=crowded))
+    assert len(outcome.traces[3].updates) > 70  # of 96 samples each: more than four epochs of 1,437
+    assert_equal(outcome, replay(tmp_path, outcome, 4, SGD(0.05, momentum=0.5)))
+
+
 # ---- averaging
 
 
