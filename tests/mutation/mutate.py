@@ -55,6 +55,7 @@ GROUPS = {
         (
             "tests/simulated/test_network.py",
             "tests/simulated/test_sharing.py",
+            "tests/simulated/test_outages.py",
             "tests/simgrid/test_simgrid.py::test_recorded_scenarios_end_when_they_do_in_simgrid",
         ),
     ),

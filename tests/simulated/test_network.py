@@ -184,3 +184,37 @@ def test_a_flow_of_no_bytes_that_waits_for_a_link_can_be_dropped() -> None:
     engine.after(2.0, lambda: network.change({0: 10.0}))
     engine.env.run()
     assert done == ["dropped", "second"]
+
+
+def test_a_link_that_is_never_full_can_go_down_and_come_back() -> None:
+    # Two paths are known to need no look at it; from 2 s to 5 s they do.
+    engine = Engine()
+    network = Network(engine, [math.inf, 10.0])
+    done: list[float] = []
+
+    def start() -> None:
+        for path in ([0], [0, 1]):
+            network.start(path, 20.0, 0.0, lambda: done.append(engine.now))
+
+    start()
+    assert done == [0.0]  # at once: nothing holds it
+    engine.after(2.0, lambda: network.change({0: 0.0}))
+    engine.after(3.0, start)
+    engine.after(5.0, lambda: network.change({0: math.inf}))
+    engine.after(8.0, start)
+    engine.env.run()
+    assert done == [0.0, 2.0, 5.0, 7.0, 8.0, 10.0]
+    assert abs(network.unaccounted()) <= 1e-12
+
+
+def test_a_flow_is_held_up_while_a_link_of_its_is_down() -> None:
+    engine = Engine()
+    network = Network(engine, [10.0])
+    network.start([0], 30.0, 0.0, lambda: None)
+    seen: list[bool] = []
+    for time in (1.0, 3.0, 5.0):
+        engine.after(time, lambda: seen.append(engine.is_held_up()))
+    engine.after(2.0, lambda: network.change({0: 0.0}))
+    engine.after(4.0, lambda: network.change({0: 10.0}))
+    engine.env.run()
+    assert seen == [False, True, False]

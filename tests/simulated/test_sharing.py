@@ -160,6 +160,16 @@ def test_who_leaves_gives_way():
     assert not shared.sharing.groups()
 
 
+def test_a_flow_that_is_dropped_before_it_has_a_rate_is_not_counted():
+    shared = Shared([10.0, 6.0])
+    shared.join([0])
+    shared.join([0, 1])
+    assert shared.sharing.drop(shared.flows.pop(1).done, 0.0) == 1.0
+    del shared.paths[1]
+    assert shared.rates() == [10.0]
+    shared.check_what_is_kept()
+
+
 ROUND = st.sampled_from([1.0, 2.0, 3.0, 4.0, 6.0, 12.0])
 """Capacities and limits that make many links full at once."""
 
