@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 import torch
 from contract.kit import REAL, Bench
 
-from distsim.backends.real import RealOptions, launch
+from distsim.backends.real import RealOptions, launch, process, starting
 from distsim.backends.real.options import cores, problems
 from distsim.backends.real.watching.watch import Watch, process_state
 from distsim.interface import BadInput, Batch, Budget, Interrupted
@@ -46,6 +48,20 @@ def test_nothing_listens_beyond_loopback(bench):
     for addresses in ran.all("address"):
         assert addresses  # gloo does listen
         assert set(addresses) <= {"127.0.0.1", "::1"}
+
+
+def enter_without_a_folder(order, reports):
+    shutil.rmtree(order.folder, ignore_errors=True)  # both do
+    process.enter(order, reports)
+
+
+def test_a_rank_that_cannot_open_its_log_says_so_to_its_launcher_alone(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(starting, "enter", enter_without_a_folder)
+    outcome = run(job(Endless(), tmp_path, ranks=2), tmp_path / "logs")
+    assert outcome.status == "failed"
+    line = outcome.message.splitlines()[0]
+    assert re.match(r"rank . failed in its phase 'start': FileNotFoundError: .*/logs/rank.\.log'$", line)
+    assert capfd.readouterr().err == ""
 
 
 async def times(worker, note):

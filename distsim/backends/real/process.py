@@ -21,7 +21,7 @@ import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from distsim.backends.real.saving.saved import Begin
 from distsim.backends.real.watching.board import Desk
@@ -106,16 +106,20 @@ def enter(order: Order, reports: Connection) -> None:
     _die_with_launcher()
     for number in (signal.SIGINT, signal.SIGTERM):  # the launcher is told, too, and ends the ranks
         signal.signal(number, signal.SIG_IGN)
-    _log_to(order.log)
-    desk = Desk(board_of(order.private), order.rank, order.world_size)
-    desk.phase("start")
-    answer(reports, desk, order.rank, order.private)
     reporting = threading.Lock()
 
     def report(error: BaseException) -> None:
         with reporting, contextlib.suppress(OSError):
             reports.send(_report(error))
 
+    try:
+        _log_to(order.log)
+    except OSError as error:  # a full disk, or the folder is gone
+        report(error)
+        _stay()
+    desk = Desk(board_of(order.private), order.rank, order.world_size)
+    desk.phase("start")
+    answer(reports, desk, order.rank, order.private)
     try:
         from distsim.backends.real.rank import run
 
@@ -126,6 +130,11 @@ def enter(order: Order, reports: Connection) -> None:
     except BaseException as error:
         traceback.print_exc()
         report(error)
+    _stay()
+
+
+def _stay() -> NoReturn:
+    """Until it is killed."""
     while True:
         signal.pause()
 
