@@ -24,7 +24,11 @@ def start_gradient(state: Rank[T], batch: Batch, unless: Work[Any] | None, micro
 
     def action(stop: Stop) -> T | None:
         state.numerics.zero(None)
-        if not _run(state, batch.split(microbatches), pieces, stop):
+        batches = batch.split(microbatches)
+        _hold(state, batches)
+        if not _run(state, batches, pieces, stop):
+            for each in batches:
+                state.numerics.forget(each)
             return None
         return state.numerics.accumulated(ALL)
 
@@ -43,24 +47,14 @@ def _each(blocks: Blocks) -> list[Blocks]:
 
 def _run(state: Rank[T], batches: Sequence[Batch], pieces: Sequence[Blocks], stop: Stop) -> bool:
     """Forward and backward of all pieces on each of `batches`; False if it was stopped in between."""
-    _hold(state, batches)
     for batch in batches:
-        if not _backpropagate(state, batch, pieces, stop):
-            for each in batches:
-                state.numerics.forget(each)
+        g = _gradient_of_output(state, batch, pieces, stop)
+        if g is None:
             return False
-    return True
-
-
-def _backpropagate(state: Rank[T], batch: Batch, pieces: Sequence[Blocks], stop: Stop) -> bool:
-    """The same on one batch."""
-    g = _gradient_of_output(state, batch, pieces, stop)
-    if g is None:
-        return False
-    for blocks in reversed(pieces):
-        if stop():
-            return False
-        g = state.backward(blocks, g, batch, "both")
+        for blocks in reversed(pieces):
+            if stop():
+                return False
+            g = state.backward(blocks, g, batch, "both")
     return True
 
 
@@ -95,7 +89,7 @@ def start_buckets(
 
     def begin() -> None:
         state.numerics.zero(ALL)  # what was accumulated for shards stays
-        _hold(state, [last])
+        _hold(state, [*before, last])
         _run(state, before, whole, _never)
         g = _gradient_of_output(state, last, forward, _never)
         assert g is not None

@@ -210,10 +210,11 @@ class Rank(Generic[T]):
     def post(self, to: int, tag: str, envelope: Envelope[T]) -> None:
         """Send to a rank of the world what nobody awaits; record and let go of what went there before and is over."""
         posted = self.posted.setdefault(to, deque())
-        while posted and posted[0].collect():
-            del posted[0]
-        posted.append(self.start_send(to, tag, envelope))
-        posted[-1].handle.detach()
+        with self.lock:  # a second flow may post there, too
+            while posted and posted[0].collect():
+                del posted[0]
+            posted.append(self.start_send(to, tag, envelope))
+            posted[-1].handle.detach()
 
     def start_receive(self, source: int | None, tag: str, then: Callable[[Message[T]], Message[T]]) -> Work[Message[T]]:
         """Receive from a rank of the world, or from any."""

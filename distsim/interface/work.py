@@ -51,11 +51,20 @@ class Work(Generic[R]):
             self._state = "awaited"
             awaited = self._rank.now()
             value = yield from self.handle.__await__()
-            if self._state != "over":  # a second flow of this rank may have awaited it meanwhile
-                self._result: R = self._end(awaited, value)
-                self._state = "over"
-                self._rank.open_work.pop(self, None)
+            if self._rank.has_tasks:
+                with self._rank.lock:
+                    if self in self._rank.open_work:  # else a second flow of this rank has awaited it meanwhile
+                        self._finish(awaited, value)
+                    self._state = "over"
+            else:
+                self._finish(awaited, value)
         return self._result
+
+    def _finish(self, awaited: float, value: Any) -> None:
+        """Record what is over, once."""
+        self._result: R = self._end(awaited, value)
+        self._state = "over"
+        self._rank.open_work.pop(self, None)
 
     def _end(self, awaited: float, value: Any) -> R:
         """Record what is over; what this Work gives for the handle's `value`."""

@@ -1,13 +1,17 @@
 """Tasks: a second flow of control on a rank."""
 
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from threading import Barrier, BrokenBarrierError, Thread
 
 import pytest
 
 from contract.kit import FIRST, block, constant
 from contract.tiny import Tiny
-from distsim.interface import Batch
+from distsim.interface import ALL, SGD, Batch, Budget, Cluster, Envelope, Job, Message, Switch, drive
+from distsim.numerics.sizes import Size, SizesFactory
+from distsim.strategies.ad_psgd import ADPSGD
 
 
 async def answer(worker, note):
@@ -66,6 +70,45 @@ async def changed_by_two(worker, note):
 def test_changes_and_updates_of_two_flows_all_count(mode):
     ran = mode.run(changed_by_two, ranks=1)
     assert ran.notes[0] == {"after": [mode.payload([201.0, 202.0, 203.0, 204.0])], "version": [100]}
+
+
+class Contended:
+    """In place of a rank's lock: as soon as it is let go another flow has it, and doubles the weights."""
+
+    def __init__(self, numerics):
+        self.numerics = numerics
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *error):
+        numerics, self.numerics = self.numerics, None
+        if numerics is not None:
+            numerics.load(ALL, numerics.read(ALL) * 2.0)
+
+
+async def doubled_while_computing(worker, note):
+    await worker.task(nothing())
+    state, start = worker._state, worker.read()
+    before = state.lock
+    for name in ("gradient", "gradients"):
+        worker.load(start)
+        state.lock = Contended(state.numerics)
+        if name == "gradient":
+            computed = worker.gradient(Batch(0), microbatches=2)
+        else:
+            ((_, computed),) = worker.gradients(Batch(0), 1e9, microbatches=2)
+        gradient = await computed
+        state.lock = before
+        note(name, gradient)
+        note("after", worker.read())
+
+
+def test_all_microbatches_of_a_gradient_use_the_parameters_of_one_instant(mode):
+    notes = mode.run(doubled_while_computing, ranks=1).notes[0]
+    gradient = mode.payload([5.0, 6.0, 7.0, 8.0, 1.0, 2.0, 3.0, 4.0])
+    assert (notes["gradient"], notes["gradients"]) == ([gradient], [gradient])
+    assert notes["after"] == [mode.payload([2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0])] * 2
 
 
 async def one_of_two(worker, name, note):
@@ -150,3 +193,89 @@ def test_a_strategy_ends_its_run_and_not_the_process(mode, where):
     assert "SystemExit: 0" in message
     assert "rank 1" in message
     assert "test_tasks.py" in message
+
+
+class Meeting:
+    """A handle. With a barrier it is over once two flows ask at once, or after a moment if they do not."""
+
+    begun = ended = 0.0
+    barrier = None
+
+    def over(self):
+        if self.barrier is None:
+            return False
+        with suppress(BrokenBarrierError):
+            self.barrier.wait(0.2)
+        return True
+
+    def detach(self):
+        pass
+
+    def __await__(self):
+        return Message(1, 0, "", None)
+        yield
+
+
+class Handles:
+    """A fabric of nothing but these handles."""
+
+    rank = 0
+
+    def __init__(self):
+        self.made = []
+
+    def now(self):
+        return 0.0
+
+    def send(self, to, tag, envelope):
+        self.made.append(Meeting())
+        return self.made[-1]
+
+    def receive(self, source, tag):
+        return Meeting()
+
+
+def rank_on(fabric):
+    model = Tiny().model()
+    cluster = Cluster(2, 0, None, Switch(1.0, 0.0))
+    return Job(ADPSGD(), model, cluster, Budget(updates=1), SizesFactory(model, 2, SGD())).rank(0, fabric)
+
+
+def by_two(call):
+    flows = [Thread(target=call) for _ in range(2)]
+    for flow in flows:
+        flow.start()
+    for flow in flows:
+        flow.join()
+
+
+def test_what_two_flows_post_to_one_rank_is_awaited_at_the_end():
+    fabric = Handles()
+    rank = rank_on(fabric)
+
+    def post():
+        rank.post(1, "", Envelope(0, "", Size(8.0)))
+
+    post()
+    post()
+    fabric.made[0].barrier = Barrier(2)  # both flows see that the first is over, and let go of it alone
+    by_two(post)
+    drive(rank.settle())
+    assert len(rank.trace.transfers) == 4
+
+
+def test_what_two_flows_await_is_recorded_once():
+    rank, meeting = rank_on(Handles()), Meeting()
+    rank.has_tasks, meeting.barrier = True, Barrier(2)
+
+    def arrived(message):
+        meeting.over()
+        return message
+
+    work = rank.start_receive(None, "", arrived)
+
+    async def wait():
+        assert (await work).source == 1
+
+    by_two(lambda: drive(wait()))
+    assert len(rank.trace.transfers) == 1
