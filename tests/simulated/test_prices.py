@@ -4,8 +4,11 @@ from random import Random
 
 import pytest
 
-from distsim.backends.simulated.algorithms import ALGORITHMS
-from distsim.backends.simulated.prices import fair_rates
+from distsim.backends.simulated.algorithms import ALGORITHMS, make_plan
+from distsim.backends.simulated.engine import Engine
+from distsim.backends.simulated.hosts import RoutedHosts
+from distsim.backends.simulated.prices import Course, fair_rates
+from distsim.backends.simulated.rounds import Replay
 from distsim.interface import Switch
 from distsim.topologies.fat_tree import FatTree
 from distsim.topologies.torus import Torus
@@ -172,6 +175,19 @@ def test_who_is_called_what_changes_nothing(algorithm):
 def test_auto_counts_with_the_worst_way_between_neighbours(mode, topology, kind, nbytes, expected):
     found = carry(topology, [Call((0, 1, 2, 3), of(kind), nbytes, (0.0,) * 4)], mode, "auto")
     assert in_order(found.ends) == pytest.approx([expected] * 4, rel=1e-12)
+
+
+def test_a_plan_whose_transfers_are_apart_has_a_price_though_ranks_do_not_stay_in_lock_step():
+    # A tree of four ranks sends 1 MB in 1.002 s: 0 to 2, while 1 and 3 wait, then 0 to 1 and 2 to 3.
+    routes = RoutedHosts(Engine(), SWITCH, range(4)).routes
+    course = Course(routes, range(4), make_plan("tree", "broadcast", 4, 0, []))
+    assert course.in_step(1e6) == pytest.approx([2.004] * 4, rel=1e-12)
+
+
+def test_what_is_under_way_in_a_replay_goes_on_in_the_order_in_which_it_began():
+    replay = Replay(make_plan("ring", "all_gather", 3, 0, []), lambda phase, which: 1.0, lambda position: None)
+    under_way = replay.until(0.5, [(0.0, rank) for rank in range(3)])
+    assert [(underway.which, underway.begun) for underway in under_way] == [(0, 0.0), (1, 0.0), (2, 0.0)]
 
 
 def test_fair_rates_by_hand():
