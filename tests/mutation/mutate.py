@@ -92,6 +92,7 @@ GROUPS = {
                     "who_joins_again_has_given_what_it_gave",
                     "a_server_waits_when_all_workers_are_lost",
                     "what_is_meant_for_a_former_life_is_not_taken",
+                    "a_notice_of_a_former_life_leaves_the_next_one_its_own",
                     "sync_ps_cannot_go_on_without_a_worker",
                 )
             ),
