@@ -234,8 +234,8 @@ def test_what_is_meant_for_a_former_life_is_not_taken(strategy: Strategy, slow: 
 
 
 def test_a_notice_of_a_former_life_leaves_the_next_one_its_own() -> None:
-    """Every way takes 1 s. The first update, at 3 s, cancels worker 1, which is lost before it hears of that, back at 4.5 s,
-    and has a model at 5.5 s: the second update, at 6 s, cancels it at 7 s."""
+    """Every way takes 1 s. The first update, at 3 s, cancels worker 1, which is lost before it hears of that, is back at
+    4.5 s, and has a model at 5.5 s: the second update, at 6 s, cancels it at 7 s."""
     a_run = job(KSync(1), 2, 2, Times(1.0), Switch(inf, 0.5), straggler=Straggler(slow={1: 100.0}))
     outcome = done(replace(a_run, failure=Failure(ranks={1: (3.5,)}, restart=1.0, on_loss="continue")))
     assert [update.time for update in outcome.traces[2].updates] == [3.0, 6.0]
