@@ -80,7 +80,7 @@ class Result:
         """What every rank did, by rank. Raises `BadInput` if the file is torn or gone."""
         try:
             return records.read(self.folder / _TRACE)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error) as error:
             raise _unreadable(self.folder, _TRACE, error) from None
 
 

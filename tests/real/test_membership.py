@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from oracles.replicas import job
@@ -80,7 +81,7 @@ class Dying(AsyncPS):
                 if name == self.phase:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            setattr(Desk, "phase", entering)  # noqa: B010
+            patch.object(Desk, "phase", entering).start()
 
 
 @pytest.mark.parametrize("phase", ["end", "done"])

@@ -159,6 +159,14 @@ def test_a_torn_folder_is_no_run_and_is_redone(tmp_path: Path) -> None:
     assert not (folder / ".summary.json.123").exists()
 
 
+def test_a_trace_without_the_names_of_its_channels_is_refused(tmp_path: Path) -> None:
+    result = write(tmp_path)
+    with gzip.open(result.folder / "trace.jsonl.gz", "wt") as file:
+        file.write('{"rank":0,"transfers":[["all_reduce",0,0,4.0,0.1,0.1,0.2]]}')
+    with pytest.raises(BadInput, match=r"trace\.jsonl\.gz"):
+        result.trace()
+
+
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     result = write(tmp_path)
     (result.folder / "summary.json").write_text('{"schema": 0}')
