@@ -20,7 +20,7 @@ from distsim.numerics.tensors_graph import apart, taken
 from distsim.numerics.tensors_optimizers import State, step
 from distsim.numerics.tensors_precision import cast
 from distsim.workloads.activations import kept
-from distsim.workloads.parameters import ordered
+from distsim.workloads.parameters import places
 
 
 @dataclass(slots=True)
@@ -57,12 +57,8 @@ class TensorBlock:
     def __init__(self, module: nn.Module, empty: Tensor, counts: Counts, low: torch.dtype | None = None) -> None:
         self.module = module.to(empty.device)
         self._call = cast(self.module, empty.device.type, low)
-        slots: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {p: [] for p in ordered(module).values()}
-        for owner in module.modules():
-            for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
-                if parameter in slots:
-                    slots[parameter].append((owner, name))
-        self._slots = [(parameter.shape, places) for parameter, places in slots.items()]
+        slots = places(module)
+        self._slots = [(parameter.shape, where) for parameter, where in slots.items()]
         """By parameter, in the order of the flat vector, its shape and where the module has it."""
         self._sizes = [parameter.numel() for parameter in slots]
         self._counts = counts
@@ -93,8 +89,8 @@ class TensorBlock:
 
     def _put(self, version: _Version) -> None:
         """Make these the module's parameters."""
-        for parameter, (_, places) in zip(version.parameters, self._slots, strict=True):
-            for owner, name in places:
+        for parameter, (_, where) in zip(version.parameters, self._slots, strict=True):
+            for owner, name in where:
                 setattr(owner, name, parameter)
 
     # ---- parameters

@@ -6,7 +6,7 @@ the joint one; `part="weights"` of a block of several layers repeats some of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from math import prod
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distsim.interface.errors import BadInput, Problem
 from distsim.interface.model import Block, Model
 from distsim.workloads.activations import kept
-from distsim.workloads.parameters import ordered
+from distsim.workloads.parameters import Places, ordered, places
 from distsim.workloads.shards import replicated
 
 
@@ -66,9 +66,10 @@ def named(index: int, block: nn.Module) -> str:
 def _dtype(blocks: Sequence[nn.Module]) -> torch.dtype:
     """The one dtype of all parameters."""
     dtypes = {p.dtype: named(i, block) for i, block in reversed([*enumerate(blocks)]) for p in block.parameters()}
-    if not dtypes:
+    if not any(p.requires_grad for block in blocks for p in block.parameters()):
         raise _Refused(
-            f"no block has parameters to train, of {len(blocks)}", "assign them to self as modules or nn.Parameter"
+            f"no block has parameters to train, of {len(blocks)}",
+            "assign them to self as modules or nn.Parameter; those that requires_grad is off for are frozen",
         )
     if len(dtypes) != 1 or not dtypes.keys() <= {torch.float32, torch.float64}:
         told = ", ".join(f"{dtype} in {where}" for dtype, where in sorted(dtypes.items(), key=str))
@@ -105,20 +106,25 @@ def _run(index: int, block: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
         )
     if y.dtype != dtype:
         raise _Refused(f"{name} must return {dtype} as its parameters are, not {y.dtype}")
-    if not torch.equal(x, before):
+    if not _equal(x, before):
         raise _Refused(f"{name} must not change its input", "use inplace=False")
-    if changed := [key for key, buffer in block.named_buffers() if not torch.equal(buffer, buffers[key])]:
+    if changed := [key for key, buffer in block.named_buffers() if not _equal(buffer, buffers[key])]:
         raise _Refused(
             f"{name} must not change its buffers, it changes {changed[0]}",
             "use LayerNorm or GroupNorm in place of batch norm",
         )
-    if not torch.equal(y, again):
+    if not _equal(y, again):
         noisy = [f"{key or 'itself'}: {type(part).__name__}" for key, part in block.named_modules() if _is_noisy(part)]
         where = f" ({', '.join(noisy)})" if noisy else ""
         raise _Refused(
             f"{name} must give equal outputs for equal inputs{where}", "remove dropout: its noise is not yet replayed"
         )
     return y
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """All values are; NaN is NaN."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _is_noisy(part: nn.Module) -> bool:
@@ -197,15 +203,45 @@ def _count(index: int, block: nn.Module, x: Tensor) -> _Count:
         raise _Refused(
             f"{named(index, block)} must pass gradients on, its output has none", "leave out detach() and no_grad()"
         )
-    by_input = _backward_flops(y, [x] if index else [])
-    both = _backward_flops(y, [*([x] if index else []), *ordered(block).values()])
+    by_input, _ = _backward(y, [x] if index else [])
+    both, gradients = _backward(y, [*([x] if index else []), *ordered(block).values()])
+    _check_parameters(index, block, x, gradients[index > 0 :])
     return _Count(y.detach(), saved.nbytes, int(forward.get_total_flops()), by_input, both)
 
 
-def _backward_flops(y: Tensor, inputs: Sequence[Tensor]) -> int:
-    """FLOPs of the gradient of `y` with respect to `inputs`."""
+def _backward(y: Tensor, inputs: Sequence[Tensor]) -> tuple[int, Sequence[Tensor | None]]:
+    """FLOPs of the gradient of `y` with respect to `inputs`, and that; None for what `y` does not depend on."""
     if not inputs:
-        return 0
+        return 0, ()
     with FlopCounterMode(display=False) as backward:
-        torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True, allow_unused=True)
-    return int(backward.get_total_flops())
+        gradients = torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True, allow_unused=True)
+    return int(backward.get_total_flops()), gradients
+
+
+def _check_parameters(index: int, block: nn.Module, x: Tensor, gradients: Sequence[Tensor | None]) -> None:
+    """Training puts parameters of its own in the place of these: all uses must find them there."""
+    slots = places(block)
+    for name, p, gradient in zip(ordered(block), slots, gradients, strict=True):
+        if gradient is not None and gradient.layout != torch.strided:
+            raise _Refused(f"{named(index, block)} must have dense gradients, that of {name} is sparse", "use sparse=False")
+        if p._backward_hooks or p._post_accumulate_grad_hooks:
+            raise _Refused(f"{named(index, block)} has a hook on {name}, which would not run", "scale it in forward()")
+    others = [nn.Parameter(p.detach().clone()) for p in slots]
+    try:
+        _put(slots.values(), others)
+        found = _backward(block(x), others)[1] if others else ()
+    finally:
+        _put(slots.values(), slots)
+    for name, one, other in zip(ordered(block), gradients, found, strict=True):
+        if one is not None and other is None:
+            raise _Refused(
+                f"{named(index, block)} must find {name} where it is registered, each time it runs: it uses a copy of "
+                "the reference, which training would not change",
+                "in forward(), take it from self",
+            )
+
+
+def _put(places: Iterable[Places], parameters: Iterable[nn.Parameter]) -> None:
+    for each, parameter in zip(places, parameters, strict=True):
+        for owner, name in each:
+            setattr(owner, name, parameter)

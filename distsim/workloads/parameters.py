@@ -12,7 +12,7 @@ bias of a row-wise product, shard 0 adds. A shard has `dealt`, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -28,3 +28,16 @@ def ordered(module: nn.Module) -> dict[str, nn.Parameter]:
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     last = dealt(module)
     return {name: named[name] for name in (*(n for n in named if n not in last), *(n for n in named if n in last))}
+
+
+Places = Sequence[tuple[nn.Module, str]]
+
+
+def places(module: nn.Module) -> dict[nn.Parameter, Places]:
+    """The same parameters, and where the module has each: its owners, as what is tied has several, and its name there."""
+    found: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {p: [] for p in ordered(module).values()}
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter in found:
+                found[parameter].append((owner, name))
+    return dict(found)

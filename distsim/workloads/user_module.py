@@ -4,11 +4,13 @@
 - blocks: an nn.Sequential, cut into one block for each child that has parameters (a child without joins the block before
   it); or a list of modules, a block each; or any other module, which is one block and can only be data parallel. One tensor
   goes in and one comes out, the samples its first dimension. Blocks share no parameters. A block computes the same again on
-  the same input, changes neither that nor its buffers, and stays on the device it is on; constants are its buffers.
+  the same input, changes neither that nor its buffers, and stays on the device it is on; constants are its buffers. It
+  finds its parameters where they are registered, each time it runs.
 - data: (inputs, targets) or (inputs, targets, validation inputs, validation targets), tensors that fit into memory. Any
   number of samples will do: a step that comes to the end of an epoch goes on in the next.
 - loss: a function (output, target) -> the mean over the samples.
-torch's global generator is seeded with the run's seed before the call, so initial weights follow the seed.
+torch's global generator is seeded with the run's seed before the call, so initial weights follow the seed. Whatever else it
+draws from, numpy or `random`, it seeds itself: every rank calls it, and all must get the same.
 """
 
 from __future__ import annotations
@@ -70,6 +72,9 @@ class UserModule(Workload):
 def _model(workload: UserModule, function: Callable[[], Any]) -> Model:
     """Counted once for every `function`: a reloaded module has another."""
     from distsim.workloads.describe import describe
+    from distsim.workloads.user_loss import check_loss
 
     task = workload.task(0)
-    return describe(task.blocks, task.data.inputs, workload.batch, workload.module)
+    model = describe(task.blocks, task.data.inputs, workload.batch, workload.module)
+    check_loss(task, workload.module)
+    return model

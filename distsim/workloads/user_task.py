@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,12 @@ def user_task(workload: UserModule, seed: int) -> Task:
     if not isinstance(data, Sequence) or len(data) not in (2, 4) or not all(isinstance(x, Tensor) for x in data):
         raise _bad(workload, "data must be (inputs, targets) or these and the validation's two, all tensors")
     data = Data(*data)
-    if not 0 < len(data.inputs) == len(data.targets):
-        raise _bad(workload, f"inputs and targets must be equally many, not {len(data.inputs)} and {len(data.targets)}")
+    for kind, pair in (("", data[:2]), ("validation ", data[2:])):
+        counts = [len(x) if x.dim() else 0 for x in pair if x is not None]
+        if 0 in counts:
+            raise _bad(workload, f"there must be at least one sample, the {kind}inputs and targets have {counts}")
+        if len(set(counts)) > 1:
+            raise _bad(workload, f"{kind}inputs and targets must be equally many, not {counts[0]} and {counts[1]}")
     if not callable(loss):
         raise _bad(workload, "loss must be a function (output, target) -> mean")
     blocks = _cut(blocks)
@@ -44,10 +48,27 @@ def user_task(workload: UserModule, seed: int) -> Task:
 
 
 def fingerprint(workload: UserModule) -> str:
-    """A hash of the data that the function returns under seed 0, and of its code with all that it imports."""
-    task = user_task(workload, 0)
-    digest = sha256(source_of(function(workload)).encode())
-    for tensor in task.data:
+    """A hash of the data that the function returns under seed 0, and of its code with all that it imports.
+
+    Raises `BadInput` if it returns something else when it is called again: then ranks would train different models."""
+    task, again = user_task(workload, 0), user_task(workload, 0)
+    for what, one, other in (("data", task.data, again.data), ("initial weights", _weights(task), _weights(again))):
+        if _hash("", one) != _hash("", other):
+            raise _bad(
+                workload,
+                f"must return the same {what} whenever it is called under one seed: every rank calls it",
+                "in build(), seed what else it draws from: numpy.random.seed(0), random.seed(0)",
+            )
+    return _hash(source_of(function(workload)), task.data)
+
+
+def _weights(task: Task) -> list[Tensor]:
+    return [tensor for block in task.blocks for tensor in (*block.parameters(), *block.buffers())]
+
+
+def _hash(start: str, tensors: Iterable[Tensor | None]) -> str:
+    digest = sha256(start.encode())
+    for tensor in tensors:
         if tensor is not None:
             digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -13,6 +13,8 @@ from distsim.numerics.tensors import TensorsFactory
 from distsim.workloads.user_module import UserModule
 
 SOURCE = """
+import random
+
 import torch
 from torch import nn
 
@@ -76,6 +78,81 @@ def two_things():
 
 def three_tensors():
     return nn.Linear(6, 3), data()[:3], nn.functional.cross_entropy
+
+def summed():
+    return nn.Linear(6, 3), data(), nn.CrossEntropyLoss(reduction="sum")
+
+def one_a_sample():
+    return nn.Linear(6, 3), data(), nn.CrossEntropyLoss(reduction="none")
+
+def a_number():
+    return nn.Linear(6, 3), data(), lambda y, target: nn.functional.cross_entropy(y, target).item()
+
+def detached():
+    return nn.Linear(6, 3), data(), lambda y, target: nn.functional.cross_entropy(y, target).detach()
+
+def too_few_classes():
+    return nn.Linear(6, 1), data(), nn.functional.cross_entropy
+
+def missing_values():
+    x, y = data()[:2]
+    x[2, 1] = torch.nan
+    return nn.Linear(6, 3), (x, y), nn.functional.cross_entropy
+
+def no_samples():
+    return nn.Linear(6, 3), [x[:0] for x in data()], nn.functional.cross_entropy
+
+def uneven_validation():
+    x, y, v, w = data()
+    return nn.Linear(6, 3), (x, y, v, w[:4]), nn.functional.cross_entropy
+
+def narrow_validation():
+    x, y, v, w = data()
+    return nn.Linear(6, 3), (x, y, v[:, :4], w), nn.functional.cross_entropy
+
+def frozen():
+    return nn.Linear(6, 3).requires_grad_(False), data(), nn.functional.cross_entropy
+
+def sparse():
+    x, y = data()[:2]
+    return [nn.EmbeddingBag(9, 3, sparse=True)], (x.long().abs(), y), nn.functional.cross_entropy
+
+def hooked():
+    net = nn.Linear(6, 3)
+    net.weight.register_hook(lambda g: 2 * g)
+    return net, data(), nn.functional.cross_entropy
+
+class Remembers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6, 3))
+        self.all = [self.weight]
+    def forward(self, x):
+        return x @ self.all[0]
+
+def remembers():
+    return Remembers(), data(), nn.functional.cross_entropy
+
+def other_data():
+    x, y = data()[:2]
+    return nn.Linear(6, 3), (x + random.random(), y), nn.functional.cross_entropy
+
+def other_weights():
+    net = nn.Linear(6, 3)
+    nn.init.constant_(net.weight, random.random())
+    return net, data(), nn.functional.cross_entropy
+
+def frozen_and_tied():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)), nn.Linear(6, 6)
+            self.two.weight, self.rest = self.one.bias, nn.LSTM(6, 3)
+            self.two.bias.requires_grad_(False)
+            self.never = nn.Parameter(torch.ones(2))
+        def forward(self, x):
+            return self.rest(self.one(x) * self.two.weight + self.two.bias)[0]
+    return Net(), data(), nn.functional.cross_entropy
 """
 
 
@@ -132,14 +209,15 @@ def test_a_list_is_taken_as_it_is_and_a_module_is_one_block(name, parameters):
     assert [b.parameters for b in workload(name).model().blocks] == parameters
 
 
-@pytest.mark.parametrize("name", ["sequential", "listed", "whole"])
+@pytest.mark.parametrize("name", ["sequential", "listed", "whole", "frozen_and_tied"])
 def test_it_trains_as_plain_torch_does(name):
     torch.set_num_threads(1)
     task = workload(name).task(3)
     net, initial = nn.Sequential(*task.blocks), TensorsFactory(workload(name), 2, SGD(0.1), 3)(0)
+    trained = [p for p in net.parameters() if p.requires_grad]
     numerics, sizes = TensorsFactory(workload(name), 2, SGD(0.1), 3)(0), SizesFactory(workload(name).model(), 2)(0)
-    assert torch.equal(initial.read(ALL), nn.utils.parameters_to_vector(net.parameters()))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    assert torch.equal(initial.read(ALL), nn.utils.parameters_to_vector(trained))
+    optimizer = torch.optim.SGD(trained, lr=0.1)
     for step in range(12):  # more than an epoch of 40 samples
         batch = Batch(step)
         optimizer.zero_grad()
@@ -154,7 +232,7 @@ def test_it_trains_as_plain_torch_does(name):
         for block in reversed(range(len(task.blocks))):
             g = numerics.backward((block,), g, batch, "both")
         numerics.update(ALL, numerics.accumulated(ALL), None, 1.0)
-    torch.testing.assert_close(numerics.read(ALL), nn.utils.parameters_to_vector(net.parameters()), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(numerics.read(ALL), nn.utils.parameters_to_vector(trained), rtol=1e-6, atol=1e-7)
 
 
 def test_evaluation_and_fingerprint(tmp_path):
@@ -191,11 +269,30 @@ def test_evaluation_and_fingerprint(tmp_path):
         ("two_things", "must return .blocks, data, loss."),
         ("three_tensors", "data must be .inputs, targets. or"),
         ("missing", "cannot be imported: .* has no attribute 'missing'"),
+        ("summed", "must be the mean over the samples: of the same samples twice it is twice as much; reduction='mean'"),
+        ("one_a_sample", "the loss must return the mean over the samples, a tensor of one number, not .* shape .4,."),
+        ("a_number", "the loss must return the mean over the samples, a tensor of one number, not a float"),
+        ("detached", "the loss must pass gradients on, what it returns has none; drop detach"),
+        ("too_few_classes", "the loss of an output of shape .4, 1. fails on inputs of shape .*: IndexError: Target"),
+        ("missing_values", "the loss of the first samples is nan before any update; the inputs have NaN"),
+        ("no_samples", "there must be at least one sample, the inputs and targets have .0, 0."),
+        ("uneven_validation", "validation inputs and targets must be equally many, not 10 and 4"),
+        ("narrow_validation", "the blocks cannot run on validation inputs of shape .4, 4."),
+        ("frozen", "no block has parameters to train, of 1; .* requires_grad is off"),
+        ("sparse", "block 0 .EmbeddingBag. must have dense gradients, that of weight is sparse; use sparse=False"),
+        ("hooked", "block 0 .Linear. has a hook on weight, which would not run"),
+        ("remembers", "block 0 .Remembers. must find weight where it is registered"),
     ],
 )
 def test_what_is_refused(name, message):
     with pytest.raises(BadInput, match=message):
         workload(name).model()
+
+
+@pytest.mark.parametrize(("name", "what"), [("other_data", "data"), ("other_weights", "initial weights")])
+def test_ranks_that_would_train_different_things_are_refused(name, what):
+    with pytest.raises(BadInput, match=f"must return the same {what} whenever it is called .* random.seed"):
+        workload(name).fingerprint()
 
 
 def test_fields_out_of_range_are_named():
