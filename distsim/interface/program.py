@@ -16,9 +16,14 @@ R = TypeVar("R")
 async def finish(strategy: Strategy, worker: Worker[T]) -> None:
     """Run the strategy, wait for what it posted, then check the rules that can only be checked at the end.
 
-    Raises `StrategyError` for Work that was never awaited and for gradients that were neither applied nor discarded.
+    Raises `StrategyError` for a `run` that is no coroutine, for Work that was never awaited and for gradients that were
+    neither applied nor discarded.
     """
-    await strategy.run(worker)
+    program = strategy.run(worker)
+    if not isinstance(program, Coroutine):
+        name = f"{type(strategy).__name__}.run"
+        raise StrategyError(f"{name} must be `async def` and yield nothing; called, it gave a {type(program).__name__}")
+    await program
     await worker.settle()
 
 

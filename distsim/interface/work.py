@@ -104,6 +104,14 @@ class Work(Generic[R]):
     def __repr__(self) -> str:
         return f"{self.name} ({self.line})"
 
+    if not TYPE_CHECKING:  # for it, a Work has what it has
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises `AttributeError`: whoever asks for what a Work lacks takes it for its result."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(f"{self!r} has no {name}: it is an operation under way, `await` gives its result")
+
 
 @cache
 def _is_ours(file: str) -> bool:

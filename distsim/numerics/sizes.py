@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from distsim.interface.codec import Codec
 from distsim.interface.errors import StrategyError
@@ -25,6 +25,10 @@ from distsim.interface.values import Batch, Region
 from distsim.numerics import codecs_sizes
 from distsim.numerics.checks import Ledger, check_collective
 from distsim.numerics.layout import Span
+
+_NO_TENSOR = (
+    "a payload of a modeled run is no tensor and knows no {}: the arithmetic of all modes is + - * / ** abs(), and codecs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,19 @@ class Size:
 
     def __int__(self) -> int:
         self._no_value()
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any) -> NoReturn:
+        """Raises `StrategyError`: torch was given it in place of a tensor."""
+        raise StrategyError(_NO_TENSOR.format(getattr(function, "__name__", function)))
+
+    if not TYPE_CHECKING:  # for it, a payload has what it has
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises `AttributeError`: whoever asks for what it lacks takes it for a tensor."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(_NO_TENSOR.format(name))
 
 
 NOTHING = Size(0)

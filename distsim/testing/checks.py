@@ -151,7 +151,7 @@ def ends(case: Case) -> Iterator[Finding]:
                 bad[f"{_count(workers)}, switch"] = outcome
     first = {re.sub(r"\d+", "", outcome.message): where for where, outcome in reversed(bad.items())}
     for where in reversed(first.values()):
-        remedy = "run it there, or let problems() refuse what it cannot run on"
+        remedy = "mend that, or let problems() refuse so many workers"
         yield Finding("ends", where, f"the run {_ended(bad[where])}", remedy)
 
 

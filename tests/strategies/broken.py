@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from distsim.interface import Batch, Model, OnLoss, Problem, Region, Strategy, T, Worker
 
 
@@ -155,6 +157,39 @@ class LooksAtValues(Good):
         gradient = await self.gradient(worker, step)
         if float(gradient):  # type: ignore[arg-type]
             await worker.apply(gradient)
+
+
+@dataclass(frozen=True)
+class UsesTorch(Good):
+    """Applies the sign of the gradient."""
+
+    async def gradient(self, worker: Worker[T], step: int) -> T:
+        return torch.sign(await super().gradient(worker, step))  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class AsksForNorm(Good):
+    """Clips the gradient."""
+
+    async def gradient(self, worker: Worker[T], step: int) -> T:
+        gradient = await super().gradient(worker, step)
+        return gradient / gradient.norm()  # type: ignore[attr-defined, no-any-return]
+
+
+@dataclass(frozen=True)
+class ForgetsAwait(Good):
+    """Applies the gradient that it has asked for."""
+
+    async def update(self, worker: Worker[T], step: int) -> None:
+        await worker.apply(worker.gradient(Batch(step, worker.rank, worker.world_size)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NoCoroutine(Good):
+    """Forgets that its program waits."""
+
+    def run(self, worker: Worker[T]) -> None:  # type: ignore[override]
+        worker.publish()
 
 
 @dataclass(frozen=True)
