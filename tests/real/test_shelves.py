@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -250,10 +251,17 @@ def test_ranks_that_an_engine_starts_send_by_gloo():
 
 
 class Cuda:
-    """As torch.cuda and a shelf of it; writes down what it is asked, in order."""
+    """As torch.cuda and a shelf of it; writes down what it is asked, in order, and the GPUs with a context.
+
+    A thread begins with the first GPU; after a stream's turn torch goes back to it, with a context there.
+    """
 
     def __init__(self):
-        self.asked, self.current = [], "compute"
+        self.asked, self.current, self.contexts, self.thread = [], "compute", set(), threading.local()
+
+    def set_device(self, index):
+        self.thread.index = index
+        self.contexts.add(index)
 
     def Stream(self, index):
         return Queue(self, "side")
@@ -269,6 +277,7 @@ class Cuda:
         self.current = stream.name
         yield
         self.current = "compute"
+        self.set_device(getattr(self.thread, "index", 0))
 
     def copy_(self, x):
         self.asked.append(f"copy in on {self.current}")
@@ -296,6 +305,16 @@ def test_a_gpu_has_copied_when_the_call_returns():
     memory.put(cuda, None)
     memory.get(cuda)
     assert cuda.asked == ["copy in on compute", "wait for compute", "copy out on side", "wait for side", "used by compute"]
+
+
+def test_a_thread_that_reads_a_shelf_touches_no_other_gpu():
+    """A thread waits for messages; with a context of each rank's, the first GPU of a host would have less memory."""
+    cuda = Cuda()
+    memory = GpuMemory(1, 4, cuda)
+    reading = threading.Thread(target=memory.get, args=(cuda,))
+    reading.start()
+    reading.join()
+    assert cuda.contexts == {1}
 
 
 def test_gpus_that_do_not_reach_each_other_share_nothing():

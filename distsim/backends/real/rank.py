@@ -22,10 +22,10 @@ from distsim.backends.real.regrouping import Regrouping
 from distsim.backends.real.saving import checkpoints
 from distsim.backends.real.saving.checkpoints import Checkpoints
 from distsim.backends.real.saving.tally import Tally, pipe, tally_of
-from distsim.backends.real.transport import membership
+from distsim.backends.real.transport import gloo, membership
 from distsim.backends.real.transport.collectives import Collectives, Everyone
 from distsim.backends.real.transport.devices import CudaDevice, Device, HostDevice, make_deterministic
-from distsim.backends.real.transport.gloo import FOREVER, make_group
+from distsim.backends.real.transport.gloo import FOREVER
 from distsim.backends.real.transport.handle import PeerLost
 from distsim.backends.real.transport.messages import Messages
 from distsim.backends.real.transport.shelves import GpuMemory, HostMemory, Memory, Shelves, tried
@@ -109,20 +109,19 @@ def _meet(
 ) -> tuple[float, partial[Collectives]]:
     """Connect to all ranks, over the order's interface only, and agree on the origin of the clock; how many seconds this
     machine's clock can be off, and what makes collectives for who is left when a rank is lost."""
-    os.environ["GLOO_SOCKET_IFNAME"] = order.interface
-    os.environ["NCCL_SOCKET_IFNAME"] = order.interface
+    gloo.listen_on(order.interface)
 
     def store(name: str, size: int) -> Store:
         return _store(order, name, size)
 
-    own_gpu = order.device == "cuda" and torch.cuda.device_count() >= order.local_size
-    backend = "cpu:gloo,cuda:nccl" if own_gpu else "gloo"
     size = order.world_size
-    gpu = device if own_gpu and isinstance(device, CudaDevice) else None
     wires = Wires()
     with noted(wires):
-        dist.init_process_group(backend, store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
-        group = dist.group.WORLD if gpu else make_group(store("everyone", size), order.rank, size, nccl=False)
+        dist.init_process_group("gloo", store=store("store", size), rank=order.rank, world_size=size, timeout=FOREVER)
+        own = torch.tensor([int(order.device == "cuda" and torch.cuda.device_count() >= order.local_size)])
+        dist.all_reduce(own, dist.ReduceOp.MIN)  # NCCL takes all ranks or none, and hosts may differ
+        gpu = device if own and isinstance(device, CudaDevice) else None
+        group = gloo.make_group(store("everyone", size), order.rank, size, nccl=gpu is not None)
     messages = Messages(desk, order.rank, device, hears_on, _share(order))
     make = partial(Collectives, desk, order.private, store, order.rank, gpu=gpu, losses=survivors)
     collectives = make(everyone=Everyone(tuple(range(size)), group, wires))
@@ -134,7 +133,7 @@ def _meet(
         checkpoints.count_on(fabric, begin)
     dist.all_reduce(torch.zeros(1))
     if gpu is not None:  # NCCL connects at the first
-        dist.all_reduce(torch.zeros(1, device=gpu.name))
+        gloo.all_reduce(group, torch.zeros(1, device=gpu.name)).wait()
         gpu.wait()
     clock = Clock(0.0, 0.0) if order.elsewhere is None else align(order.rank, order.elsewhere.machines)
     earliest = 0.0 if begin.origin is None else begin.origin + begin.at
@@ -172,7 +171,9 @@ def _store(order: Order, name: str, size: int) -> Store:
     """A connection of its own to a store of the run's ranks."""
     far = order.elsewhere
     if far is None:
-        return FileStore(str(order.private / name), size)
+        here = FileStore(str(order.private / name), size)
+        here.set_timeout(FOREVER)  # NCCL waits for members as long as their store does
+        return here
     return connect(far.address, far.port, f"{far.prefix}/{name}", FOREVER)
 
 

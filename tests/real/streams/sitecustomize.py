@@ -99,5 +99,5 @@ def as_nccl(start):
     return lambda *given: Request(start(*given))
 
 
-for name in ("all_reduce", "all_gather", "all_to_all", "broadcast", "reduce"):
+for name in ("all_reduce", "all_gather", "all_gather_flat", "all_to_all", "broadcast", "reduce", "reduce_scatter"):
     setattr(gloo, name, as_nccl(getattr(gloo, name)))

@@ -69,12 +69,12 @@ class Post:
                 self._request = self._call(group)
                 if self._mark is not None:
                     self.end = self._mark(self._request)
-        except RuntimeError as failure:
+        except Exception as failure:  # on the thread that makes a group, or the caller's: who waits is to hear of it
             self._error = failure
         self._called.set()
 
     def wait(self, gpu: CudaDevice | None = None) -> None:
-        """Wait until it is over, or have the GPU wait. Raises `PeerLost` if a member is gone."""
+        """Wait until it is over, or have the GPU wait. Raises `PeerLost` if a member is gone, and what the call raised."""
         self._called.wait()
         try:
             if self._error is not None:
@@ -83,6 +83,8 @@ class Post:
                 gpu.expect(self.end)
             elif self._request is not None:
                 self._request.wait()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
 
@@ -236,7 +238,9 @@ class Collectives:
 
         def call(group: gloo.Group) -> gloo.Request:
             if collective.kind == "all_gather":
-                return gloo.all_gather(group, list(out), x)
+                return gloo.all_gather(group, list(out), x) if gpu is None else gloo.all_gather_flat(group, out, x)
+            if collective.kind == "reduce_scatter" and gpu is not None:
+                return gloo.reduce_scatter(group, shares(out, len(ranks))[ranks.index(self._rank)], out)
             if collective.kind == "all_to_all":
                 return gloo.all_to_all(group, out, x.view(-1))
             if collective.kind == "broadcast":

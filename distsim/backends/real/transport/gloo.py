@@ -23,6 +23,7 @@ from torch._C._distributed_c10d import (
     AllToAllOptions,
     BroadcastOptions,
     ReduceOptions,
+    ReduceScatterOptions,
 )
 from torch._C._distributed_c10d import Store as TorchStore
 
@@ -63,6 +64,14 @@ class Group(Protocol):
     ) -> Request | None:
         """Gather into one output a member."""
 
+    def _allgather_base(self, output: torch.Tensor, x: torch.Tensor, options: AllgatherOptions, /) -> Request | None:
+        """Gather into one flat output, of all members' one after the other."""
+
+    def _reduce_scatter_base(
+        self, output: torch.Tensor, x: torch.Tensor, options: ReduceScatterOptions, /
+    ) -> Request | None:
+        """Sum this member's equal part of every member's flat `x`; the output may be that part."""
+
     def reduce(self, tensors: list[torch.Tensor], options: ReduceOptions, /) -> Request | None:
         """Sum in place on the root."""
 
@@ -70,6 +79,15 @@ class Group(Protocol):
         self, output: torch.Tensor, x: torch.Tensor, to: list[int], source: list[int], options: AllToAllOptions, /
     ) -> Request | None:
         """Exchange parts along the first dimension, equal ones where no sizes are given."""
+
+
+def listen_on(interface: str) -> None:
+    """Let gloo and NCCL listen on this interface alone, and NCCL do what groups are used for here, whatever a cluster's
+    environment says; before either starts."""
+    os.environ["GLOO_SOCKET_IFNAME"] = interface
+    os.environ["NCCL_SOCKET_IFNAME"] = f"={interface}"  # else it is a prefix: eth1 would be eth10, too
+    os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "0"  # else a transfer would be waited for when it starts
+    os.environ.setdefault("NCCL_RUNTIME_CONNECT", "0")  # else the first of each algorithm would wait for all members
 
 
 def make_group(store: TorchStore, position: int, size: int, nccl: bool) -> Group:
@@ -126,6 +144,16 @@ def broadcast(group: Group, x: torch.Tensor, root: int) -> Request:
 def all_gather(group: Group, outputs: Sequence[torch.Tensor], x: torch.Tensor) -> Request:
     """Start to gather `x` of every member."""
     return _checked(group.allgather([list(outputs)], [x], AllgatherOptions()))
+
+
+def all_gather_flat(group: Group, output: torch.Tensor, x: torch.Tensor) -> Request:
+    """The same into one tensor, without the copy that NCCL makes of several."""
+    return _checked(group._allgather_base(output.view(-1), x.view(-1), AllgatherOptions()))
+
+
+def reduce_scatter(group: Group, output: torch.Tensor, x: torch.Tensor) -> Request:
+    """Start to sum this member's equal part of `x` over the group; `output` may be that part."""
+    return _checked(group._reduce_scatter_base(output.view(-1), x.view(-1), ReduceScatterOptions()))
 
 
 def reduce(group: Group, x: torch.Tensor, root: int) -> Request:

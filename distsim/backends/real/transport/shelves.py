@@ -145,6 +145,7 @@ class GpuMemory:
 
     def get(self, shelf: torch.Tensor) -> torch.Tensor:
         """Beside the compute stream; then the host waits for it."""
+        self._cuda.set_device(self._index)  # a thread of messages begins with the first GPU: leave no context there
         compute = self._cuda.current_stream(self._index)
         with self._cuda.stream(self._side):
             copy = shelf.clone()
