@@ -114,7 +114,7 @@ class Tensors:
 
     def input(self, batch: Batch) -> Tensor:
         """The samples of `batch`."""
-        return self._task.input(batch, self._workers).to(self._device)
+        return self._task.input(batch, self._workers).to(self._device, non_blocking=True)
 
     def hold(self, batch: Batch) -> None:
         """The forward passes of `batch` use the parameters of now."""
@@ -139,7 +139,7 @@ class Tensors:
         self._ledger.loss(nbytes(y), batch)
         y = y.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self._loss(y, self._task.target(batch, self._workers).to(self._device))
+            loss = self._loss(y, self._task.target(batch, self._workers).to(self._device, non_blocking=True))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
