@@ -163,7 +163,9 @@ def _one(prepared: Prepared, run: Callable[[Prepared], Result]) -> int:
     stored = sweeping.finished(prepared)
     if prepared.resolved.backend == "real" and stored is None:
         folder = prepared.resolved.runs / prepared.name
-        print(f"{prepared.job.cluster.world_size} processes start; their logs: {folder / 'logs'}", file=sys.stderr)
+        ranks = prepared.job.cluster.world_size
+        started = "1 process starts; its log" if ranks == 1 else f"{ranks} processes start; their logs"
+        print(f"{started}: {folder / 'logs'}", file=sys.stderr)
     try:
         result = stored or run(prepared)
     except execution.Stopped as stop:

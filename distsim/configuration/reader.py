@@ -111,7 +111,8 @@ class Reader:
         if elsewhere:
             nearby = [k for k in elsewhere if path and k.startswith(f"{path}.")]
             return f"did you mean {' or '.join(nearby or elsewhere)}?"
-        leaves = {k.rpartition(".")[2]: k for k in known} | {name: f"{path}.{name}" if path else name for name in names}
+        inside = f"{path}." if path else ""
+        leaves = {k.rpartition(".")[2]: k for k in known if k.startswith(inside)} | {name: inside + name for name in names}
         match = quantities.near(key, leaves).removeprefix("did you mean ").rstrip("?")
         return f"did you mean {leaves[match]}?" if match else f"keys here: {', '.join(names)}" if names else ""
 

@@ -59,6 +59,7 @@ SINGLE = {
     "strategy.weight=inverse": "strategy.weight='inverse': no such key; a key of strategy=async_ps",
     "bugdet.updates=3": "bugdet={'updates': 3}: no such key; did you mean budget?",
     "worker=3": "worker=3: no such key; did you mean cluster.workers?",
+    "budget.loss=2.0": "budget.loss=2.0: no such key; keys here: updates, samples, seconds",
     "cluster.batch=3": "cluster.batch=3: no such key; did you mean workload.batch?",
     "strategy=model_parallel cluster.workers=9": "cluster.workers=9: a pipeline needs a block a stage, "
     "and this model has 8; take at most 8 workers or a deeper model",

@@ -167,7 +167,7 @@ def test_what_is_torn_or_corrupted_is_passed_over_with_one_line(tmp_path: Path) 
     assert found is not None
     assert (found.update, passed) == (
         4,
-        ["the checkpoint before update 6 is torn or corrupted (000000006/rank0.state): the one before is used"],
+        ["the checkpoint before update 6 is torn or corrupted (000000006/rank0.state): it is passed over"],
     )
     (tmp_path / "000000006" / "manifest.json").write_text('{"update": 6')
     assert saved.find(tmp_path, "a job")[0] == found

@@ -66,6 +66,7 @@ def test_the_same_command_after_kill_9_of_everything(strategy: str, tmp_path: Pa
     resumed = api.load(folder)
     (note,) = [note for note in resumed.summary["notes"] if note.startswith("resumed at update ")]
     assert int(note.removeprefix("resumed at update ")) >= 20
+    assert note in ended.stderr.splitlines()
     for key in ("updates", "samples", "final_loss", "final_accuracy"):
         assert resumed.summary[key] == whole.summary[key]
     assert [(point["update"], point["loss"]) for point in resumed.summary["curve"]] == [

@@ -8,6 +8,7 @@ counts nowhere. What ranks recorded after the checkpoint is gone with them.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -47,10 +48,14 @@ class Incarnations:
             self._skip(manifest.seconds)
             last = Update(manifest.update, manifest.samples, manifest.seconds)
             self.known = [Trace(rank, updates=[last]) for rank in range(job.cluster.world_size)]
+        for line in self.told:  # now, too: the row is hours away
+            print(line, file=sys.stderr)
 
     def _find(self) -> Manifest | None:
         manifest, passed = saved.find(self._folder, self._name)
         self.told += passed
+        if passed and manifest is None:
+            self.told.append("no checkpoint can be gone on from: the run begins anew")
         saved.clear(self._folder, manifest)
         return manifest
 

@@ -176,7 +176,7 @@ def find(folder: Path, job: str) -> tuple[Manifest | None, list[str]]:
                 unreadable = error
         if not off:
             return manifest, passed
-        passed.append(f"the checkpoint before update {update} is torn or corrupted ({off[0]}): the one before is used")
+        passed.append(f"the checkpoint before update {update} is torn or corrupted ({off[0]}): it is passed over")
     if unreadable is not None:
         raise DistsimError(
             f"no checkpoint can be read ({unreadable}), none was removed: give the same command again when they can, or "
