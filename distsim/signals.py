@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _AT_A_TIME = 0.05  # seconds
@@ -22,6 +23,7 @@ _AT_A_TIME = 0.05  # seconds
 
 class _State:
     received: int | None = None
+    seen: frozenset[int] = frozenset()
     depth = 0
     is_held = False
     is_due = False
@@ -38,7 +40,8 @@ def heeded() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in _STOPS}
-    _state.received, _state.depth, _state.is_held, _state.is_due, _state.is_heeded = None, 0, False, False, True
+    _state.received, _state.seen = None, frozenset()
+    _state.depth, _state.is_held, _state.is_due, _state.is_heeded = 0, False, False, True
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -51,18 +54,37 @@ def heeded() -> Iterator[None]:
 
 
 @contextmanager
-def whole() -> Iterator[None]:
-    """What is done inside is not interrupted; a signal that came meanwhile is raised at its end."""
+def delayed() -> Iterator[None]:
+    """What is done inside is not interrupted, nor by a handler of the caller's; a signal that came meanwhile is raised at
+    its end, if it is not held."""
+    theirs: dict[int, Any] = {}
+    came: list[int] = []
+    if not (_state.is_heeded or _state.depth) and threading.current_thread() is threading.main_thread():
+        theirs = {number: handler for number in _STOPS if callable(handler := signal.getsignal(number))}
     _state.depth += 1
     try:
+        for number in theirs:
+            signal.signal(number, lambda number, frame: came.append(number))
         yield
     finally:
         _state.depth -= 1
-        if not _state.depth:
+        for number, handler in theirs.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
+        if _state.is_due and not (_state.depth or _state.is_held):
+            _state.is_due = False
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """The same, and a signal that was held is raised at its end, too."""
+    with delayed():
+        try:
+            yield
+        finally:
             _state.is_held = False
-            if _state.is_due:
-                _state.is_due = False
-                raise KeyboardInterrupt
 
 
 def hold() -> None:
@@ -99,12 +121,14 @@ def exit_code() -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    time.sleep(_AT_A_TIME)
-    signal.signal(number, signal.SIG_DFL)  # once more kills
-    if _state.received:
+    if number in _state.seen:  # at the same time as the one before
         return
-    _state.received = number
-    with suppress(OSError):  # who read it may have ended by the same Ctrl-C
-        os.write(2, b"\nstopping, and writing down what is known; once more kills at once\n")
-    interrupt()
+    is_first = not _state.seen
+    _state.seen |= {number}
+    _state.received = _state.received or number
+    time.sleep(_AT_A_TIME)  # not ignored meanwhile: CPython complains of a signal whose handler goes before it is called
+    signal.signal(number, signal.SIG_DFL)  # once more kills
+    if is_first:
+        with suppress(OSError):  # who read it may have ended by the same Ctrl-C
+            os.write(2, b"\nstopping, and writing down what is known; once more kills at once\n")
+        interrupt()

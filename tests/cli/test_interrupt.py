@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import ctypes
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -123,6 +126,60 @@ def test_the_exit_code_is_that_of_the_signal_wherever_it_came():
                 sys.exit(signals.exit_code())"""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 143
+
+
+@dataclass(frozen=True)
+class Broken(Strategy):
+    async def run(self, worker: Worker[Any]) -> None:
+        raise ValueError
+
+
+def test_no_rank_is_left_by_an_interrupt_that_another_thread_takes(tmp_path, monkeypatch):
+    """As a notebook's do: what this thread blocks does not keep Python from calling its handlers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_OFFERED", {})
+    kill = ForkServerProcess.kill
+    killed = []
+
+    def pressed(process):
+        if not killed:
+            _thread.interrupt_main()
+        time.sleep(0)
+        kill(process)
+        killed.append(process)
+
+    monkeypatch.setattr(ForkServerProcess, "kill", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        distsim.run(Broken(), **{"backend": "real", "cluster.workers": 2, "budget.updates": 3})
+    assert len(killed) == 2
+    assert multiprocessing.active_children() == []
+
+
+def test_two_that_another_thread_takes_are_once(monkeypatch):
+    """CPython calls their handler later, and complains if it is gone by then."""
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with signals.heeded():
+        taken = libc.signal(signal.SIGTERM, None)  # what the system calls in whatever thread it chooses
+        libc.signal(signal.SIGTERM, taken)
+        again = SimpleNamespace(sleep=lambda seconds: ctypes.CFUNCTYPE(None, ctypes.c_int)(taken)(signal.SIGTERM))
+        monkeypatch.setattr(signals, "time", again)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert complaints == []
+
+
+def test_one_of_each_at_a_time_is_the_first(monkeypatch):
+    """As a terminal's Ctrl-C and torchrun's SIGTERM."""
+    sent = [signal.SIGTERM]
+    monkeypatch.setattr(signals, "time", SimpleNamespace(sleep=lambda seconds: sent and os.kill(os.getpid(), sent.pop())))
+    with signals.heeded():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_DFL] * 2
+    assert signals.exit_code() == 130
 
 
 def test_two_at_a_time_are_once(monkeypatch):

@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distsim import signals
 from distsim.backends.real.options import RealOptions, device_of
 from distsim.backends.real.parcel import main_module
 from distsim.backends.real.process import Elsewhere, Order, enter
@@ -80,15 +81,15 @@ def started(orders: Iterable[Order]) -> Iterator[tuple[list[ForkServerProcess], 
                 _start(order, processes, reports)
         yield processes, reports
     finally:
-        begun = [process for process in processes if process.pid is not None]
-        with _deaf():
+        with signals.delayed():
+            begun = [process for process in processes if process.pid is not None]
             for process in begun:
                 process.kill()
-        for process in begun:
-            process.join()
-            process.close()
-        for connection in reports:
-            connection.close()
+            for process in begun:
+                process.join()
+                process.close()
+            for connection in reports:
+                connection.close()
 
 
 def _start(order: Order, processes: list[ForkServerProcess], reports: list[Connection]) -> None:
@@ -118,12 +119,13 @@ def _end() -> None:
 def _deaf() -> Iterator[None]:
     """A Ctrl-C or SIGTERM waits for the end of this. What is started here, and all that it starts, never sees those of a
     terminal or a batch system to all, not even while it imports: both are for the launcher."""
-    resource_tracker.ensure_running()  # with the first process, which would leave them unblocked
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with signals.delayed():  # another thread may take what this one blocks
+        resource_tracker.ensure_running()  # with the first process, which would leave them unblocked
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
