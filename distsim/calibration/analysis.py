@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, pairwise
 from statistics import fmean, median
 
@@ -92,6 +93,7 @@ class Record:
 
     # ---- computing
 
+    @cached_property
     def overhead(self) -> float:
         """Seconds of an operation that computes nothing."""
         return median(fmean(s.steps()) for s in self.of("nothing"))
@@ -102,6 +104,7 @@ class Record:
         order = [("forward", b) for b in blocks] + [("loss", blocks[-1])] + [("backward", b) for b in reversed(blocks)]
         return self._per_operation(f"chain {parts}", order)
 
+    @cached_property
     def pass_overhead(self) -> float:
         """Seconds of a forward or backward pass beyond its blocks; of a model of one block there is no telling."""
         saved = 2 * len(self.bench.blocks) - 2
@@ -122,27 +125,25 @@ class Record:
     def gradient(self, parts: int) -> float:
         """Seconds of the whole gradient of one share of `parts` beyond the overhead of its one operation."""
         seconds = median(fmean(s.steps()[1::2]) for s in self.of(f"whole {parts}"))  # each repetition begins with a mark
-        return max(0.0, seconds - self.overhead())
+        return max(0.0, seconds - self.overhead)
 
     def _per_operation(self, name: str, order: Sequence[tuple[str, int]]) -> dict[tuple[str, int], float]:
         collected: dict[tuple[str, int], list[float]] = defaultdict(list)
-        overhead = self.overhead()
         for segment in self.of(name):
             steps, length = segment.steps(), len(order) + 1  # each repetition begins with a mark
             for i, key in enumerate(order):
                 collected[key].append(fmean(steps[i + 1 :: length]))
-        return {key: max(0.0, median(values) - overhead) for key, values in collected.items()}
+        return {key: max(0.0, median(values) - self.overhead) for key, values in collected.items()}
 
     def blocks(self) -> dict[tuple[str, str], Curve]:
         """(operation, kind) -> samples -> seconds. Blocks of one kind count together."""
         model = self.bench.model
         points: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-        pass_overhead = self.pass_overhead()
         for parts in self.bench.shares:
             seconds = self.chain(parts)
             for operation, b in seconds:
-                seconds[operation, b] -= 0.0 if operation == "loss" else pass_overhead
-            rest = max(0.0, self.gradient(parts) - 2.0 * pass_overhead - sum(seconds.values()))
+                seconds[operation, b] -= 0.0 if operation == "loss" else self.pass_overhead
+            rest = max(0.0, self.gradient(parts) - 2.0 * self.pass_overhead - sum(seconds.values()))
             total = sum(model.blocks[b].parameters for b in self.bench.blocks)
             for (operation, b), value in seconds.items():
                 block = model.blocks[b]
@@ -230,14 +231,15 @@ class Record:
 
     def fallback(self) -> Roofline:
         """The rates of a matrix product and of a copy; an operation starts in the shortest forward pass seen."""
-        overhead = self.overhead()
-        matmul, copy = (median(median(s.steps()) for s in self.of(f"machine {b}")) - overhead for b in self.bench.machine)
+        matmul, copy = (
+            median(median(s.steps()) for s in self.of(f"machine {b}")) - self.overhead for b in self.bench.machine
+        )
         smallest = self.chain(self.bench.shares[-1])
         return Roofline(
             flops_per_second=2.0 * MATMUL**3 / matmul,
             bytes_per_second=2.0 * COPY * self.bench.model.itemsize / copy,
             overhead=min(value for (operation, _), value in smallest.items() if operation == "forward")
-            - self.pass_overhead(),
+            - self.pass_overhead,
         )
 
     def noise(self) -> float:

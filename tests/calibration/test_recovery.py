@@ -92,13 +92,13 @@ def test_block_times_are_recovered(record: Record) -> None:
 
 
 def test_the_overhead_of_an_operation_is_recovered(record: Record) -> None:
-    assert record.overhead() == pytest.approx(1e-5, rel=1e-9)
+    assert record.overhead == pytest.approx(1e-5, rel=1e-9)
 
 
 def test_the_overhead_of_a_pass_is_recovered_and_is_no_part_of_blocks(record: Record) -> None:
-    assert record.pass_overhead() == pytest.approx(0.0, abs=1e-12)
+    assert record.pass_overhead == pytest.approx(0.0, abs=1e-12)
     costly = calibrated(2, pass_overhead=3e-5)[0]
-    assert costly.pass_overhead() == pytest.approx(3e-5, rel=1e-9)
+    assert costly.pass_overhead == pytest.approx(3e-5, rel=1e-9)
     for key, curve in costly.blocks().items():
         for samples, seconds in curve.points:
             assert seconds == pytest.approx(TABLE[key](samples), rel=1e-9)
