@@ -306,10 +306,8 @@ def _chosen(
     reader = Reader(values, known_keys)
     counts |= {key: reader.value(key, quantities.integer(1, most), value) for key, value in given if key in counts}
     component = None if unknown else reader.component(kind)
-    if kind == "workload" and component is not None:
-        reader.problems += [*component.problems(), *component.obstacles()]
-        if not reader.problems:
-            described(reader, component)
+    if kind == "workload":
+        described(reader, component)
     problems += [*(Problem(key, value, allowed) for key, value in foreign), *unknown, *reader.problems]
     if problems:
         raise BadInput(problems)

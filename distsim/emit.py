@@ -71,7 +71,7 @@ def _plan(engine: str, overrides: Sequence[str], per_node: str | None) -> _Plan:
     if resolved is not None and resolved.backend != "real":
         allowed = "a simulated run is one process, which needs no engine"
         problems.append(Problem("backend", resolved.backend, allowed, "distsim run, or backend=real"))
-    ranks = resolved.cluster.workers + resolved.strategy.server_count(resolved.cluster.workers) if resolved else 0
+    ranks = resolved.cluster.ranks(resolved.strategy) if resolved else 0
     if resolved is not None and ranks > 1 and resolved.backend == "real":
         name = ENGINES[engine]
         problems += no_restarts(resolved.failure, resolved.options, name)

@@ -51,7 +51,7 @@ def together(
 
 def network(reader: Reader, strategy: Strategy, backend: str, cluster: ClusterSection) -> None:
     """A real run that one machine runs all of has the network of that."""
-    ranks = cluster.workers + strategy.server_count(cluster.workers)
+    ranks = cluster.ranks(strategy)
     is_one_node = cluster.network == "two_level" and cluster.node_size is not None and ranks <= cluster.node_size
     if backend == "real" and cluster.network != "loopback" and not is_one_node:
         remedy = f"take cluster=local4 cluster.workers={cluster.workers}, or backend=modeled"
@@ -128,7 +128,7 @@ def warnings(
     strategy: Strategy, backend: str, model: Model, cluster: ClusterSection, straggler: Straggler, alone: bool
 ) -> Iterator[str]:
     """What runs all the same, and is said on the terminal and in the run's notes."""
-    ranks = cluster.workers + strategy.server_count(cluster.workers)
+    ranks = cluster.ranks(strategy)
     if alone and backend == "real" and ranks > cores():
         yield f"contended: {ranks} ranks share {cores()} cores, so times hold for this machine only"
     yield from strategy.warnings(cluster.workers, model)

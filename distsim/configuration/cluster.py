@@ -22,7 +22,7 @@ from distsim.configuration import quantities
 from distsim.configuration.graphs import read_graph
 from distsim.configuration.quantities import Kind, Refused
 from distsim.configuration.reader import FAILED, Reader
-from distsim.interface import LV08, Transport
+from distsim.interface import LV08, Strategy, Transport
 
 NETWORKS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "loopback": ((), ()),
@@ -85,6 +85,10 @@ class ClusterSection:
     overhead: float | None = None
     memory: float | None = None
     profile: str = "auto"
+
+    def ranks(self, strategy: Strategy) -> int:
+        """Workers and servers."""
+        return self.workers + strategy.server_count(self.workers)
 
     def spelled(self) -> dict[str, object]:
         """The keys as a configuration writes them."""

@@ -149,10 +149,10 @@ def _outages(reader: Reader, name: Any, value: Any) -> tuple[Any, Any]:
 
 def check_failure(
     reader: Reader, section: FailureSection, strategy: Strategy, backend: str, cluster: ClusterSection
-) -> FailureSection:
+) -> None:
     """Refuse what this strategy, cluster or backend cannot do."""
     failure, workers = section.failure, cluster.workers
-    ranks = workers + strategy.server_count(workers)
+    ranks = cluster.ranks(strategy)
     for rank, times in failure.ranks.items():
         if rank >= ranks:
             reader.refuse(f"failure.ranks.{rank}", list(times), f"there are ranks 0 to {ranks - 1}")
@@ -170,7 +170,6 @@ def check_failure(
         every = failure.mtbf if answer == "continue" else failure.mtbf / ranks
         allowed = f"{fails} every {every:g} s, and a restart takes {failure.restart:g} s: no work would get done"
         reader.refuse("failure.mtbf", failure.mtbf, allowed, f"more than {least:g} s, or a shorter failure.restart")
-    return section
 
 
 def _links(reader: Reader, failure: Failure, strategy: Strategy, backend: str, cluster: ClusterSection) -> None:

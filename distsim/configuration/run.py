@@ -13,19 +13,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from distsim.configuration import checks, quantities
+from distsim.configuration import checks
 from distsim.configuration.checkpoints import check_checkpoint, read_checkpoint, spelled_checkpoint
 from distsim.configuration.cluster import ClusterSection, read_cluster
 from distsim.configuration.failures import check_failure, check_worker_loss, read_failure
 from distsim.configuration.failures import warnings as failure_warnings
 from distsim.configuration.optimizers import check_course, read_optimizer
 from distsim.configuration.reader import Reader
-from distsim.configuration.sections import (
-    GROUPS,
-    RUN,
-    known_keys,
-    read_budget,
-)
+from distsim.configuration.sections import known_keys, read_budget, read_evaluation, read_run
 from distsim.configuration.stragglers import read_straggler, spelled_straggler
 from distsim.interface import (
     BadInput,
@@ -82,18 +77,10 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
     budget = read_budget(reader)
     if course and budget:
         check_course(reader, course, budget)
-    evaluation = reader.section("evaluation")
-    samples = reader.value("evaluation.samples", quantities.integer(0), evaluation.get("samples", 0))
-    reader.close("evaluation", evaluation, ["samples"], ["samples"])
-    top = reader.section("")
-    run = {key: reader.value(key, kind, top.get(key, _DEFAULTS[key])) for key, kind in RUN.items()}
-    reader.close("", top, _TOP, _TOP)
+    samples = read_evaluation(reader)
+    run = read_run(reader)
     backend = str(reader.section("backend").get("name"))
-    if workload is not None:
-        problems = [*workload.problems(), *(workload.obstacles() if backend != "modeled" else ())]
-        reader.problems += problems
-        workload = None if problems else workload
-    model = described(reader, workload)
+    model = described(reader, workload, has_values=backend != "modeled")
     checks.runs_folder(reader, run["runs"])
     checks.precision(reader, run["precision"], model, strategy, cluster)
     if cluster and options is not None:
@@ -103,23 +90,14 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
             if alone:
                 checks.network(reader, strategy, backend, cluster)
     if failure and strategy and cluster:
-        failure = check_failure(reader, failure, strategy, backend, cluster)
+        check_failure(reader, failure, strategy, backend, cluster)
         if backend == "real" and options is not None:
             check_worker_loss(reader, options.on_worker_loss, strategy, cluster.workers)
         if checkpoint:
-            ranks = cluster.workers + strategy.server_count(cluster.workers)
-            checkpoint = check_checkpoint(reader, checkpoint, failure.failure, strategy, ranks)
-            failure = replace(failure, failure=replace(failure.failure, checkpoint=checkpoint))
-    parts = (strategy, options, workload, model, cluster, straggler, failure, checkpoint, course, budget)
-    if reader.problems or any(part is None for part in parts):
+            checkpoint = check_checkpoint(reader, checkpoint, failure.failure, strategy, cluster.ranks(strategy))
+    if reader.problems or not (cluster and model and straggler and failure and checkpoint and course and budget):
         return None, reader.problems
-    assert cluster is not None
-    assert model is not None
-    assert straggler is not None
-    assert failure is not None
-    assert checkpoint is not None
-    assert course is not None
-    assert budget is not None
+    failures = replace(failure.failure, checkpoint=checkpoint)
     config = {
         "strategy": _plain(reader, "strategy", strategy),
         "backend": _plain(reader, "backend", options),
@@ -133,7 +111,7 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
         "evaluation": {"samples": samples},
         **run,
     }
-    resolved = Resolved(
+    return Resolved(
         config=config,
         strategy=strategy,
         backend=backend,
@@ -142,7 +120,7 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
         model=model,
         cluster=cluster,
         straggler=straggler,
-        failure=failure.failure,
+        failure=failures,
         optimizer=course.optimizer,
         schedule=course.schedule,
         scaling=course.scaling,
@@ -154,15 +132,10 @@ def resolve(values: Mapping[str, Any], alone: bool = True) -> tuple[Resolved | N
         warnings=(
             *checks.warnings(strategy, backend, model, cluster, straggler, alone),
             *checks.precision_warnings(run["precision"], backend, cluster),
-            *failure_warnings(failure.failure, cluster.workers + strategy.server_count(cluster.workers)),
+            *failure_warnings(failures, cluster.ranks(strategy)),
             *course.warnings(budget.updates_allowed(strategy.gradients_an_update(cluster.workers) * model.batch)),
         ),
-    )
-    return resolved, []
-
-
-_DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "precision": "float32", "runs": "runs", "label": ""}
-_TOP = (*GROUPS, "budget", "evaluation", "checkpoint", *RUN)
+    ), []
 
 
 def run_seed(seed: int, repeat: int) -> int:
@@ -170,9 +143,14 @@ def run_seed(seed: int, repeat: int) -> int:
     return int.from_bytes(blake2b(repr((seed, repeat)).encode(), digest_size=6).digest(), "little")
 
 
-def described(reader: Reader, workload: Any) -> Model | None:
-    """The description of the workload's model; for a user's own, what their code returned."""
+def described(reader: Reader, workload: Any, has_values: bool = True) -> Model | None:
+    """The description of the workload's model, None after a problem; for a user's own, what their code returned.
+    `has_values`: its data is needed, too."""
     if workload is None:
+        return None
+    problems = [*workload.problems(), *(workload.obstacles() if has_values else ())]
+    reader.problems += problems
+    if problems:
         return None
     try:
         model: Model = workload.model()

@@ -1,13 +1,11 @@
-"""The sections of a configuration that are not a component's own, and what is known of them.
-
-Budget and the run's own keys are read here, the cluster and the straggler in files of their own.
-"""
+"""The sections of a configuration that no component fills and that have no file of their own; and all keys there are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 from distsim import registry
 from distsim.configuration import quantities
@@ -34,6 +32,9 @@ RUN: Mapping[str, Kind] = {
     "runs": quantities.path,
     "label": quantities.name,
 }
+
+_DEFAULTS: Mapping[str, Any] = {"seed": 0, "repeat": 0, "precision": "float32", "runs": "runs", "label": ""}
+_TOP = (*GROUPS, "budget", "evaluation", "checkpoint", *RUN)
 
 DEFAULT_SAMPLES = 20_000
 """What `budget.samples: auto` means where nothing else limits the run."""
@@ -84,3 +85,19 @@ def read_budget(reader: Reader) -> Budget | None:
         )
         return None
     return budget
+
+
+def read_evaluation(reader: Reader) -> Any:
+    """`evaluation.samples`: after how many the model is evaluated, 0 for never."""
+    values = reader.section("evaluation")
+    samples = reader.value("evaluation.samples", quantities.integer(0), values.get("samples", 0))
+    reader.close("evaluation", values, ["samples"], ["samples"])
+    return samples
+
+
+def read_run(reader: Reader) -> dict[str, Any]:
+    """The keys that are in no section."""
+    values = reader.section("")
+    run = {key: reader.value(key, kind, values.get(key, _DEFAULTS[key])) for key, kind in RUN.items()}
+    reader.close("", values, _TOP, _TOP)
+    return run
