@@ -112,6 +112,8 @@ def settings(cls: type[Any]) -> list[tuple[str, Any]]:
 
 # ---- text
 
+_INDENT = 4
+
 
 def in_blocks(entries: Iterable[Entry], width: int) -> str:
     """A block a strategy, in lines of at most `width` characters."""
@@ -119,23 +121,17 @@ def in_blocks(entries: Iterable[Entry], width: int) -> str:
     return "\n\n".join([*blocks, "\n".join(wrapped(SYMBOLS, width))])
 
 
-def in_table(entries: Iterable[Entry]) -> str:
-    """A table in Markdown: name, rule, staleness."""
-    rows = [f"| `{entry.name}` | {entry.rule} | {entry.staleness} |" for entry in entries]
-    return "\n".join(["| strategy | rule | staleness |", "|---|---|---|", *rows])
-
-
-def told(entry: Entry, width: int, indent: int = 4) -> list[str]:
+def told(entry: Entry, width: int) -> list[str]:
     """Staleness, closed form and paper, a heading each; what is not known is left out."""
     parts = (("staleness", entry.staleness), ("closed form", entry.closed_form), ("paper", entry.paper))
-    return [line for heading, text in parts if text for line in hanging(heading, text, width, indent)]
+    return [line for heading, text in parts if text for line in hanging(heading, text, width)]
 
 
-def hanging(heading: str, text: str, width: int, indent: int = 4) -> list[str]:
+def hanging(heading: str, text: str, width: int) -> list[str]:
     """A heading and its text beside it."""
-    column = indent + len("closed form") + 2
+    column = _INDENT + len("closed form") + 2
     first, *others = wrapped(text, max(30, width - column))
-    return [f"{'':{indent}}{heading:{column - indent}}{first}", *(f"{'':{column}}{line}" for line in others)]
+    return [f"{'':{_INDENT}}{heading:{column - _INDENT}}{first}", *(f"{'':{column}}{line}" for line in others)]
 
 
 def in_lines(named: Sequence[tuple[str, str]], width: int) -> str:
@@ -148,9 +144,9 @@ def in_lines(named: Sequence[tuple[str, str]], width: int) -> str:
     return "\n".join(lines)
 
 
-def indented(text: str, width: int, indent: int = 4) -> list[str]:
+def indented(text: str, width: int) -> list[str]:
     """Lines of a text, moved to the right."""
-    return [f"{'':{indent}}{line}" for line in wrapped(text, max(30, width - indent))]
+    return [f"{'':{_INDENT}}{line}" for line in wrapped(text, max(30, width - _INDENT))]
 
 
 def wrapped(text: str, width: int) -> list[str]:

@@ -65,8 +65,6 @@ ARMS = {
     "one_f_one_b": ("torch_1f1b",),
 }
 """Our strategies, and what each stands against; the first runs twice. `zero` is stage 3: FSDP2's, which reshards."""
-DEFAULT_WORKLOADS = "mlp_5m,char_gpt_10m"
-DEFAULT_RANKS = "2,4"
 _WARM = 5
 """Steps that nobody counts, at the beginning."""
 _LEAST, _MOST, _BLOCK = 5, 50, 1.0
@@ -104,7 +102,7 @@ def read(
                 problems.append(Problem(key, word, f"must be of {', '.join(known)}"))
     for word in ranks.split(","):
         if word not in ("2", "3", "4"):
-            problems.append(Problem("--ranks", word, "must be 2, 3 or 4", f"for example --ranks {DEFAULT_RANKS}"))
+            problems.append(Problem("--ranks", word, "must be 2, 3 or 4", "for example --ranks 2,4"))
     if not limit_seconds > 0.0:
         problems.append(Problem("--limit-seconds", limit_seconds, "must be more than 0"))
     if not 0.0 < others <= 1.0:

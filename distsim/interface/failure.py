@@ -146,9 +146,3 @@ def daly(mtbf: float, cost: float) -> float:
         return mtbf
     x = cost / (2.0 * mtbf)
     return young(mtbf, cost) * (1.0 + math.sqrt(x) / 3.0 + x / 9.0) - cost
-
-
-def expected_seconds(work: float, interval: float, cost: float, restart: float, mtbf: float) -> float:
-    """Mean seconds that `work` takes in equal intervals with a checkpoint after each, exactly, where failures are
-    exponential and come during work, checkpoints and restarts alike (Daly 2006, equation 20)."""
-    return mtbf * math.exp(restart / mtbf) * math.expm1((interval + cost) / mtbf) * work / interval

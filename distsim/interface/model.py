@@ -97,10 +97,6 @@ class Model:
         """The model of one of `count` tensor-parallel ranks. Raises `StrategyError` if a block cannot be cut so."""
         return self if count == 1 else replace(self, blocks=tuple(block.sharded(count) for block in self.blocks))
 
-    def saved_bytes(self, block: int, samples: float) -> float:
-        """Bytes that `block` keeps between forward and backward for `samples` samples."""
-        return self.blocks[block].saved * self.itemsize * samples
-
 
 class Cost(NamedTuple):
     """What a compute operation asks of a device: primitive operations on blocks for a number of samples, and plain bytes.

@@ -68,9 +68,9 @@ class Stage(Generic[T]):
         runner: Runner[T],
         wires: Wires[T],
         schedule: Schedule,
-        chunk: int = 0,
-        blocks: Sequence[int] = (),
-        as_one: bool = False,
+        chunk: int,
+        blocks: Sequence[int],
+        as_one: bool,
     ) -> None:
         self._pipe, self._runner, self._wires, self._blocks = pipe, runner, wires, blocks
         self._as_one = as_one

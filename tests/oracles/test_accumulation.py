@@ -37,8 +37,8 @@ def test_weights_are_those_without(microbatches: int, bucket_bytes: float) -> No
 @pytest.mark.parametrize("is_modeled", [True, False])
 @pytest.mark.parametrize("bucket_bytes", [0.0, 25e6])
 def test_the_memory_of_activations_is_that_of_a_micro_batch(is_modeled: bool, bucket_bytes: float) -> None:
-    whole = run(AllReduce(bucket_bytes), is_modeled).traces[0]
-    assert whole.peak_activations == sum(WORKLOAD.model().saved_bytes(b, BATCH) for b in range(5))
+    model, whole = WORKLOAD.model(), run(AllReduce(bucket_bytes), is_modeled).traces[0]
+    assert whole.peak_activations == sum(b.saved * model.itemsize * BATCH for b in model.blocks)
     for m in (2, 3, 24):
         trace = run(AllReduce(bucket_bytes, microbatches=m), is_modeled).traces[0]
         assert trace.peak_activations == whole.peak_activations / m

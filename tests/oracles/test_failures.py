@@ -9,7 +9,7 @@ import pytest
 
 from distsim.backends.simulated import simulate
 from distsim.interface import Budget, Checkpoint, Failure, Job, Straggler, Strategy, T, Worker
-from distsim.interface.failure import daly, expected_seconds, young
+from distsim.interface.failure import daly, young
 from distsim.results.conservation import check_conservation
 from distsim.results.records import trace_hash
 from distsim.strategies.all_reduce import AllReduce
@@ -19,6 +19,12 @@ from distsim.strategies.parameter_server import SyncPS
 from .jobs import Times, chain, done, job, mean_and_error
 
 HOUR, MINUTE = 3600.0, 60.0
+
+
+def expected_seconds(work: float, interval: float, cost: float, restart: float, mtbf: float) -> float:
+    """Mean seconds that `work` takes in equal intervals with a checkpoint after each, exactly, where failures are
+    exponential and come during work, checkpoints and restarts alike (Daly 2006, equation 20)."""
+    return mtbf * math.exp(restart / mtbf) * math.expm1((interval + cost) / mtbf) * work / interval
 
 
 def test_t21_intervals_and_efficiency() -> None:

@@ -23,7 +23,6 @@ from distsim.interface.errors import foreign_await
 R = TypeVar("R")
 ENDS = (Exception, SystemExit)
 """What a strategy may raise: it ends the run, not this process."""
-_LAST = EventPriority(NORMAL + 1)
 _WINDOW = 1e-12
 """Completions that lie this many seconds apart are one instant."""
 
@@ -41,10 +40,8 @@ class Clock(simpy.Environment):
         when = now + delay
         if when > now or priority < NORMAL:
             heappush(self._queue, (when, priority, next(self._eid), event))
-        elif priority == NORMAL:
-            self._due.append(event)
         else:
-            self._last.append(event)
+            self._due.append(event)
 
     def peek(self) -> float:
         return self._now if self._due or self._last else super().peek()

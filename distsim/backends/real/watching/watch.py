@@ -66,8 +66,8 @@ class Watch:
         logs: Sequence[Path],
         private: Path,
         killer: Killer,
-        patience: float = LOST,
-        until: float | None = None,
+        patience: float,
+        until: float | None,
     ) -> None:
         """`until`: when `options.limit_seconds` are over, which may have begun before."""
         self._processes = processes
@@ -268,8 +268,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def tail(log: Path, lines: int = 30) -> str:
+def tail(log: Path) -> str:
+    """The last lines of a log."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
     except OSError:
         return ""
