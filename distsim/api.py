@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from distsim import composition, execution, registry
+from distsim import composition, execution, grammar, registry
 from distsim.composition import Composed, Setting
 from distsim.execution import Prepared
 from distsim.interface import BadInput, Problem, Strategy
@@ -59,7 +59,7 @@ def sweep(grid: Mapping[str, Any] | None = None, *, yes: bool = False, jobs: int
     if problems:
         raise BadInput(problems)
     every = {key: plain(value) for key, value in {**(grid or {}), **settings}.items()}
-    prepared = prepare_all(composition.expand_grid(every, yes))
+    prepared = prepare_all(grammar.expand_grid(every, yes))
     _refuse_engines(prepared)
     rows: dict[int, Result | str] = {}
     run_all(prepared, jobs, rows.__setitem__)

@@ -134,7 +134,7 @@ def _add_benchmarks(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run(options: argparse.Namespace) -> int:
-    from distsim import api, composition, engines, sweeping
+    from distsim import api, engines, grammar, sweeping
     from distsim.interface.errors import BadInput
 
     overrides = [*options.settings, *options.rest]
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.multirun:
             prepared = sweeping.prepare(overrides, options.yes)
         else:
-            prepared = [api.prepare(*composition.parse(overrides, sweeps=True))]
+            prepared = [api.prepare(*grammar.parse(overrides, sweeps=True))]
     except BadInput as error:
         if started is None:
             raise
@@ -235,12 +235,12 @@ def _width() -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from distsim import composition
+    from distsim import composition, grammar
     from distsim.explain import settings, terminal
     from distsim.explain.lesson import lesson
     from distsim.interface.errors import BadInput
 
-    given, problems = composition.parse([*options.settings, *options.rest])
+    given, problems = grammar.parse([*options.settings, *options.rest])
     problems += settings.foreign(given)
     known = {problem.key for problem in problems}
     values, unknown = composition.compose(
@@ -263,9 +263,9 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from distsim import composition
+    from distsim import grammar
 
-    given, problems = composition.parse([*options.settings, *options.rest])
+    given, problems = grammar.parse([*options.settings, *options.rest])
     counts = {"cluster.workers": 0, "budget.updates": 8}
     allowed = f"only strategy.*, {', '.join(counts)} can be set: the runs are small ones of its own"
     strategy = _chosen("strategy", options.strategy, given, counts, 1000, allowed, problems)
@@ -330,10 +330,10 @@ def _unwritable(key: str, path: Path) -> list[Problem]:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from distsim import composition
+    from distsim import grammar
     from distsim.interface.errors import BadInput
 
-    given, problems = composition.parse([*options.settings, *options.rest])
+    given, problems = grammar.parse([*options.settings, *options.rest])
     problems += _unwritable("--output", options.output)
     counts = {"cluster.workers": 4}
     allowed = f"only workload, workload.*, {', '.join(counts)} can be set"

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distsim import composition
+from distsim import composition, grammar
 from distsim.backends.real.options import no_shared_memory
 from distsim.backends.real.watching.failures import no_restarts
 from distsim.configuration import Resolved, quantities, resolve
@@ -55,7 +55,7 @@ def script(engine: str, overrides: Sequence[str], per_node: str | None) -> str:
 
 
 def _plan(engine: str, overrides: Sequence[str], per_node: str | None) -> _Plan:
-    given, problems = composition.parse(overrides)
+    given, problems = grammar.parse(overrides)
     if not any(key == "backend" for key, _ in given):
         overrides = ["backend=real", *overrides]
         given = [("backend", "real"), *given]

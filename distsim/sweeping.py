@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distsim import api, composition, execution
+from distsim import api, composition, execution, grammar
 from distsim.configuration import checks
 from distsim.execution import Prepared
 from distsim.interface import BadInput
@@ -26,7 +26,7 @@ _lines: Lines | None = None
 
 def prepare(overrides: Sequence[str], yes: bool) -> list[Prepared]:
     """All runs of a sweep, checked."""
-    return api.prepare_all(composition.expand(overrides, yes))
+    return api.prepare_all(grammar.expand(overrides, yes))
 
 
 def sweep(
@@ -160,8 +160,8 @@ def _multirun(overrides: Sequence[str], first: Prepared, lines: Lines) -> None:
     import hydra
 
     composition.register()
-    folder = composition.quoted(first.resolved.runs.absolute() / ".sweep")
-    words, sys.argv = sys.argv, ["distsim", "--multirun", *composition.forced(overrides), f"hydra.sweep.dir={folder}"]
+    folder = grammar.quoted(first.resolved.runs.absolute() / ".sweep")
+    words, sys.argv = sys.argv, ["distsim", "--multirun", *grammar.forced(overrides), f"hydra.sweep.dir={folder}"]
     _lines = lines
     try:
         hydra.main(config_path=str(composition.conf()), config_name="run", version_base="1.3")(_job)()

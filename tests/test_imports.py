@@ -30,11 +30,12 @@ BELOW = {  # what a room may import of distsim, besides itself
 }
 BELOW["costs"] = {"interface", "configuration", "workloads", "calibration"}
 BELOW["execution"] = {*BELOW} - {"report", "composition", "bench"}
+BELOW["grammar"] = {"interface", "configuration", "composition"}
 BELOW["jobs"] = {"signals", "interface", "configuration", "results", "execution"}
 BELOW["api"] = {*BELOW} - {"report"}
-BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "api"}
+BELOW["sweeping"] = {"interface", "configuration", "results", "execution", "jobs", "composition", "grammar", "api"}
 BELOW["engines"] = {"signals", "interface", "backends", "results", "execution", "sweeping"}
-BELOW["emit"] = {"interface", "configuration", "composition", "backends"}
+BELOW["emit"] = {"interface", "configuration", "composition", "grammar", "backends"}
 BELOW["cli"] = {*BELOW}
 BELOW["__main__"] = {"cli"}
 BELOW |= {"study": {"api", "calibration", "interface", "results"}}
@@ -51,7 +52,7 @@ HEAVY = {
     "simpy": ("backends/simulated/",),
     "pandas": ("report/", "results/table.py"),
     "plotly": ("report/",),
-    "hydra": ("sweeping.py", "composition.py"),
+    "hydra": ("sweeping.py", "composition.py", "grammar.py"),
     "omegaconf": ("sweeping.py", "composition.py"),
     "yaml": ("composition.py", "configuration/graphs.py", "report/command.py"),
 }

@@ -18,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from pandas.testing import assert_frame_equal
 
 import distsim
-from distsim import api, composition, execution, jobs
+from distsim import api, composition, execution, grammar, jobs
 from distsim.cli import main
 from distsim.configuration import checks
 from distsim.execution import Prepared
@@ -95,13 +95,13 @@ def test_many_combinations_are_put_together(composed: list[Any]) -> None:
         "optimizer": ["sgd", "adamw"],
         "straggler": ["none", "pareto+one_slow"],
     }
-    runs = composition.expand_grid({**names, "seed": [0, 1]})
+    runs = grammar.expand_grid({**names, "seed": [0, 1]})
     made = composition.put_together(runs)
     assert len(made) == 12
     assert len(composed) == 1 + 7
     for chosen, values in made.items():
         assert values == composition._compose_groups(chosen)
-    assert composition.put_together(composition.expand_grid({**names, "strategy": ["no_such", "ssp", "easgd"]})) == {}
+    assert composition.put_together(grammar.expand_grid({**names, "strategy": ["no_such", "ssp", "easgd"]})) == {}
 
 
 def test_a_file_that_reaches_beyond_its_group_is_composed_with_the_others(
@@ -113,7 +113,7 @@ def test_a_file_that_reaches_beyond_its_group_is_composed_with_the_others(
     monkeypatch.setattr(composition, "conf", lambda: here / "conf")
     composition._compose_groups.cache_clear()
     names = {"strategy": ["all_reduce", "ssp", "easgd"], "straggler": ["none", "one_slow", "pareto"]}
-    runs = composition.expand_grid(names)
+    runs = grammar.expand_grid(names)
     assert composition.put_together(runs) == {}
     prepared = api.prepare_all([*run, *GRID.items()] for run in runs)
     assert [each.config["cluster"]["workers"] for each in prepared] == [4, 3, 4] * 3
@@ -133,10 +133,10 @@ EXPANDED = [
 def test_a_grid_is_what_hydra_makes_of_it(overrides: list[str]) -> None:
     strategies = ",".join(name for name in composition.choices("strategy") if name.endswith("_ps"))
     plain = [override.replace("glob(*_ps)", strategies) for override in overrides]
-    parsed, problems = composition._parsed(plain)
+    parsed, problems = grammar._parsed(plain)
     assert problems == []
     runs = BasicSweeper.split_arguments(parsed, None)[0]
-    assert composition.expand(overrides) == [composition.parse(run)[0] for run in runs]
+    assert grammar.expand(overrides) == [grammar.parse(run)[0] for run in runs]
 
 
 def test_a_launcher_of_hydras_stores_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,14 +259,14 @@ def places(prepared: list[Prepared], at_once: int, monkeypatch: pytest.MonkeyPat
 
 def test_real_runs_wait_until_the_pool_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {**GRID, "cluster": "local4", "cluster.workers": 2, "backend": ["real", "modeled"], "repeat": [0, 1]}
-    prepared = api.prepare_all(composition.expand_grid(grid))
+    prepared = api.prepare_all(grammar.expand_grid(grid))
     modeled, real = ("modeled", False), ("real", True)
     assert places(prepared, 2, monkeypatch) == [modeled, modeled, real, real]
     assert places(prepared, 1, monkeypatch) == [real, real, ("modeled", True), ("modeled", True)]
 
 
 def test_no_more_at_once_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = api.prepare_all(composition.expand_grid({**GRID, "cluster.workers": 8, "repeat": [0, 1, 2]}))
+    prepared = api.prepare_all(grammar.expand_grid({**GRID, "cluster.workers": 8, "repeat": [0, 1, 2]}))
     a_run = 8 * checks.RANK_BYTES["modeled"]
     monkeypatch.setattr(checks, "memory", lambda: int(1.9 * a_run))
     assert places(prepared, 3, monkeypatch) == [("modeled", True)] * 3
@@ -275,7 +275,7 @@ def test_no_more_at_once_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_pool_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = api.prepare_all(composition.expand_grid({**GRID, "repeat": [0, 1]}))
+    prepared = api.prepare_all(grammar.expand_grid({**GRID, "repeat": [0, 1]}))
     monkeypatch.setattr(jobs, "_serve", lambda *words: os._exit(1))
     with pytest.raises(distsim.interface.errors.DistsimError, match="with jobs=1 they run in this one"):
         jobs.run_all(prepared, 2, lambda number, row: None)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from distsim import api, composition, execution
+from distsim import api, execution, grammar
 from distsim.calibration import profile
 from distsim.interface import Straggler
 from distsim.results.records import trace_hash
@@ -127,7 +127,7 @@ def needs_library(words: str) -> bool:
 
 def fingerprints(runs: Sequence[str] = RUNS) -> dict[str, str]:
     """The hashes of what runs record. Raises `RuntimeError` if one does not end well."""
-    prepared = api.prepare_all([*EVERY, *composition.parse(_settings(words))[0]] for words in runs)
+    prepared = api.prepare_all([*EVERY, *grammar.parse(_settings(words))[0]] for words in runs)
     found = {}
     for words, each in zip(runs, prepared, strict=True):
         outcome = execution._backend(each, Path())

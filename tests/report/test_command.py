@@ -9,8 +9,9 @@ import pytest
 
 import distsim
 from distsim import registry
-from distsim.composition import compose, parse
+from distsim.composition import compose
 from distsim.configuration.run import resolve
+from distsim.grammar import parse
 from distsim.report.command import reproduce
 from distsim.strategies.all_reduce import AllReduce
 
