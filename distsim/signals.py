@@ -36,7 +36,7 @@ _state = _State()
 @contextmanager
 def heeded() -> Iterator[None]:
     """Take these signals as said above, in the main thread; one that is ignored stays so (as by nohup)."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main():
         yield
         return
     before = {number: signal.getsignal(number) for number in _STOPS}
@@ -57,9 +57,12 @@ def heeded() -> Iterator[None]:
 def delayed() -> Iterator[None]:
     """What is done inside is not interrupted, nor by a handler of the caller's; a signal that came meanwhile is raised at
     its end, if it is not held."""
+    if not _is_main():  # in other threads Python raises nothing
+        yield
+        return
     theirs: dict[int, Any] = {}
     came: list[int] = []
-    if not (_state.is_heeded or _state.depth) and threading.current_thread() is threading.main_thread():
+    if not (_state.is_heeded or _state.depth):
         theirs = {number: handler for number in _STOPS if callable(handler := signal.getsignal(number))}
     _state.depth += 1
     try:
@@ -89,7 +92,7 @@ def whole() -> Iterator[None]:
 
 def hold() -> None:
     """What runs has ended well, and is stored as a whole next: until then a signal waits."""
-    _state.is_held = _state.is_heeded
+    _state.is_held = _state.is_heeded and _is_main()
 
 
 def interrupt() -> None:
@@ -118,6 +121,10 @@ def exit_code() -> int:
     # Where an extension's C code was evaluating Python's, CPython would end by SIGINT, unless more is evaluated since.
     ctypes.pythonapi.PyRun_SimpleString(b"")
     return 128 + (_state.received or signal.SIGINT)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

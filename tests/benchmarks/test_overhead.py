@@ -13,6 +13,7 @@ from distsim.bench import overhead
 from distsim.bench.overhead_blocks import Block, Used, row, used
 from distsim.bench.overhead_profile import shares
 from distsim.bench.overhead_reference import Setting, train
+from distsim.bench.overhead_stage import job, strategy
 from distsim.cli import main
 from distsim.interface import SGD, AdamW
 from distsim.interface.trace import Compute, Trace, Transfer, Update
@@ -49,9 +50,7 @@ def test_the_same_steps_give_the_same_weights(setting: Setting, ours: str, their
     for process in ranks:
         process.join()
     expected = torch.load(tmp_path / "0.pt") | torch.load(tmp_path / "1.pt")
-    outcome = launch(
-        overhead.job(setting, overhead.strategy(ours, 4), STEPS, snapshots=True), RealOptions(device="cpu"), tmp_path
-    )
+    outcome = launch(job(setting, strategy(ours, 4), STEPS, snapshots=True), RealOptions(device="cpu"), tmp_path)
     assert outcome.status == "done", outcome.message
     blocks = setting.workload.task(0).blocks
     shown = [piece for snapshot in outcome.snapshots if snapshot.number == STEPS for piece in snapshot.pieces]

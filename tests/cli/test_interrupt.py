@@ -7,13 +7,14 @@ import contextlib
 import ctypes
 import fcntl
 import json
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -96,6 +97,7 @@ def test_an_interrupt_that_a_library_swallows_cuts_short_what_comes_next(tmp_pat
 
 def test_a_real_run_that_has_just_ended_is_stored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    multiprocessing.util.get_temp_dir()  # which lasts longer than this test
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     kill = ForkServerProcess.kill
@@ -153,6 +155,27 @@ def test_no_rank_is_left_by_an_interrupt_that_another_thread_takes(tmp_path, mon
         distsim.run(Broken(), **{"backend": "real", "cluster.workers": 2, "budget.updates": 3})
     assert len(killed) == 2
     assert multiprocessing.active_children() == []
+
+
+def test_what_another_thread_does_as_a_whole_does_not_keep_this_one(monkeypatch):
+    """As `distsim bench overhead` launches its ranks."""
+    monkeypatch.setattr(signals, "time", SimpleNamespace(sleep=lambda seconds: None))
+    begun, over = threading.Event(), threading.Event()
+
+    def launches():
+        signals.hold()
+        with signals.delayed():
+            begun.set()
+            over.wait(60.0)
+
+    with signals.heeded():
+        thread = threading.Thread(target=launches)
+        thread.start()
+        begun.wait(60.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        over.set()
+        thread.join()
 
 
 def test_two_that_another_thread_takes_are_once(monkeypatch):
