@@ -82,6 +82,21 @@ def test_a_real_run_leaves_a_log_a_rank(here: Path, capsys: pytest.CaptureFixtur
     assert len(result.trace()) == 3
 
 
+def test_a_rank_that_finds_no_room_for_its_results_or_its_log_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small := here / "runs").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        assert main(["run", "backend=real", "cluster.workers=2", "budget.updates=2"]) == 1
+        said = r"failed: rank \d failed in its phase 'end': the disk is full.*: make room, then give .*"
+        assert re.match(said, capsys.readouterr().out.splitlines()[0])
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
 def test_a_real_run_whose_temporary_folder_is_full_says_so(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +108,7 @@ def test_a_real_run_whose_temporary_folder_is_full_says_so(
     try:
         monkeypatch.setattr(tempfile, "tempdir", str(small))
         assert main(["run", "backend=real", "cluster.workers=4", "workload.width=16", "budget.updates=4"]) == 1
-        said = rf"failed: the disk is full \({small}/distsim-\w+/board\): make room, then give the same command again; .*"
+        said = rf"failed: the disk is full \({small}/distsim-\w+/board\): make room, then give .*"
         assert re.fullmatch(said, capsys.readouterr().out.splitlines()[0])
         assert list((here / "runs").glob("*/logs/rank*")) == []
     finally:

@@ -128,7 +128,8 @@ def enter(order: Order, reports: Connection) -> None:
         desk.phase("done")
         reports.send(Report("done"))
     except BaseException as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the disk is full
+            traceback.print_exc()
         report(error)
     _stay()
 
