@@ -29,7 +29,7 @@ test-slurm: setup  ## Runs in Slurm, two nodes on this machine: needs root, and 
 	$(SUDO) env PATH="$$PATH:/usr/sbin:/sbin" $(RUN)/pytest -q -m slurm -rs -p no:cacheprovider
 
 test-gpu:  ## On this machine's GPUs, in an environment of your own (GPU_PYTHON) with torch, simpy, hydra-core, pandas, plotly, pytest
-	PYTHONPATH=. $(GPU_PYTHON) -m pytest -q -m gpu -rs -W ignore::pytest.PytestConfigWarning tests/gpu
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -q -m gpu -rs -W default -W ignore::pytest.PytestConfigWarning tests/gpu
 
 mutation: setup  ## Small mistakes made on purpose: how many of a sample do quick tests notice? Some 30 minutes
 	$(RUN)/python tests/mutation/mutate.py

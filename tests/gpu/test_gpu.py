@@ -17,6 +17,8 @@ from distsim.numerics.tensors import TensorsFactory
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.parameter_server import AsyncPS, SyncPS
 from distsim.strategies.pipeline import GPipe
+from distsim.workloads.char_gpt import CharGPT
+from distsim.workloads.digits_cnn import DigitsCNN
 from distsim.workloads.digits_mlp import DigitsMLP
 from distsim.workloads.parameters import ordered
 
@@ -46,9 +48,9 @@ def launched(strategy, workers, folder, precision="float32", workload=WORKLOAD, 
     return outcome
 
 
-def loop(precision):
+def loop(precision, workload=WORKLOAD):
     """The weights, by block, after the same steps by torch alone on one GPU."""
-    task, low = WORKLOAD.task(SEED), TYPES[precision]
+    task, low = workload.task(SEED), TYPES[precision]
     blocks = [block.cuda() for block in task.blocks]
     optimizer = torch.optim.SGD([p for block in blocks for p in block.parameters()], RATE, foreach=False)
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
@@ -74,6 +76,16 @@ def assert_close(weights, expected, precision="float32"):
 @pytest.mark.parametrize("precision", TYPES)
 def test_one_rank_trains_as_a_loop_of_torch(precision, tmp_path):
     assert_close(launched(AllReduce(), 1, tmp_path, precision).weights[0], loop(precision), precision)
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [DigitsCNN(batch=32), CharGPT(batch=8, layers=2, heads=2, width=64, context=32)],
+    ids=lambda w: type(w).__name__,
+)
+def test_one_rank_trains_what_is_no_matrix_product_alone(workload, tmp_path):
+    """Convolutions may multiply in 11 bits, as torch lets them by default."""
+    assert_close(launched(AllReduce(), 1, tmp_path, workload=workload).weights[0], loop("float32", workload), "fp16")
 
 
 @pytest.mark.parametrize("precision", TYPES)
