@@ -15,7 +15,7 @@ from distsim.backends.real.transport.devices import CudaDevice
 from distsim.backends.real.transport.handle import PeerLost
 from distsim.backends.real.transport.wires import Wires
 from distsim.interface import Collective
-from real.test_devices import Cuda, Flow
+from real.test_devices import Cuda, Flow, Request
 
 
 class Done:
@@ -43,13 +43,16 @@ class Group:
         return Done()
 
 
-def second_of_two(folder, collective, x, theirs=1.0):
-    """What a collective gives to the second of two ranks, whose GPU is the host."""
-    cuda = Cuda()
+def started(folder, cuda, group, collective, x):
+    """The collective as it is under way on the second of two ranks, whose GPU is the host."""
     device = CudaDevice(3, cuda)
     device.start(lambda: cuda.now)
-    everyone = Everyone((0, 1), Group(theirs), Wires())
-    handle = Collectives(Flow(cuda), folder, None, 1, everyone, device).start((0, 1), collective, x)
+    return Collectives(Flow(cuda), folder, None, 1, Everyone((0, 1), group, Wires()), device).start((0, 1), collective, x)
+
+
+def second_of_two(folder, collective, x, theirs=1.0):
+    """What it gives."""
+    handle = started(folder, Cuda(), Group(theirs), collective, x)
     with pytest.raises(StopIteration) as over:
         handle.__await__().send(None)
     return over.value.value
@@ -76,6 +79,21 @@ def test_a_reduce_scatter_sums_this_ranks_part_alone(op, shape, expected, tmp_pa
 def test_an_all_gather_gives_one_tensor(given, expected, tmp_path):
     """Of a list of tensors NCCL would gather into another one first, and copy from that."""
     assert second_of_two(tmp_path, Collective("all_gather"), torch.tensor(given)).tolist() == expected
+
+
+def test_a_transfer_is_over_when_the_gpu_has_done_it(tmp_path):
+    """Who asks (`unless=`) is told so then, and neither host nor compute stream waits for the sake of that."""
+    cuda = Cuda()
+    group = SimpleNamespace(allreduce=lambda tensors, options: Request(cuda, 5.0))
+    handle = started(tmp_path, cuda, group, Collective("all_reduce", "sum"), torch.ones(4))
+    assert not handle.over()
+    cuda.now = 4.9
+    assert not handle.over()
+    assert cuda.compute.free == 0.0
+    cuda.now = 5.0
+    assert handle.over()
+    handle.complete()
+    assert (handle.over(), cuda.now) == (True, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,10 @@ class Post:
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
 
+    def is_over(self, gpu: CudaDevice) -> bool:
+        """Whether the GPU has done it, or it could not be called."""
+        return self._called.is_set() and (self.end is None or gpu.has_passed(self.end))
+
 
 class Everyone(NamedTuple):
     """All who are there, and the group that they have."""
@@ -171,10 +175,22 @@ class Joined(Pending[R]):
     """A collective under way."""
 
     def __init__(
-        self, what: str, desk: Desk, finish: Callable[[], R], peers: tuple[int, ...], number: int, post: Post
+        self,
+        what: str,
+        desk: Desk,
+        finish: Callable[[], R],
+        peers: tuple[int, ...],
+        number: int,
+        post: Post,
+        gpu: CudaDevice | None,
     ) -> None:
         super().__init__(what, desk, finish, peers, number)
         self._post = post
+        self._gpu = gpu
+
+    def over(self) -> bool:
+        """On a GPU once that has done it: who waits for it there is the compute stream, and not the host."""
+        return super().over() if self._gpu is None else self.is_over or self._post.is_over(self._gpu)
 
     def moment(self) -> float:
         """When it has ended; on a GPU that is told later."""
@@ -282,7 +298,7 @@ class Collectives:
             return given
 
         name = f"{collective.kind} of ranks {','.join(map(str, ranks))}"
-        return Joined(named(name), self._desk, finish, ranks, number, post)
+        return Joined(named(name), self._desk, finish, ranks, number, post, gpu)
 
     def _make(self, ranks: tuple[int, ...]) -> Group:
         with self._lock:

@@ -185,6 +185,11 @@ class CudaDevice:
             if end.event is not None:  # else it is over
                 self._compute.wait_event(end.event)
 
+    def has_passed(self, mark: Mark) -> bool:
+        """Whether all before a mark is done."""
+        with self._lock:
+            return mark.event is None or bool(mark.event.query())
+
     # ---- time
 
     def settle(self, trace: Trace) -> Callable[[float], float]:
