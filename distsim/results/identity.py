@@ -21,7 +21,7 @@ from distsim.foreign import source_of
 _PACKAGE = Path(__file__).parent.parent
 _READERS = frozenset(
     ["report", "explain", "catalogue.py", "cli.py", "api.py", "composition.py", "jobs.py", "sweeping.py", "testing"]
-    + ["__main__.py", "emit.py", "engines.py", "grammar.py"]
+    + ["__main__.py", "emit.py", "commands.py", "engines.py", "grammar.py"]
     + [f"calibration/{name}.py" for name in ("analysis", "bench", "measure", "probes", "strategy")]
     + [f"results/{name}.py" for name in ("agreement", "cases", "explanation", "fairness", "keys", "naming", "selection")]
     + [f"results/{name}.py" for name in ("statistics", "table", "verdict")]
