@@ -21,10 +21,10 @@ BELOW = {  # what a room may import of distsim, besides itself
     "configuration": {"interface", "registry", "topologies"},
     "results": {"interface", "foreign", "durable", "locks"},
     "backends": {"interface", "numerics", "durable", "locks", "signals"},
-    "calibration": {"interface", "numerics", "workloads", "backends"},
+    "calibration": {"interface", "durable", "numerics", "workloads", "backends"},
     "composition": {"interface", "registry", "configuration"},
     "explain": {"interface", "catalogue", "configuration", "numerics", "backends", "results"},
-    "report": {"interface", "results", "registry", "explain"},
+    "report": {"interface", "durable", "results", "registry", "explain"},
     "testing": {"interface", "registry", "catalogue", "numerics", "workloads", "backends", "results"},
     "bench": {"durable", "interface", "topologies", "strategies", "numerics", "backends", "workloads", "results"},
 }

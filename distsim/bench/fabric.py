@@ -65,13 +65,20 @@ def read(workers: str, simgrid: Path | None, output: Path | None) -> Options:
         problems.append(
             Problem("--simgrid", str(simgrid), allowed, "tests/benchmarks/simgrid/README.md says how to build it")
         )
-    if output is not None and not output.absolute().parent.is_dir():
-        problems.append(Problem("--json", str(output), "a file in a folder that is there"))
-    elif output is not None and (why := refusal(output)):
-        problems.append(Problem("--json", str(output), f"a file that can be written ({why})"))
+    problems += unwritable(output)
     if problems:
         raise BadInput(problems)
     return Options(tuple(dict.fromkeys(counts)), None if simgrid is None else simgrid.absolute())
+
+
+def unwritable(output: Path | None) -> list[Problem]:
+    """Why the rows cannot be written there."""
+    if output is None:
+        return []
+    if not output.absolute().parent.is_dir():
+        return [Problem("--json", str(output), "a file in a folder that is there")]
+    why = refusal(output)
+    return [Problem("--json", str(output), f"a file that can be written ({why})")] if why else []
 
 
 def bench(options: Options) -> list[dict[str, Any]]:

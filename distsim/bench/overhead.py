@@ -19,9 +19,9 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from distsim.bench.fabric import unwritable
 from distsim.bench.overhead_blocks import AGAIN, OTHERS, Block, cores_of_the_machine, row
 from distsim.bench.overhead_stage import Stage
-from distsim.durable import refusal
 from distsim.interface import SGD, AdamW, BadInput, Optimizer, Problem
 from distsim.workloads.char_gpt import CharGPT
 from distsim.workloads.digits_mlp import DigitsMLP
@@ -80,10 +80,7 @@ def read(
         problems.append(Problem("--limit-seconds", limit_seconds, "must be more than 0"))
     if not 0.0 < others <= 1.0:
         problems.append(Problem("--others", others, "must be above 0 and at most 1", f"for example {OTHERS}"))
-    if output is not None and not output.absolute().parent.is_dir():
-        problems.append(Problem("--json", str(output), "a file in a folder that is there"))
-    elif output is not None and (why := refusal(output)):
-        problems.append(Problem("--json", str(output), f"a file that can be written ({why})"))
+    problems += unwritable(output)
     if sys.platform != "linux":
         problems.append(Problem("bench", "overhead", "real runs need Linux"))
     if problems:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distsim import durable
 from distsim.calibration.host import QUIET, hardware
 from distsim.interface.cluster import Curve, Loopback, Measured, Roofline
 from distsim.interface.errors import BadInput, Problem
@@ -189,15 +189,7 @@ class Profile:
         """Write it so that at any instant the file is the old one or the new one, whole."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        durable.write(path, self.to_json().encode())
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ class ClusterSection:
         """Workers and servers."""
         return self.workers + strategy.server_count(self.workers)
 
+    def hosts(self, strategy: Strategy) -> int:
+        """What `ranks` live on: a server beside a worker needs none."""
+        return self.workers if strategy.servers_beside() else self.ranks(strategy)
+
     def spelled(self) -> dict[str, object]:
         """The keys as a configuration writes them."""
         units = {"bandwidth": "bit/s", "node_bandwidth": "B/s", "uplink_bandwidth": "bit/s"}

@@ -14,10 +14,10 @@ from typing import Any
 
 from distsim.configuration import quantities
 from distsim.configuration.cluster import ClusterSection
-from distsim.configuration.networks import topology
+from distsim.configuration.networks import check_cables
 from distsim.configuration.quantities import Kind
 from distsim.configuration.reader import FAILED, Reader
-from distsim.interface import Failure, OnLoss, Outage, Strategy, is_part
+from distsim.interface import Failure, OnLoss, Outage, Strategy
 
 _TIME = quantities.seconds()
 _LONG = quantities.seconds(above=0.0)
@@ -185,13 +185,7 @@ def _links(reader: Reader, failure: Failure, strategy: Strategy, backend: str, c
             f"failure.links.{cable}", "...", "backend=real takes no link down", "take backend=modeled or cosimulated"
         )
         return
-    hosts = cluster.workers + (0 if strategy.servers_beside() else strategy.server_count(cluster.workers))
-    names = list(dict.fromkeys(topology(cluster, hosts).cables(hosts)))
-    for cable in failure.links:
-        if not any(is_part(cable, name) for name in names):
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            allowed = f"the name of a cable ({some}) or of one of its ends"
-            reader.refuse(f"failure.links.{cable}", "...", allowed, quantities.near(cable, names))
+    check_cables(reader, cluster, cluster.hosts(strategy), "failure.links", dict.fromkeys(failure.links, "..."))
 
 
 def check_worker_loss(reader: Reader, wanted: str, strategy: Strategy, workers: int) -> None:

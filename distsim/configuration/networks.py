@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from distsim.configuration import quantities
@@ -86,8 +87,8 @@ def check_network(reader: Reader, strategy: Strategy, cluster: ClusterSection) -
     """Every rank has a host, and what is said of single cables is said of some that are there."""
     if cluster.network == "loopback":
         return
-    servers = 0 if strategy.servers_beside() else strategy.server_count(cluster.workers)
-    hosts = cluster.workers + servers
+    hosts = cluster.hosts(strategy)
+    servers = hosts - cluster.workers
     needs = f"the run needs {hosts} hosts" + (f", {servers} of them for parameter servers" if servers else "")
     there = {"torus": Torus(cluster.shape or (1,), 1.0, 0.0).hosts, "fully_connected": MOST_CONNECTED}.get(cluster.network)
     if cluster.network == "torus" and there is not None and there < hosts:
@@ -98,12 +99,15 @@ def check_network(reader: Reader, strategy: Strategy, cluster: ClusterSection) -
     elif cluster.graph is not None and len(cluster.graph["hosts"]) < hosts:
         reader.refuse("cluster.graph.hosts", len(cluster.graph["hosts"]), needs)
     elif cluster.slow or cluster.background:
-        names = list(dict.fromkeys(topology(cluster, hosts).cables(hosts)))
-        words = [(f"cluster.{key}.{word}", word, getattr(cluster, key)[word])
-                 for key in ("slow", "background") for word in getattr(cluster, key)]  # fmt: skip
-        for key, word, value in words:
-            if not any(is_part(word, name) for name in names):
-                some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                reader.refuse(
-                    key, value, f"the name of a cable ({some}) or of one of its ends", quantities.near(word, names)
-                )
+        for key in ("slow", "background"):
+            check_cables(reader, cluster, hosts, f"cluster.{key}", getattr(cluster, key))
+
+
+def check_cables(reader: Reader, cluster: ClusterSection, hosts: int, key: str, said: Mapping[str, Any]) -> None:
+    """What is said by the name of a cable, or of one of its ends, is said of some that are there."""
+    names = list(dict.fromkeys(topology(cluster, hosts).cables(hosts))) if said else []
+    for word, value in said.items():
+        if not any(is_part(word, name) for name in names):
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            allowed = f"the name of a cable ({some}) or of one of its ends"
+            reader.refuse(f"{key}.{word}", value, allowed, quantities.near(word, names))

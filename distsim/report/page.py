@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+from distsim import durable
 from distsim.report import rates, sections, shares, tables
 from distsim.report.decision import decision
 from distsim.report.markup import Html, element, join, script_json
@@ -82,12 +82,7 @@ def document(title: str, main: Html, canvas: sections.Canvas) -> str:
 def save(text: str, path: Path) -> None:
     """Write a file so that at any instant it is absent, the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    durable.write(path, text.encode(), durable=False)
 
 
 def _asset(name: str) -> str:
