@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from real.mortal import Mortal
 
-from distsim.backends.real import RealOptions, launch
+from distsim.backends.real import launch
 from distsim.backends.real.transport import gloo
 from distsim.backends.real.transport.devices import CudaDevice
 from distsim.backends.simulated import simulate
@@ -24,7 +24,7 @@ from distsim.numerics.tensors import TensorsFactory
 from distsim.numerics.tensors_assemble import assemble
 from distsim.strategies.all_reduce import AllReduce
 from distsim.strategies.zero import Zero
-from gpu.test_gpu import GPUS, SEED, STEPS, WIDE, WORKLOAD, assert_close, job, launched
+from gpu.test_gpu import GPUS, SEED, STEPS, WIDE, WORKLOAD, assert_close, job, launched, on_gpus
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="torch sees no GPU")]
 LATE = 20_000_000  # cycles of a GPU: some 10 ms
@@ -122,7 +122,7 @@ def test_collectives_of_all_kinds(tmp_path):
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_shards_are_those_of_a_whole_model(stage, tmp_path):
     shown = replace(job(Zero(stage), 2), samples_between_snapshots=WORKLOAD.batch * 2 * STEPS)
-    outcome = launch(shown, RealOptions(device="cuda"), tmp_path)
+    outcome = launch(shown, on_gpus(), tmp_path)
     assert (outcome.status, outcome.message) == ("done", "")
     pieces = [piece for snapshot in outcome.snapshots if snapshot.number == STEPS for piece in snapshot.pieces]
     expected = simulate(job(AllReduce(), 2, device="cpu")).weights[0]
@@ -134,7 +134,7 @@ def test_all_begin_again_when_one_dies_with_the_bits_of_a_run_that_nothing_ended
     whole = replace(job(AllReduce(), 2), failure=Failure(checkpoint=Checkpoint(updates=2)))
     whole = replace(whole, numerics=replace(whole.numerics, optimizer=AdamW(1e-3)))
     cut = replace(whole, strategy=Mortal(whole.strategy, str(tmp_path), 1, 7))
-    options = RealOptions(device="cuda", deterministic=True, on_worker_loss="restart")
+    options = on_gpus(deterministic=True, on_worker_loss="restart")
     expected, found = launch(whole, options, tmp_path / "whole"), launch(cut, options, tmp_path / "cut")
     assert (found.status, found.message, found.losses.restarts) == ("done", "", 1)
     for ours, theirs in zip(found.weights, expected.weights, strict=True):
@@ -163,7 +163,7 @@ class Ends(Strategy):
     [("killed", "failed", "rank 1 was killed by SIGKILL"), ("full", "out of memory", "rank 1 failed")],
 )
 def test_the_end_of_a_rank_ends_all_with_one_message(how, status, said, tmp_path):
-    outcome = launch(job(Ends(how), 2), RealOptions(device="cuda"), tmp_path)
+    outcome = launch(job(Ends(how), 2), on_gpus(), tmp_path)
     assert outcome.status == status
     assert outcome.message.startswith(said)
 
