@@ -117,7 +117,8 @@ def _incarnation(
                 killer = Killer(job, options, runs, everyone, board, private)
                 said = [*reports, *others.reports]
                 patience = SILENT + 1.5 if meeting else LOST
-                watch = Watch(everyone, said, board, options, logs, private, killer, patience, until)
+                device = orders[0].device
+                watch = Watch(everyone, said, board, options, logs, private, killer, patience, until, device)
                 try:
                     end = watch.run()
                 except KeyboardInterrupt:

@@ -12,7 +12,8 @@
 
 The hang limit is max(hang_seconds, 20 x the slowest operation so far); of a checkpoint each piece of a file (8 MiB) that is
 on the disk counts as one. A rank that is in a compute operation and uses CPU, or is slowed down on purpose, is not hung
-before 300 s, nor one that saves, with CPU or the disk. A rank that only lost its connection to another is never the cause:
+before 300 s, nor one that saves, with CPU or the disk; nor one with a GPU that uses CPU wherever it is: so its host waits
+for it, in whatever needs a value. A rank that only lost its connection to another is never the cause:
 the launcher waits 2 s for the cause to show, or 6.5 s where that may be the loss of another launcher. Ranks of other
 launchers are watched like its own (mirror.py).
 """
@@ -68,8 +69,9 @@ class Watch:
         killer: Killer,
         patience: float,
         until: float | None,
+        device: str,
     ) -> None:
-        """`until`: when `options.limit_seconds` are over, which may have begun before."""
+        """`until`: when `options.limit_seconds` are over, which may have begun before; `device`: what ranks compute on."""
         self._processes = processes
         self._connections = {connection: rank for rank, connection in enumerate(reports)}
         self._board = board
@@ -79,6 +81,7 @@ class Watch:
         self._killer = killer
         self._patience = patience
         self._until = until
+        self._works = (COMPUTES, SAVES, RUNS, WAITS) if device == "cuda" else (COMPUTES, SAVES)
         self._reports: dict[int, Report] = {}
         self._dead: dict[int, int] = {}
         self._absent: set[int] = set()  # the run goes on without these; only membership and number are asked
@@ -197,7 +200,7 @@ class Watch:
     def _is_busy(self, part: Part, at_work: bool, now: float) -> bool:
         if part.phase == "end":
             return at_work and now - part.progressed < _BUSY
-        busy = [f for f in part.flows if f.state == IDLES or (f.state in (COMPUTES, SAVES) and at_work)]
+        busy = [f for f in part.flows if f.state == IDLES or (f.state in self._works and at_work)]
         return any(now - flow.since < max(_BUSY, _SLOW * part.slowest) for flow in busy)
 
     def _hung(self, parts: Sequence[Part], busy: bool, now: float) -> End | None:
