@@ -139,3 +139,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):  # who read it may have ended by the same Ctrl-C
             os.write(2, b"\nstopping, and writing down what is known; once more kills at once\n")
         interrupt()
+
+
+def _in_child() -> None:
+    """A process that others' code forks off, such as a pool's worker, ends by a SIGTERM as it always did."""
+    for number in _STOPS:
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distsim.interface.errors import BadInput, Problem
 from distsim.workloads.task import Task
@@ -14,6 +14,9 @@ def check_loss(task: Task, source: str) -> None:
 
     Raises `BadInput` where it fails, is no mean, has no gradient or is not finite.
     """
+    if isinstance(task.loss, nn.Module) and any(p.requires_grad for p in task.loss.parameters()):
+        what, advice = "the loss has parameters, and none of them would be trained", "put them into the last block"
+        raise BadInput([Problem("workload.module", source, what, advice)])
     data = task.data
     _check(task, source, "", data.inputs, data.targets)
     if data.validation_inputs is not None and data.validation_targets is not None:

@@ -10,7 +10,7 @@
   number of samples will do: a step that comes to the end of an epoch goes on in the next.
 - loss: a function (output, target) -> the mean over the samples.
 torch's global generator is seeded with the run's seed before the call, so initial weights follow the seed. Whatever else it
-draws from, numpy or `random`, it seeds itself: every rank calls it, and all must get the same.
+draws from, numpy or `random`, it seeds itself: every rank calls it, and all must get the same. It starts no processes.
 """
 
 from __future__ import annotations

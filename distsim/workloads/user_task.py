@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import chdir
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,17 @@ from distsim.workloads.user_module import UserModule
 
 def user_task(workload: UserModule, seed: int) -> Task:
     """What the user's function returns. Raises `BadInput` if it is not found or returns something else than it should."""
+    threads = torch.get_num_threads()
     build = function(workload)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        returned = build()
+    try:
+        with torch.random.fork_rng(devices=[]), chdir("."):  # wherever it goes, runs are written here
+            torch.manual_seed(seed)
+            returned = build()
+    except (Exception, SystemExit) as error:  # theirs: it is named, not traced
+        advice = "it must start no processes: num_workers=0" if "daemonic" in str(error) else ""
+        raise _bad(workload, f"cannot be built: {type(error).__name__}: {error}", advice) from error
+    finally:
+        torch.set_num_threads(threads)  # those are backend.threads
     try:
         blocks, data, loss = returned
     except (TypeError, ValueError):

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import multiprocessing
 import multiprocessing.util
 import os
 import signal
@@ -203,6 +204,16 @@ def test_one_of_each_at_a_time_is_the_first(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_DFL] * 2
     assert signals.exit_code() == 130
+
+
+def test_a_process_that_others_fork_ends_by_sigterm():
+    with signals.heeded():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        child.start()
+        time.sleep(0.2)
+        child.terminate()
+        child.join(30)
+    assert child.exitcode == -signal.SIGTERM
 
 
 def test_two_at_a_time_are_once(monkeypatch):

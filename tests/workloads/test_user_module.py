@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,6 +133,24 @@ class Remembers(nn.Module):
 
 def remembers():
     return Remembers(), data(), nn.functional.cross_entropy
+
+def trained_loss():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+        def forward(self, y, target):
+            return nn.functional.cross_entropy(self.scale * y, target)
+    return nn.Linear(6, 3), data(), Scaled()
+
+def fails():
+    raise AssertionError("daemonic processes are not allowed to have children")
+
+def elsewhere():
+    import os
+    os.chdir("/")
+    torch.set_num_threads(2)
+    return nn.Linear(6, 3), data(), nn.functional.cross_entropy
 
 def other_data():
     x, y = data()[:2]
@@ -281,12 +300,20 @@ def test_evaluation_and_fingerprint(tmp_path):
         ("frozen", "no block has parameters to train, of 1; .* requires_grad is off"),
         ("sparse", "block 0 .EmbeddingBag. must have dense gradients, that of weight is sparse; use sparse=False"),
         ("hooked", "block 0 .Linear. has a hook on weight, which would not run"),
+        ("trained_loss", "the loss has parameters, and none of them would be trained; put them into the last block"),
+        ("fails", "cannot be built: AssertionError: daemonic .*; it must start no processes: num_workers=0"),
         ("remembers", "block 0 .Remembers. must find weight where it is registered"),
     ],
 )
 def test_what_is_refused(name, message):
     with pytest.raises(BadInput, match=message):
         workload(name).model()
+
+
+def test_what_it_does_to_the_process_is_undone(tmp_path):
+    torch.set_num_threads(1)
+    workload("elsewhere").fingerprint()
+    assert (Path.cwd(), torch.get_num_threads()) == (tmp_path, 1)
 
 
 @pytest.mark.parametrize(("name", "what"), [("other_data", "data"), ("other_weights", "initial weights")])
