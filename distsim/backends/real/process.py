@@ -143,13 +143,10 @@ def _stay() -> NoReturn:
 def _report(error: BaseException) -> Report:
     from distsim.backends.real.transport.handle import PeerLost
 
-    is_full = type(error).__name__ in (
-        "OutOfMemoryError",
-        "MemoryError",
-    )  # torch's own, by name: torch may not be there yet
     if full := full_disk(error):  # where in the code says nothing more
         return Report("failed", full)
-    status = "out of memory" if is_full else getattr(error, "status", "failed")
+    ran_out = type(error).__name__ in ("OutOfMemoryError", "MemoryError")  # torch's by its name: it may not be there yet
+    status = "out of memory" if ran_out else getattr(error, "status", "failed")
     text = "".join(traceback.format_exception(error))
     return Report(status, f"{type(error).__name__}: {error}", text, isinstance(error, PeerLost))
 
