@@ -91,7 +91,8 @@ def precision(
         return
     if model is not None and model.itemsize != 4:
         allowed = f"keeps parameters in float32, not in scalars of {model.itemsize} bytes"
-        reader.refuse("precision", name, allowed, "take workload.dtype=float32 with it, or precision=float32")
+        advice = "take workload.dtype=float32 with it (your own module: in build()), or precision=float32"
+        reader.refuse("precision", name, allowed, advice)
     if name == "fp16" and strategy and cluster and not strategy.updates_whole(cluster.workers):
         allowed = "fp16 skips updates by their whole gradient, which no rank of this strategy has as it is"
         reader.refuse("precision", name, allowed, "take precision=bf16, which needs no loss scale")
