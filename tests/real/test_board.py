@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -56,17 +57,19 @@ def test_who_has_not_joined_a_large_group_is_named(size, tmp_path):
     board.close()
 
 
-def test_the_last_operations_of_a_rank_outlive_it(tmp_path):
+def test_the_last_operations_of_a_rank_outlive_it(tmp_path, monkeypatch):
     """32 a flow, each with its step and peers; the last is under way still."""
+    ticks = itertools.count(1000)
+    monkeypatch.setattr("time.monotonic", lambda: 0.125 * next(ticks))
     board, trace = Board(tmp_path / "board", 2), Trace(1)
     desk = Desk(tmp_path / "board", 1, 2)
     desk.phase("run")
     desk.follow(trace)
     for step in range(40):
-        desk.enter(WAITS, f"receive 'x' number {step}", (0,))
+        begun = desk.enter(WAITS, f"receive 'x' number {step}", (0,))
         if step < 39:
             trace.updates.append(Update(step + 1, 8 * (step + 1), 0.5 * step))
-            desk.leave(0.125)
+            assert desk.leave(begun) == begun + 0.125
     del desk
     found = board.last(1)
     assert [last.step for last in found] == list(range(8, 40))
@@ -96,7 +99,7 @@ def test_an_operation_that_goes_on_in_another_state_is_one(tmp_path):
     desk.enter(COMPUTES, "forward of step 5")
     desk.turn(IDLES)
     assert board.read(0).doing == "while it was slowed down in forward of step 5"
-    desk.leave(1.0)
+    desk.leave()
     assert board.read(0).doing == "while it ran its own code after forward of step 5"
     assert [(last.step, last.what, last.is_wait) for last in board.last(0)] == [(5, "forward of step 5", False)]
     board.close()

@@ -113,13 +113,13 @@ class Desk:
         self.time += seconds
 
     def enter(self, *what):
-        pass
+        return self.time
 
     def turn(self, state):
         pass
 
-    def leave(self, seconds):
-        pass
+    def leave(self, begun):
+        return self.time
 
 
 @pytest.mark.parametrize("rank", [0, 1])

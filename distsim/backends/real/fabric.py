@@ -33,6 +33,8 @@ R = TypeVar("R")
 _SHORTEST = 2e-4  # seconds; the kernel wakes a sleeper some 0.06 ms late
 _BURNT = bytes(1 << 17)  # whose checksum takes some 30 us
 _POLL = 0.002  # seconds between looks for what others have saved
+_CALLS = 4
+"""From `named` to the strategy's line, at least: over `Real.compute`, the Rank's method and the Worker's."""
 _LARGEST_CREDIT = 0.1  # seconds; a rank that was suspended for longer does not run ahead afterwards
 
 
@@ -104,12 +106,11 @@ class Real:
         self, cost: Cost, action: Callable[[Callable[[], bool]], R], batch: Batch | None, unless: Handle[Any] | None
     ) -> Handle[R | None]:
         """Run `action` now, and the straggler's wait between its blocks and after it."""
-        what = named(_words(cost, batch))
+        desk, what = self._desk, named(_words(cost, batch), _CALLS)
         with self._queue:
-            begun = self.device.mark(self.now())
             if batch is not None:
-                self._desk.step = batch.step
-            self._desk.enter(COMPUTES, what)
+                desk.step = batch.step
+            begun = self.device.mark(desk.enter(COMPUTES, what))
             waits = self._waits(cost, batch, begun) if self._is_slowed else []
             asked = False
 
@@ -127,8 +128,7 @@ class Real:
             if waits and not (value is None and unless is not None and unless.over()):
                 self.device.wait()
                 self._sleep(sum(waits))
-            ended = self.device.mark(self.now())
-            self._desk.leave(ended - begun)
+            ended = self.device.mark(desk.leave(begun))
         return Ready(value, begun, ended)
 
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Handle[None]:
@@ -172,10 +172,8 @@ class Real:
     def aside(self, what: str, action: Callable[[float], None]) -> None:
         """Save, which is no part of the strategy, and no straggler slows down, on the compute queue, told when it began."""
         with self._queue:
-            begun = self.now()
-            self._desk.enter(SAVES, what)
-            action(begun)
-            self._desk.leave(0.0)
+            action(self._desk.enter(SAVES, what))
+            self._desk.leave()
 
     @contextmanager
     def saves(self, what: str) -> Iterator[None]:
@@ -184,7 +182,7 @@ class Real:
         self._desk.enter(SAVES, what)
         try:
             yield
-            self._desk.leave(0.0)
+            self._desk.leave()
         finally:
             self._desk.close_flow()
 
@@ -197,7 +195,7 @@ class Real:
         self._desk.enter(WAITS, what)
         while not holds():
             time.sleep(_POLL)
-        self._desk.leave(0.0)
+        self._desk.leave()
         self._desk.turn(SAVES)
 
     def decide(self, key: str, proposal: bool) -> bool:

@@ -95,7 +95,7 @@ class Regrouping:
         try:
             action()
         finally:
-            self._desk.leave(0.0)  # no operation of the strategy's: a hang is not judged by it
+            self._desk.leave()  # no operation of the strategy's: a hang is not judged by how long it took
 
     def _arrive(self, update: int) -> bool:
         """This rank is about to make an update."""

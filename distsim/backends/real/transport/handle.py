@@ -22,9 +22,9 @@ class PeerLost(DistsimError):
     """The transport lost another rank: never the cause of a failure, always the consequence of one elsewhere."""
 
 
-def named(name: str) -> str:
-    """The operation with the line of the strategy that starts it, as `name (file.py:12)`."""
-    frame = sys._getframe(1)
+def named(name: str, calls: int = 1) -> str:
+    """The operation with the line of the strategy that starts it, at least so many calls away, as `name (file.py:12)`."""
+    frame = sys._getframe(calls)
     while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     return f"{name} ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
@@ -78,10 +78,9 @@ class Pending(Generic[R]):
 
     def __await__(self) -> Generator[Any, Any, R]:
         if not self.is_over:
-            begun = self._desk.now()
-            self._desk.enter(WAITS, self.what, self.peers, self.number)
+            begun = self._desk.enter(WAITS, self.what, self.peers, self.number)
             self.complete()
-            self._desk.leave(self._desk.now() - begun)
+            self._desk.leave(begun)
         if self._error is not None:
             raise self._error
         return self._value

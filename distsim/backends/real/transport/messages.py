@@ -59,6 +59,8 @@ _DTYPES = (
 _SIGNAL = -1
 _ON_SHELF = 64  # is added to a dtype: the frame names the shelf
 _AHEAD = 256  # bytes before the payload in a frame
+_SEND, _RECEIVE = 5, 6
+"""Calls from `named` to the strategy's line, at least: over the Rank's method and the Worker's."""
 _INLINE = 65_536  # bytes of the largest payload in a frame
 
 
@@ -68,6 +70,7 @@ class Channel:
     def __init__(self, source: int | None, tag: str) -> None:
         self.source = source
         self.tag = tag
+        self.title = f"receive {tag!r} from {'any rank' if source is None else f'rank {source}'}"
         self.slot = _slot(tag, None)
         self.digest = _digest(tag)
         self.layouts: set[Layout] = set()
@@ -137,17 +140,29 @@ class Channel:
             self.complete(last)
 
 
+class Outgoing:
+    """The sends of one tag to one rank."""
+
+    def __init__(self, to: int, tag: str) -> None:
+        self.to = to
+        self.tag = tag
+        self.title = f"send {tag!r} to rank {to}"
+        self.slot = _slot(tag, None)
+        self.digest = _digest(tag)
+        self.layouts: set[Layout] = set()
+        """Of the large payloads that its receiver has come to expect."""
+
+
 class Receive(Pending[Message[torch.Tensor]]):
     """A receive under way: it completes in its channel's order."""
 
     def __init__(self, desk: Desk, channel: Channel, device: Device, shelves: Shelves | None) -> None:
-        peer = "any rank" if channel.source is None else f"rank {channel.source}"
         frame = torch.empty(_AHEAD + _INLINE, dtype=torch.uint8)
         try:
             request = irecv(frame, channel.source, tag=channel.slot)
         except RuntimeError as error:
             raise PeerLost(str(error)) from error
-        what = named(f"receive {channel.tag!r} from {peer}")
+        what = named(channel.title, _RECEIVE)
         peers = () if channel.source is None else (channel.source,)
         super().__init__(what, desk, lambda: _read(channel, frame, request, device, shelves), peers)
         self._channel = channel
@@ -172,7 +187,7 @@ class Messages:
         self._gone: set[int] = set()  # only membership is asked
         self._inbox: Inbox | None = None
         self._channels: dict[tuple[int | None, str], Channel] = {}
-        self._sent: set[tuple[int, str, Layout]] = set()
+        self._outgoing: dict[tuple[int, str], Outgoing] = {}
         self._background: queue.SimpleQueue[tuple[Request, torch.Tensor]] | None = None
         self._lock = threading.Lock()
 
@@ -182,20 +197,23 @@ class Messages:
         if to in self._gone:
             now = self._desk.now()
             return Ready(None, now, now)
-        frame, body = self._pack(tag, envelope)
+        outgoing = self._outgoing.get((to, tag))
+        if outgoing is None:
+            outgoing = self._outgoing.setdefault((to, tag), Outgoing(to, tag))
+        frame, body = self._pack(outgoing, envelope)
         requests: list[Request] = []
         try:
             with self._lock:  # a header and its payload keep their order against other flows
-                requests.append(isend(frame, to, tag=_slot(tag, None)))
+                requests.append(isend(frame, to, outgoing.slot))
                 if body is not None:
                     layout = (body.dtype, tuple(body.shape))
-                    known = (to, tag, layout) in self._sent
+                    known = layout in outgoing.layouts
                     body = body if known else body.clone()
-                    request = isend(body, to, tag=_slot(tag, layout))
+                    request = isend(body, to, _slot(tag, layout))
                     if known:
                         requests.append(request)
                     else:
-                        self._sent.add((to, tag, layout))
+                        outgoing.layouts.add(layout)
                         self._let_go(request, body)
         except RuntimeError as error:
             if self._hears_on is None:
@@ -209,7 +227,7 @@ class Messages:
                 if self._hears_on is None:  # else the launcher will say that it is gone
                     raise PeerLost(str(error)) from error
 
-        return Pending(named(f"send {tag!r} to rank {to}"), self._desk, finish, (to,))
+        return Pending(named(outgoing.title, _SEND), self._desk, finish, (to,))
 
     def receive(self, source: int | None, tag: str) -> Pending[Message[torch.Tensor]]:
         """Post a receive from `source`, or from any rank."""
@@ -234,7 +252,7 @@ class Messages:
                 self._inbox = Inbox(channel.slot, _AHEAD + _INLINE, lambda f, r: _read(channel, f, r, device, None))
             return self._inbox
 
-    def _pack(self, tag: str, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _pack(self, outgoing: Outgoing, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The frame of a message, and its payload if that follows by itself."""
         label = envelope.label.encode()
         body: torch.Tensor | None = None
@@ -253,7 +271,7 @@ class Messages:
             else:
                 dtype += _ON_SHELF
         sizes = (*shape, *(0,) * (8 - len(shape)))
-        raw = _HEADER.pack(envelope.version, self._rank, dtype, len(shape), len(label), *sizes, _digest(tag), label)
+        raw = _HEADER.pack(envelope.version, self._rank, dtype, len(shape), len(label), *sizes, outgoing.digest, label)
         header = torch.frombuffer(bytearray(raw.ljust(_AHEAD, b"\0") + (shelf or b"")), dtype=torch.uint8)
         if body is None or body.nbytes > _INLINE:
             return header, body

@@ -6,7 +6,8 @@ control the last operations. It is how a rank that can no longer speak (killed, 
 with its operation and line. Times are CLOCK_MONOTONIC, which all processes of a machine share.
 
 A flow keeps its operations in a ring of its own, so that what one flow waits in is not overwritten by what another does: an
-operation is written when it begins, then made the flow's current one, and its end is added when it is over.
+operation is written when it begins, then made the flow's current one, and its end is added when it is over. From then on the
+flow runs its own code.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class Board:
             place = part + layout.place(i)
             state, since, begun = _FLOW.unpack_from(self._map, place)
             if state in _VERBS:
-                _, _, _, _, number, peers, what = self._entry(place, (begun - 1) % _KEPT)
+                _, _, ended, _, number, peers, what = self._entry(place, (begun - 1) % _KEPT)
+                if ended:
+                    state, since = RUNS, ended
                 flows.append(Flow(state, since + shift, number, peers, what))
         text = _text(phase) or "start"
         return Part(completed, progressed + shift, slowest, origin + shift, text, Update(*update), flows)
@@ -232,43 +235,46 @@ class Desk:
         head = self._completed, time.monotonic(), self._slowest, self.origin, name.encode(), *(self._update or (0, 0, 0.0))
         _HEAD.pack_into(self._map, 0, *head)
 
-    def enter(self, state: bytes, what: str, peers: tuple[int, ...] = (), number: int = -1) -> None:
-        """This flow is in operation `what` from now on."""
-        place: _Place | None = getattr(self._local, "place", None)
-        if place is None:
-            return
-        step = self.step
-        if step is None:
-            step = 0 if self._update is None else self._update.number
-        ranks = self._peers.get(peers)
-        if ranks is None:
-            ranks = self._peers[peers] = struct.pack(f"<{len(peers)}H", *peers)
-        begun, now = place.begun, time.monotonic()
-        place.entry = entry = place.entries[begun % _KEPT]
-        place.begun = begun = begun + 1
-        self._pack(self._map, entry, state, now, 0.0, step, number, len(peers), ranks, what.encode())
-        _pack_flow(self._map, place.flow, state, now, begun)
+    def enter(self, state: bytes, what: str, peers: tuple[int, ...] = (), number: int = -1) -> float:
+        """This flow is in operation `what` from now on, which is given in seconds since the run began."""
+        now, place = time.monotonic(), getattr(self._local, "place", None)
+        if place is not None:
+            step = self.step
+            if step is None:
+                step = 0 if self._update is None else self._update.number
+            ranks = self._peers.get(peers)
+            if ranks is None:
+                ranks = self._peers[peers] = struct.pack(f"<{len(peers)}H", *peers)
+            begun = place.begun
+            place.entry = entry = place.entries[begun % _KEPT]
+            place.begun = begun = begun + 1
+            self._pack(self._map, entry, state, now, 0.0, step, number, len(peers), ranks, what.encode())
+            _pack_flow(self._map, place.flow, state, now, begun)
+        return now - self.origin
 
     def turn(self, state: bytes) -> None:
         """This flow's operation goes on in another state."""
         place = getattr(self._local, "place", None)
         if place is not None:
-            _FLOW.pack_into(self._map, place.flow, state, time.monotonic(), place.begun)
+            _pack_ended(self._map, place.entry + _ENDED_AT, 0.0)
+            _pack_flow(self._map, place.flow, state, time.monotonic(), place.begun)
 
-    def leave(self, seconds: float) -> None:
-        """This flow's operation is over; it took so long."""
-        place: _Place | None = getattr(self._local, "place", None)
-        now = time.monotonic()
+    def leave(self, begun: float | None = None) -> float:
+        """This flow's operation is over now, which is given. How long an operation takes here is judged by those that say
+        when they began."""
+        now, place = time.monotonic(), getattr(self._local, "place", None)
         if place is not None:
             _pack_ended(self._map, place.entry + _ENDED_AT, now)
-            _pack_flow(self._map, place.flow, RUNS, now, place.begun)
+        since = now - self.origin
+        if begun is not None and since - begun > self._slowest:
+            self._slowest = since - begun
         self._completed = completed = self._completed + 1
-        if seconds > self._slowest:
-            self._slowest = seconds
         _pack_progress(self._map, 0, completed, now, self._slowest)
-        if self._updates and self._updates[-1] is not self._update:
-            self._update = self._updates[-1]
+        updates = self._updates
+        if updates and updates[-1] is not self._update:
+            self._update = updates[-1]
             _UPDATE.pack_into(self._map, _UPDATE_AT, *self._update)
+        return since
 
     def leave_part(self, seconds: float) -> None:
         """Part of this flow's operation is over, and counts as one; it took so long."""
