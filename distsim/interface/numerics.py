@@ -48,7 +48,8 @@ class Numerics(Protocol[T]):
     def forward(self, blocks: Blocks, x: T, batch: Batch, then: Then = nothing) -> T:
         """Run `blocks`, keep what their backward pass needs under (blocks, batch).
 
-        `then` is called after each block, of a backward pass too, when the memory that it holds is accounted for."""
+        `then` is called when the memory that it holds is accounted for, and may be more than before; of a backward pass
+        after each block whose gradient is new."""
 
     def loss(self, y: T, batch: Batch) -> tuple[T, float]:
         """The gradient of the mean loss of `batch` times `batch.weight` with respect to the model's output `y`, and the

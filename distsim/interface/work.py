@@ -48,12 +48,12 @@ class Work(Generic[R]):
             if STARTING.flag:  # the first wait of a flow: hand back, and wait when the flow is awaited
                 STARTING.flag = False
                 yield
-            self._state = "awaited"
-            awaited = self._rank.now()
+            self._state, rank = "awaited", self._rank
+            awaited = rank.now()
             value = yield from self.handle.__await__()
-            if self._rank.has_tasks:
-                with self._rank.lock:
-                    if self in self._rank.open_work:  # else a second flow of this rank has awaited it meanwhile
+            if rank.has_tasks:
+                with rank.lock:
+                    if self in rank.open_work:  # else a second flow of this rank has awaited it meanwhile
                         self._finish(awaited, value)
                     self._state = "over"
             else:

@@ -25,19 +25,6 @@ class _Version:
 
 
 @dataclass(slots=True)
-class _Pass:
-    """A forward pass that awaits its backward pass."""
-
-    blocks: Blocks
-    """What ran as one with it."""
-    version: _Version
-    scalars: int
-    """What it keeps for that."""
-    is_halved: bool = False
-    """Whether the gradient of its input has been taken already."""
-
-
-@dataclass(slots=True)
 class Held:
     """Scalars that a rank holds."""
 
@@ -57,7 +44,8 @@ class Ledger:
         self._samples: dict[int, int] = {}
         """By number of parts."""
         self._outputs = [block.activation * itemsize for block in model.blocks]
-        self._inputs = [model.input * itemsize, *self._outputs[:-1]]
+        self.inputs = [model.input * itemsize, *self._outputs[:-1]]
+        """Bytes of a sample's input, by block."""
         self.placed: tuple[int, ...] = ()
         self._settle(tuple(range(len(model.blocks))), 1)
 
@@ -75,7 +63,8 @@ class Ledger:
         if self._is_scaled and (count > 1 or len(blocks) <= last):
             raise StrategyError(PARTS)
         for block in blocks:
-            self._check_ready(block)
+            if block not in self.blocks or block in self._released:
+                self._refuse_to_run(block)
         if self._count > 1:
             raise StrategyError(
                 f"the blocks placed here are cut into {self._count} tensor shards: place was called already"
@@ -87,7 +76,10 @@ class Ledger:
         self.placed, self._count = placed, count
         self.held = Held(sum(block.parameters for block in self.blocks.values()))
         self._layouts: dict[Region, Layout] = {}
-        self._saved: dict[tuple[int, Batch], _Pass] = {}
+        self._saved: dict[tuple[int, Batch], tuple[Blocks, _Version, int]] = {}
+        """Forward passes that await their backward pass: what ran as one with each, what it used, the scalars it keeps."""
+        self._halved: set[tuple[Blocks, Batch]] = set()
+        """Whose gradients of the input have been taken already."""
         self._versions = {b: _Version() for b in placed}
         self._released: dict[int, Span] = {}
         self._homes: dict[int, Region] = {}
@@ -107,7 +99,7 @@ class Ledger:
 
     def input_bytes(self, block: int, batch: Batch) -> int:
         """Bytes of the input of `block`."""
-        return self._inputs[block] * self.samples(batch)
+        return self.inputs[block] * self.samples(batch)
 
     def output_bytes(self, block: int, batch: Batch) -> int:
         """Bytes of the output of `block`."""
@@ -213,26 +205,33 @@ class Ledger:
 
     # ---- running
 
-    def forward(self, block: int, nbytes: int, batch: Batch, blocks: Blocks) -> int:
-        """Note a forward pass of a block, one of `blocks` that run as one; its samples.
+    def forward(self, blocks: Blocks, batch: Batch) -> int:
+        """Note a forward pass of `blocks`, which run as one; its samples.
 
-        Raises `StrategyError` on an input of another size, on a released block, and if `blocks` do not follow each other.
+        Raises `StrategyError` on a released block, and if `blocks` do not follow each other.
         """
-        self._check_ready(block)
-        samples, saved, key = self.samples(batch), self._saved, (block, batch)
-        if nbytes != self._inputs[block] * samples:
-            self._refuse_size("forward", block, batch, self._inputs[block] * samples, nbytes)
-        if block == blocks[0] and len(blocks) > 1 and blocks != tuple(range(block, block + len(blocks))):
+        samples, described, released, saved, held = self.samples(batch), self.blocks, self._released, self._saved, 0
+        if len(blocks) > 1 and blocks != tuple(range(blocks[0], blocks[0] + len(blocks))):
             raise StrategyError(f"blocks that run as one follow each other, and {list(blocks)} do not")
-        if key in saved:
-            self._check_together("forward", block, batch, blocks)
-            self.end(block, batch)
-        version = self._versions[block]
-        version.users += 1
-        scalars = self.blocks[block].saved * samples
-        self.held.activations += scalars
-        saved[key] = _Pass(blocks, version, scalars)
+        for block in blocks:
+            if block not in described or block in released:
+                self._refuse_to_run(block)
+            key = block, batch
+            if key in saved:
+                self._check_together("forward", block, batch, blocks)
+                self.end((block,), batch)
+            version = self._versions[block]
+            version.users += 1
+            scalars = described[block].saved * samples
+            held += scalars
+            saved[key] = blocks, version, scalars
+        self.held.activations += held
         return samples
+
+    def check_input(self, block: int, nbytes: int, batch: Batch) -> None:
+        """Raises `StrategyError` on an input of another size."""
+        if nbytes != (expected := self.input_bytes(block, batch)):
+            self._refuse_size("forward", block, batch, expected, nbytes)
 
     def loss(self, nbytes: int, batch: Batch) -> None:
         """Raises `StrategyError` on an output of another size."""
@@ -240,55 +239,57 @@ class Ledger:
             self._refuse_size("loss", -1, batch, expected, nbytes)
 
     def backward(self, blocks: Blocks, nbytes: int, batch: Batch, part: Part) -> None:
-        """Note the first half of a backward pass; the end of a whole one, block by block, tells `end`.
+        """Note the first half of a backward pass; the end of a whole one tells `end`.
 
         Raises `StrategyError` if it is not its turn, on another size, and on a released block.
         """
+        described, released, saved = self.blocks, self._released, self._saved
         for block in blocks:
-            self._check_ready(block)
-            noted = self._saved.get((block, batch))
-            if noted is None:
+            if block not in described or block in released:
+                self._refuse_to_run(block)
+            if (block, batch) not in saved:
                 raise StrategyError(f"backward of block {block}, {batch}, before its forward")
-            self._check_together("backward", block, batch, blocks)
-            if part == "weights":
-                if not noted.is_halved:
-                    raise StrategyError(f"backward of block {block}, {batch}: part='weights' before part='input'")
-            elif noted.is_halved:
-                raise StrategyError(f"backward of block {block}, {batch}: part={part!r} after part='input'")
-        if part != "weights" and nbytes != (expected := self.output_bytes(blocks[-1], batch)):
+            if saved[block, batch][0] != blocks:
+                self._check_together("backward", block, batch, blocks)
+        is_halved, block = (blocks, batch) in self._halved, blocks[0]
+        if part == "weights":
+            if not is_halved:
+                raise StrategyError(f"backward of block {block}, {batch}: part='weights' before part='input'")
+            return
+        if is_halved:
+            raise StrategyError(f"backward of block {block}, {batch}: part={part!r} after part='input'")
+        if nbytes != (expected := self.output_bytes(blocks[-1], batch)):
             self._refuse_size("backward", blocks[-1], batch, expected, nbytes)
         if part == "input":
-            for block in blocks:
-                self._saved[block, batch].is_halved = True
+            self._halved.add((blocks, batch))
 
-    def end(self, block: int, batch: Batch) -> None:
-        """The backward pass of a block is over, or will not come."""
-        self._drop(block, self._saved.pop((block, batch)))
+    def end(self, blocks: Blocks, batch: Batch) -> None:
+        """The backward pass of blocks is over, or will not come."""
+        saved, held = self._saved, self.held
+        for block in blocks:
+            together, version, scalars = saved.pop((block, batch))
+            held.activations -= scalars
+            version.users -= 1
+            if version.is_old and not version.users:
+                held.versions -= self.blocks[block].parameters
+        if self._halved:
+            self._halved.discard((together, batch))
 
     def forget(self, batch: Batch) -> None:
         """Forget the forward passes of `batch`."""
         for block, other in list(self._saved):
             if other == batch:
-                self.end(block, batch)
-
-    def _drop(self, block: int, gone: _Pass) -> None:
-        self.held.activations -= gone.scalars
-        gone.version.users -= 1
-        if gone.version.is_old and not gone.version.users:
-            self.held.versions -= self.blocks[block].parameters
+                self.end((block,), batch)
 
     # ---- rules
 
-    def _check_ready(self, block: int) -> None:
-        """It can run."""
-        if block not in self.blocks:
-            self._check_placed(block)
-        if block in self._released:
-            raise StrategyError(f"block {block} is released and cannot run until the next load")
+    def _refuse_to_run(self, block: int) -> NoReturn:
+        self._check_placed(block)
+        raise StrategyError(f"block {block} is released and cannot run until the next load")
 
     def _check_together(self, name: str, block: int, batch: Batch, blocks: Blocks) -> None:
         """Blocks whose forward passes ran as one stay together until their backward pass."""
-        before = self._saved[block, batch].blocks
+        before = self._saved[block, batch][0]
         if before != blocks:
             raise StrategyError(f"{name} of block {block}, {batch}, {_as_one(blocks)}: its forward ran {_as_one(before)}")
 

@@ -131,11 +131,10 @@ class Sizes:
 
     def forward(self, blocks: Blocks, x: Size, batch: Batch, then: Then = nothing) -> Size:
         """The output of `blocks`. Raises `StrategyError` on an input of another size."""
-        for block in blocks:
-            self._ledger.forward(block, x.nbytes, batch, blocks)
-            x = _sized(self._ledger.output_bytes(block, batch))
-            then()
-        return x
+        self._ledger.forward(blocks, batch)
+        self._ledger.check_input(blocks[0], x.nbytes, batch)
+        then()
+        return _sized(self._ledger.output_bytes(blocks[-1], batch))
 
     def loss(self, y: Size, batch: Batch) -> tuple[Size, float]:
         """The gradient of the output, and 0.0. Raises `StrategyError` on an output of another size."""
@@ -147,9 +146,9 @@ class Sizes:
         self._ledger.backward(blocks, g.nbytes, batch, part)
         if part != "input":
             for block in reversed(blocks):
-                self._ledger.end(block, batch)
-                self._hold(block)
-                then()
+                self._ledger.end((block,), batch)
+                if self._hold(block):
+                    then()
         if blocks[0] == 0 or part == "weights":
             return NOTHING
         return _sized(self._ledger.input_bytes(blocks[0], batch))
@@ -217,10 +216,13 @@ class Sizes:
                 self._gradients.remove(block)
                 self._gradient_scalars -= self._ledger.blocks[block].parameters
 
-    def _hold(self, block: int) -> None:
-        if block not in self._gradients:
-            self._gradients.add(block)
-            self._gradient_scalars += self._ledger.blocks[block].parameters
+    def _hold(self, block: int) -> bool:
+        """Note that the block holds a gradient; whether that is new."""
+        if block in self._gradients:
+            return False
+        self._gradients.add(block)
+        self._gradient_scalars += self._ledger.blocks[block].parameters
+        return True
 
     # ---- payloads
 

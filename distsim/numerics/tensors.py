@@ -32,8 +32,8 @@ from distsim.interface.values import ALL, Batch, Region
 from distsim.numerics import codecs_tensors
 from distsim.numerics.checks import Ledger, check_collective
 from distsim.numerics.layout import Layout, Span
-from distsim.numerics.tensors_block import Counts, TensorBlock, nbytes
-from distsim.numerics.tensors_graph import Graph, storage
+from distsim.numerics.tensors_block import Counts, TensorBlock
+from distsim.numerics.tensors_graph import Apart, Graph, gradient
 from distsim.numerics.tensors_precision import LossScale, Piece, cast, lower_type
 from distsim.workloads.workload import Workload
 
@@ -125,18 +125,21 @@ class Tensors:
     def forward(self, blocks: Blocks, x: Tensor, batch: Batch, then: Then = nothing) -> Tensor:
         """The output of `blocks`. Raises `StrategyError` on an input of another size."""
         with self._lock, torch.enable_grad():
+            ledger = self._ledger
+            samples, inputs = ledger.forward(blocks, batch), ledger.inputs
             x = x.detach() if blocks[0] == 0 else x.detach().requires_grad_()  # the first may be whole numbers
             y = x
             for block in blocks:
-                samples = self._ledger.forward(block, nbytes(y), batch, blocks)
+                if y.nbytes != inputs[block] * samples:
+                    ledger.check_input(block, y.nbytes, batch)
                 y = self._blocks[block].forward(y, batch, samples)
-                then()
+            then()
             self._graphs[blocks, batch] = Graph(x, y)
             return y.detach().contiguous()
 
     def loss(self, y: Tensor, batch: Batch) -> tuple[Tensor, float]:
         """The gradient of the output, weighted, and the mean loss. Raises `Diverged` if the loss is not finite."""
-        self._ledger.loss(nbytes(y), batch)
+        self._ledger.loss(y.nbytes, batch)
         y = y.detach().requires_grad_()
         with torch.enable_grad():
             loss = self._loss(y, self._task.target(batch, self._workers).to(self._device, non_blocking=True))
@@ -146,7 +149,7 @@ class Tensors:
                 f"diverged at step {batch.step}: on rank {self._rank} the training loss is {value}; "
                 f"try a learning rate below {self._optimizer.learning_rate:g}"
             )
-        (g,) = torch.autograd.grad(loss, y)
+        g = gradient(loss, y)
         if self._scale is not None:
             g = self._scale.scale(g, batch)
         return g if batch.weight == 1.0 else g * batch.weight, value
@@ -154,23 +157,26 @@ class Tensors:
     def backward(self, blocks: Blocks, g: Tensor, batch: Batch, part: Part, then: Then = nothing) -> Tensor:
         """The gradient of the input of `blocks`. Raises `StrategyError` before their forward and on another size."""
         with self._lock:
-            self._ledger.backward(blocks, nbytes(g), batch, part)
+            self._ledger.backward(blocks, g.nbytes, batch, part)
             graph, modules = self._graphs[blocks, batch], [self._blocks[block] for block in blocks]
-            parameters = [parameter for module in modules for parameter in module.parameters(batch)]
             if part == "input":
                 graph.g = g
-                return graph.of_input(retain=bool(parameters)) if graph.x.requires_grad else self._nothing
+                return graph.of_input() if graph.x.requires_grad else self._nothing
             del self._graphs[blocks, batch]
             factor = None if self._scale is None else self._scale.inverse(batch, blocks[0] == 0)
             if factor is None:
                 for module in modules:
                     module.lend(batch)
-            gx = graph.backward(g, parameters, part)
-            used = {storage(each) for each in (g, graph.g, gx) if each is not None}
-            for block, module in zip(reversed(blocks), reversed(modules), strict=True):
-                self._ledger.end(block, batch)
-                module.take(batch, factor, used)
-                then()
+            if part == "both":
+                gx = graph.backward(g)
+            else:
+                graph.of_weights([parameter for module in modules for parameter in module.parameters(batch)])
+                gx = None
+            apart = Apart(g, graph.g, gx)
+            self._ledger.end(blocks, batch)
+            for module in reversed(modules):
+                if module.take(batch, factor, apart):
+                    then()
             return self._nothing if gx is None else gx
 
     def forget(self, batch: Batch) -> None:
@@ -195,7 +201,7 @@ class Tensors:
     def load(self, region: Region, x: Tensor) -> None:
         """Overwrite the parameters of `region`. Raises `StrategyError` on another size."""
         with self._lock:
-            layout = self._ledger.load(region, nbytes(x))
+            layout = self._ledger.load(region, x.nbytes)
             for (b, start, stop), piece in _pieces(layout, x):
                 self._blocks[b].load(start, stop, piece)
 
@@ -211,7 +217,7 @@ class Tensors:
         """One step of the optimizer, its rate times `scale`. Raises `StrategyError` on a gradient of another size."""
         chosen = self._optimizer if optimizer is None else optimizer
         with self._lock:
-            layout = self._ledger.update(region, None if gradient is None else nbytes(gradient))
+            layout = self._ledger.update(region, None if gradient is None else gradient.nbytes)
             if self._scale is None or optimizer is not None:  # what another optimizer takes was never scaled
                 given = self._shards.get(layout.region) if gradient is None else gradient
                 self._step(layout, given, optimizer, chosen, scale)
@@ -245,7 +251,7 @@ class Tensors:
     def accumulate(self, region: Region, g: Tensor) -> None:
         """Add to the gradient of `region`. Raises `StrategyError` on another size."""
         with self._lock:
-            layout = self._ledger.fitting("accumulate", region, nbytes(g))
+            layout = self._ledger.fitting("accumulate", region, g.nbytes)
             if region.shard is None:
                 for (b, start, stop), piece in _pieces(layout, g):
                     self._blocks[b].accumulate(start, stop, piece)
@@ -253,7 +259,7 @@ class Tensors:
                 shard.add_(g.detach().reshape(-1))
             else:
                 self._shards[layout.region] = g.detach().reshape(-1).clone()
-                self._counts.gradients += nbytes(g)
+                self._counts.gradients += g.nbytes
 
     def zero(self, region: Region | None) -> None:
         """Forget the gradient of `region`; None: everything."""
@@ -263,7 +269,7 @@ class Tensors:
                 self._scale.begin()
             for shard in list(self._shards) if region is None else [layout.region]:
                 if shard in self._shards:
-                    self._counts.gradients -= nbytes(self._shards.pop(shard))
+                    self._counts.gradients -= self._shards.pop(shard).nbytes
             if layout.region.shard is None:
                 for b, start, stop in layout.spans:
                     self._blocks[b].zero(start, stop)
@@ -272,7 +278,7 @@ class Tensors:
 
     def nbytes(self, x: Tensor) -> float:
         """Bytes of a payload."""
-        return nbytes(x)
+        return x.nbytes
 
     def copy(self, x: Tensor) -> Tensor:
         """A payload of equal value that shares no memory with `x`."""
@@ -288,7 +294,7 @@ class Tensors:
 
     def combine(self, collective: Collective, values: Sequence[Tensor]) -> list[Tensor]:
         """The results of a collective. Raises `StrategyError` on unequal sizes and on one that does not divide."""
-        check_collective(collective, [nbytes(x) for x in values], self._itemsize)
+        check_collective(collective, [x.nbytes for x in values], self._itemsize)
         if collective.kind == "broadcast":
             return [values[collective.root].clone() for _ in values]
         if collective.kind == "all_gather":
@@ -312,7 +318,7 @@ class Tensors:
     def encode(self, codec: Codec, x: Tensor, region: Region, received: Sequence[Tensor]) -> Tensor:
         """What `x` sends in the next round. Raises `StrategyError` on another size."""
         with self._lock:
-            layout = self._ledger.fitting("encode", region, nbytes(x))
+            layout = self._ledger.fitting("encode", region, x.nbytes)
             state = self._codecs.setdefault((codec, layout.region), {})
             return codecs_tensors.encode(codec, x.detach().reshape(-1), self._described(layout), received, state)
 

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from distsim.interface.optimizer import Optimizer
-from distsim.numerics.tensors_graph import apart, taken
+from distsim.numerics.tensors_graph import Apart, taken
 from distsim.numerics.tensors_optimizers import State, step
 from distsim.numerics.tensors_precision import cast
 from distsim.workloads.activations import kept
@@ -44,13 +43,6 @@ class _Version:
     """Saved forward passes that used them."""
 
 
-class _Saved(NamedTuple):
-    """One forward pass: the parameters that it used, and what it keeps."""
-
-    version: _Version
-    nbytes: int
-
-
 class TensorBlock:
     """One block on one rank; `counts` is the rank's."""
 
@@ -62,20 +54,23 @@ class TensorBlock:
         """By parameter, in the order of the flat vector, its shape and where the module has it."""
         self._sizes = [parameter.numel() for parameter in slots]
         self._counts = counts
-        self._saved: dict[object, _Saved] = {}
+        self._saved: dict[object, tuple[_Version, int]] = {}
+        """By forward pass the parameters that it used, and the bytes that it keeps."""
         self._held: dict[object, _Version] = {}
         """The parameters that forward passes to come will use."""
         self._kept: dict[int, int] = {}
         """Samples -> bytes that a forward pass keeps."""
         self._gradient: list[Tensor] = []
         """What has accumulated, one a parameter: to which autograd adds."""
+        self._lent: _Version | None = None
+        """Whose parameters autograd has it as the gradients of."""
         self._vector: Tensor | None = None
         """The one that these are views of, once it was asked for."""
         self._states: dict[tuple[Optimizer | None, int, int], State] = {}
         self._left: tuple[int, Tensor] | None = None
         """Where what is left of a released block starts, and its scalars."""
         self._attach(torch.cat([empty, *(p.detach().reshape(-1) for p in slots)]))
-        counts.parameters += nbytes(self._now.flat)
+        counts.parameters += self._now.flat.nbytes
 
     def _attach(self, flat: Tensor) -> None:
         """Make `flat` the parameters: the module's become views of it, new ones, as graphs may hold the old."""
@@ -106,7 +101,7 @@ class TensorBlock:
     def writable(self, start: int, stop: int) -> Tensor:
         """The same, to be written to: a copy if a saved forward pass needs the parameters as they are."""
         if self._now.users:
-            self._counts.versions += nbytes(self._now.flat)
+            self._counts.versions += self._now.flat.nbytes
             self._attach(self._now.flat.clone())
         return self.part(start, stop)
 
@@ -116,9 +111,9 @@ class TensorBlock:
         if self._left is None or stop - start < flat.numel():
             self.writable(start, stop).copy_(value)
             return
-        self._counts.parameters += nbytes(flat) - nbytes(self._left[1])
+        self._counts.parameters += flat.nbytes - self._left[1].nbytes
         self._left = None
-        flat.untyped_storage().resize_(nbytes(flat))
+        flat.untyped_storage().resize_(flat.nbytes)
         flat.data.copy_(value)  # .data: graphs that use it must not take this for a change
 
     def release(self, start: int, stop: int) -> None:
@@ -127,7 +122,7 @@ class TensorBlock:
             flat = self._now.flat
             self._left = start, flat[start:stop].clone()
             flat.untyped_storage().resize_(0)
-            self._counts.parameters -= nbytes(flat) - nbytes(self._left[1])
+            self._counts.parameters -= flat.nbytes - self._left[1].nbytes
 
     def step(
         self, start: int, stop: int, g: Tensor | None, key: Optimizer | None, optimizer: Optimizer, scale: float
@@ -167,72 +162,88 @@ class TensorBlock:
 
     def forward(self, x: Tensor, batch: object, samples: int) -> Tensor:
         """The output, as autograd goes on with it."""
-        version = self._held.pop(batch, None)
+        version = self._held.pop(batch, None) if self._held else None
         if version is None:
             if batch in self._saved:
                 self.forget(batch)
             version = self._now
             version.users += 1
-        if version is self._now:
-            return self._forward(x, batch, samples, version)
-        self._put(version)
-        try:
-            return self._forward(x, batch, samples, version)
-        finally:
-            self._put(self._now)
-
-    def _forward(self, x: Tensor, batch: object, samples: int, version: _Version) -> Tensor:
-        """The output with the parameters of `version`, which are the module's now."""
-        if samples in self._kept:
+        if version is self._now and samples in self._kept:
             y: Tensor = self._call(x)
         else:
+            y = self._forward(x, samples, version)
+        nbytes = self._kept[samples]
+        self._saved[batch] = version, nbytes
+        self._counts.activations += nbytes
+        return y
+
+    def _forward(self, x: Tensor, samples: int, version: _Version) -> Tensor:
+        """The output with the parameters of `version`; what a pass of so many samples keeps is known after it."""
+        self._put(version)
+        try:
+            if samples in self._kept:
+                return self._call(x)
             with kept(self.module.parameters()) as counted:
-                y = self._call(x)
-            self._kept[samples] = counted.nbytes
-        self._saved[batch] = _Saved(version, self._kept[samples])
-        self._counts.activations += self._kept[samples]
+                y: Tensor = self._call(x)
+        finally:
+            self._put(self._now)
+        self._kept[samples] = counted.nbytes
         return y
 
     def parameters(self, batch: object) -> list[nn.Parameter]:
         """Those that the forward pass of `batch` used."""
-        return self._saved[batch].version.parameters
+        return self._saved[batch][0].parameters
 
     def lend(self, batch: object) -> None:
-        """Let autograd add to what has accumulated."""
-        if self._gradient:  # there is none at first
-            for parameter, mine in zip(self._saved[batch].version.parameters, self._gradient, strict=True):
+        """Let autograd add to what has accumulated, from now on."""
+        version = self._saved[batch][0]
+        if version is not self._lent and self._gradient:  # there is none at first
+            self._take_back()
+            for parameter, mine in zip(version.parameters, self._gradient, strict=True):
                 parameter.grad = mine
+            self._lent = version
 
-    def take(self, batch: object, factor: float | None, used: set[int]) -> None:
+    def _take_back(self) -> None:
+        """Autograd adds to it no more."""
+        if self._lent is not None:
+            for parameter in self._lent.parameters:
+                parameter.grad = None
+            self._lent = None
+
+    def take(self, batch: object, factor: float | None, apart: Apart) -> bool:
         """Keep what autograd has added; or, if nothing was lent, add what it gave, times `factor`. Forgets the pass.
 
-        `used` are the storages that others' gradients lie in.
+        Whether a gradient is held that was not before, `apart` from those of other blocks.
         """
-        parameters = self._saved[batch].version.parameters
-        self.forget(batch)
+        version, nbytes = self._saved.pop(batch)
+        self._counts.activations -= nbytes
+        self._leave(version)
         if factor is None and self._gradient:
-            for parameter in parameters:
-                parameter.grad = None
-            return
-        found = [taken(parameter) for parameter in parameters]
+            return False
+        found = [taken(parameter) for parameter in version.parameters]
         if factor is not None:
             found = [piece * factor for piece in found]
             for mine, piece in zip(self._gradient, found, strict=False):
                 mine.add_(piece)
-        if not self._gradient:
-            self._hold(apart(found, used))
+        if self._gradient:
+            return False
+        self._hold(apart(found))
+        return True
 
     def forget(self, batch: object) -> None:
         """Drop what a forward pass saved, or what was held for it."""
         saved, version = self._saved.pop(batch, None), self._held.pop(batch, None)
         if saved is not None:
-            self._counts.activations -= saved.nbytes
-            version = saved.version
-        if version is None:
-            return
+            version, nbytes = saved
+            self._counts.activations -= nbytes
+        if version is not None:
+            self._leave(version)
+
+    def _leave(self, version: _Version) -> None:
+        """A forward pass has no more use for it."""
         version.users -= 1
         if version is not self._now and not version.users:
-            self._counts.versions -= nbytes(version.flat)
+            self._counts.versions -= version.flat.nbytes
 
     # ---- gradient
 
@@ -258,23 +269,20 @@ class TensorBlock:
         if not self._gradient:
             return
         if stop - start == self._now.flat.numel():
-            self._counts.gradients -= nbytes(self._now.flat)
+            self._counts.gradients -= self._now.flat.nbytes
+            self._take_back()
             self._gradient, self._vector = [], None
         else:
             self._joined()[start:stop].zero_()
 
     def _hold(self, gradient: list[Tensor]) -> None:
         self._gradient = gradient
-        self._counts.gradients += nbytes(self._now.flat)
+        self._counts.gradients += self._now.flat.nbytes
 
     def _joined(self) -> Tensor:
         """All of it as one vector."""
         if self._vector is None:
+            self._take_back()
             self._vector = torch.cat([piece.reshape(-1) for piece in self._gradient])
             self._gradient = self._pieces(self._vector)
         return self._vector
-
-
-def nbytes(x: Tensor) -> int:
-    """Bytes of a tensor's values."""
-    return x.nbytes

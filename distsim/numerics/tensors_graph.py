@@ -1,4 +1,8 @@
-"""Graphs of autograd: what it keeps of a forward pass of blocks that ran as one, and what it gives for it."""
+"""Graphs of autograd: what it keeps of a forward pass of blocks that ran as one, and what it gives for it.
+
+Its engine is called as `torch.autograd.grad` and `backward` call it, once they have asked a dozen questions whose answers
+are known here: those take as long as the engine does for a small loss.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 
-from distsim.interface.numerics import Part
+
+def gradient(loss: Tensor, y: Tensor) -> Tensor:
+    """The gradient of `y`, of a loss that was taken of it."""
+    (g,) = _engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (y,), False, accumulate_grad=False)
+    return g
 
 
 @dataclass(slots=True)
@@ -17,30 +26,42 @@ class Graph:
     x: Tensor
     y: Tensor
     g: Tensor | None = None
-    """The output's gradient, kept from `part="input"` for `part="weights"`."""
+    """The output's gradient, kept from `of_input` for `of_weights`."""
 
-    def of_input(self, retain: bool) -> Tensor:
-        """The gradient of the input alone; the graph is kept for that of the parameters if there are any."""
-        (gx,) = torch.autograd.grad(self.y, self.x, self.g, retain_graph=retain, materialize_grads=True)
+    def backward(self, g: Tensor) -> Tensor | None:
+        """Have autograd add to the gradients of parameters; the input's, if it has one."""
+        if self.y.requires_grad or self.x.requires_grad:
+            _engine_run_backward((self.y,), (g,), False, False, (), True, accumulate_grad=True)
+        return taken(self.x).contiguous() if self.x.requires_grad else None
+
+    def of_input(self) -> Tensor:
+        """The gradient of the input alone; the graph is kept for that of the parameters."""
+        (gx,) = torch.autograd.grad(self.y, self.x, self.g, retain_graph=True, materialize_grads=True)
         return gx.contiguous()
 
-    def backward(self, g: Tensor, parameters: list[nn.Parameter], part: Part) -> Tensor | None:
-        """Have autograd add to the gradients of parameters; the input's, if it has one that was not given before."""
-        has_gradient = self.x.requires_grad and part != "weights"
-        if parameters or has_gradient:
-            inputs = None if part == "both" else parameters
-            torch.autograd.backward(self.y, g if self.g is None else self.g, inputs=inputs)
-        return taken(self.x).contiguous() if has_gradient else None
+    def of_weights(self, parameters: list[nn.Parameter]) -> None:
+        """Have autograd add to the gradients of parameters alone."""
+        if parameters:
+            torch.autograd.backward(self.y, self.g, inputs=parameters)
 
 
-def apart(gradients: list[Tensor], used: set[int]) -> list[Tensor]:
+class Apart:
     """Gradients that can be added to: autograd may give views of one tensor to several, or of what it was given."""
-    found = []
-    for x in gradients:
-        memory = storage(x)
-        found.append(x.clone() if memory in used else x)
-        used.add(memory)
-    return found
+
+    def __init__(self, *given: Tensor | None) -> None:
+        self._given = given
+        self._used: set[int] | None = None
+
+    def __call__(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Each as a tensor that shares no memory with those before it, nor with what was given."""
+        if self._used is None:
+            self._used = {_storage(x) for x in self._given if x is not None}
+        found = []
+        for x in gradients:
+            memory = _storage(x)
+            found.append(x.clone() if memory in self._used else x)
+            self._used.add(memory)
+        return found
 
 
 def taken(x: Tensor) -> Tensor:
@@ -49,6 +70,6 @@ def taken(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if g is None else g
 
 
-def storage(x: Tensor) -> int:
+def _storage(x: Tensor) -> int:
     """Where its memory is."""
     return x.untyped_storage().data_ptr()

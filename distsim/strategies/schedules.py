@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 Kind = Literal["F", "B", "I", "W"]
@@ -39,9 +39,9 @@ class Schedule:
     is_folded: bool = False
     """Odd chunks lie in reverse, so that the chain turns round at the last rank and comes back (a V)."""
 
-    def actions(self, rank: int, ranks: int, microbatches: int) -> list[Action]:
+    def actions(self, rank: int, ranks: int, microbatches: int) -> Sequence[Action]:
         """What a rank does in a step of so many micro-batches."""
-        return list(self.order(rank, ranks, microbatches, self.chunks))
+        return _actions(self.order, rank, ranks, microbatches, self.chunks)
 
     def stage(self, rank: int, chunk: int, ranks: int) -> int:
         """The stage of the chain that a rank's chunk is."""
@@ -59,6 +59,14 @@ class Schedule:
 
 
 # ---- orders
+
+
+@lru_cache(maxsize=64)
+def _actions(
+    order: Callable[[int, int, int, int], Iterator[Action]], rank: int, ranks: int, microbatches: int, chunks: int
+) -> tuple[Action, ...]:
+    """One object for all steps of a rank."""
+    return tuple(order(rank, ranks, microbatches, chunks))
 
 
 def gpipe(rank: int, ranks: int, microbatches: int, chunks: int) -> Iterator[Action]:

@@ -72,7 +72,7 @@ class Stage(Generic[T]):
         blocks: Sequence[int],
         as_one: bool,
     ) -> None:
-        self._pipe, self._runner, self._wires, self._blocks = pipe, runner, wires, blocks
+        self._pipe, self._runner, self._wires, self._blocks = pipe, runner, wires, tuple(blocks)
         self._as_one = as_one
         ranks = pipe.world_size
         self._number = number = schedule.stage(pipe.rank, chunk, ranks)

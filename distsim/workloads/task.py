@@ -61,22 +61,25 @@ class Task:
         count, rest = divmod(step, batch.parts)
         if rest:
             raise StrategyError(f"the {step} samples of a step do not cut into {batch.parts} equal parts")
-        first, size = batch.step * step + batch.part * count, len(self.data.inputs)
+        first, size = batch.step * step + batch.part * count, self.data.inputs.shape[0]
+        epoch, start = divmod(first, size)
+        if start + count <= size:
+            return _order(self.seed, epoch, size)[start : start + count]
         pieces = []
         while count:
             epoch, start = divmod(first, size)
-            piece = _order(self.seed, epoch, size)[start : start + count]
-            pieces.append(piece)
-            first, count = first + len(piece), count - len(piece)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            taken = min(count, size - start)
+            pieces.append(_order(self.seed, epoch, size)[start : start + taken])
+            first, count = first + taken, count - taken
+        return torch.cat(pieces)
 
     def input(self, batch: Batch, workers: int) -> Tensor:
         """The inputs of `batch`."""
-        return self.data.inputs[self.places(batch, workers)]
+        return self.data.inputs.index_select(0, self.places(batch, workers))
 
     def target(self, batch: Batch, workers: int) -> Tensor:
         """The targets of `batch`."""
-        return self.data.targets[self.places(batch, workers)]
+        return self.data.targets.index_select(0, self.places(batch, workers))
 
     def evaluate(self, values: Mapping[int, Tensor]) -> tuple[float, float | None]:
         """Validation loss and accuracy with the flat parameters `values` of every block; no accuracy unless targets are

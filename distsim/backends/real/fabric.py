@@ -111,25 +111,40 @@ class Real:
             if batch is not None:
                 desk.step = batch.step
             begun = self.device.mark(desk.enter(COMPUTES, what))
-            waits = self._waits(cost, batch, begun) if self._is_slowed else []
-            asked = False
-
-            def stop() -> bool:
-                # asked before each block: the one before it is paid for now. The first asks before anything ran.
-                nonlocal asked
-                if (waits or unless is not None) and asked:
-                    self.device.wait()
-                if waits and asked:
-                    self._sleep(waits.pop(0))
-                asked = True
-                return unless is not None and unless.over()
-
-            value = action(stop)
-            if waits and not (value is None and unless is not None and unless.over()):
-                self.device.wait()
-                self._sleep(sum(waits))
+            if self._is_slowed or unless is not None:
+                value = self._interrupted(cost, action, batch, unless, begun)
+            else:
+                value = action(_never)
             ended = self.device.mark(desk.leave(begun))
         return Ready(value, begun, ended)
+
+    def _interrupted(
+        self,
+        cost: Cost,
+        action: Callable[[Callable[[], bool]], R],
+        batch: Batch | None,
+        unless: Handle[Any] | None,
+        begun: float,
+    ) -> R | None:
+        """Run `action` with the straggler's waits, unless it is cancelled."""
+        waits = self._waits(cost, batch, begun) if self._is_slowed else []
+        asked = False
+
+        def stop() -> bool:
+            # asked before each block: the one before it is paid for now. The first asks before anything ran.
+            nonlocal asked
+            if (waits or unless is not None) and asked:
+                self.device.wait()
+            if waits and asked:
+                self._sleep(waits.pop(0))
+            asked = True
+            return unless is not None and unless.over()
+
+        value = action(stop)
+        if waits and not (value is None and unless is not None and unless.over()):
+            self.device.wait()
+            self._sleep(sum(waits))
+        return value
 
     def send(self, to: int, tag: str, envelope: Envelope[Any]) -> Handle[None]:
         """Send; over when it has arrived."""
@@ -240,6 +255,11 @@ class Real:
         self._desk.turn(IDLES)
         self._sleeper.owe(seconds)
         self._desk.turn(COMPUTES)
+
+
+def _never() -> bool:
+    """Nothing stops it."""
+    return False
 
 
 def _words(cost: Cost, batch: Batch | None) -> str:

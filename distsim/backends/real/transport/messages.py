@@ -305,7 +305,10 @@ def _read(
         elif nbytes > _INLINE:
             payload = channel.take(source, (dtype, shape))
         else:
-            payload = frame[_AHEAD : _AHEAD + nbytes].clone().view(dtype).view(shape)
+            inline = frame[_AHEAD : _AHEAD + nbytes]
+            if 2 * nbytes < _INLINE:  # else it may keep the frame
+                inline = inline.clone()
+            payload = inline.view(dtype).view(shape)
     except RuntimeError as error:
         raise PeerLost(str(error)) from error
     if payload is None:

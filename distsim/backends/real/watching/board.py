@@ -6,8 +6,8 @@ control the last operations. It is how a rank that can no longer speak (killed, 
 with its operation and line. Times are CLOCK_MONOTONIC, which all processes of a machine share.
 
 A flow keeps its operations in a ring of its own, so that what one flow waits in is not overwritten by what another does: an
-operation is written when it begins, then made the flow's current one, and its end is added when it is over. From then on the
-flow runs its own code.
+operation is written when it begins, then made the flow's current one, and its end is added when it is over. From then on
+the flow runs its own code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,8 +194,14 @@ class _Place:
     def __init__(self, flow: int, size: int) -> None:
         self.flow = flow
         self.begun = 0
-        self.entries = [flow + _FLOW.size + slot * size for slot in range(_KEPT)]
-        self.entry = self.entries[0]
+        self.entries = cycle([flow + _FLOW.size + slot * size for slot in range(_KEPT)])
+        self.entry = flow + _FLOW.size
+
+
+class _Thread(threading.local):
+    """Where the thread writes, if it is a flow that is shown."""
+
+    place: _Place | None = None
 
 
 class Desk:
@@ -210,9 +217,10 @@ class Desk:
         self._updates: Sequence[Update] = ()
         self._update: Update | None = None
         self._peers = dict[tuple[int, ...], bytes]()
+        """As they are written."""
         self._free = [_Place(self._layout.place(flow), self._layout.entry.size) for flow in range(_FLOWS)]
-        self._local = threading.local()
-        self._local.place = self._free.pop(0)
+        self._thread = _Thread()
+        self._thread.place = self._free.pop(0)
         self.origin = time.monotonic()
         """When the run began: zero of the run's clock."""
         self.step: int | None = None
@@ -237,24 +245,22 @@ class Desk:
 
     def enter(self, state: bytes, what: str, peers: tuple[int, ...] = (), number: int = -1) -> float:
         """This flow is in operation `what` from now on, which is given in seconds since the run began."""
-        now, place = time.monotonic(), getattr(self._local, "place", None)
+        now, place = time.monotonic(), self._thread.place
         if place is not None:
             step = self.step
             if step is None:
                 step = 0 if self._update is None else self._update.number
-            ranks = self._peers.get(peers)
-            if ranks is None:
-                ranks = self._peers[peers] = struct.pack(f"<{len(peers)}H", *peers)
-            begun = place.begun
-            place.entry = entry = place.entries[begun % _KEPT]
-            place.begun = begun = begun + 1
-            self._pack(self._map, entry, state, now, 0.0, step, number, len(peers), ranks, what.encode())
+            if peers not in self._peers:
+                self._peers[peers] = struct.pack(f"<{len(peers)}H", *peers)
+            place.entry = entry = next(place.entries)
+            place.begun = begun = place.begun + 1
+            self._pack(self._map, entry, state, now, 0.0, step, number, len(peers), self._peers[peers], what.encode())
             _pack_flow(self._map, place.flow, state, now, begun)
         return now - self.origin
 
     def turn(self, state: bytes) -> None:
         """This flow's operation goes on in another state."""
-        place = getattr(self._local, "place", None)
+        place = self._thread.place
         if place is not None:
             _pack_ended(self._map, place.entry + _ENDED_AT, 0.0)
             _pack_flow(self._map, place.flow, state, time.monotonic(), place.begun)
@@ -262,7 +268,7 @@ class Desk:
     def leave(self, begun: float | None = None) -> float:
         """This flow's operation is over now, which is given. How long an operation takes here is judged by those that say
         when they began."""
-        now, place = time.monotonic(), getattr(self._local, "place", None)
+        now, place = time.monotonic(), self._thread.place
         if place is not None:
             _pack_ended(self._map, place.entry + _ENDED_AT, now)
         since = now - self.origin
@@ -285,13 +291,13 @@ class Desk:
     def open_flow(self) -> None:
         """The calling thread is a flow of control of the strategy."""
         try:
-            self._local.place = self._free.pop(0)
+            self._thread.place = self._free.pop(0)
         except IndexError:  # of several threads that begin, one takes the last
-            self._local.place = None
+            self._thread.place = None
 
     def close_flow(self) -> None:
         """The calling thread ends."""
-        place = self._local.place
+        place = self._thread.place
         if place is not None:
             _FLOW.pack_into(self._map, place.flow, NOTHING, time.monotonic(), place.begun)
             self._free.append(place)
