@@ -62,9 +62,7 @@ class Ledger:
             raise StrategyError(f"place takes a tensor shard (which, of how many), not {shard}")
         if self._is_scaled and (count > 1 or len(blocks) <= last):
             raise StrategyError(PARTS)
-        for block in blocks:
-            if block not in self.blocks or block in self._released:
-                self._refuse_to_run(block)
+        self._check_here_whole(blocks)
         if self._count > 1:
             raise StrategyError(
                 f"the blocks placed here are cut into {self._count} tensor shards: place was called already"
@@ -82,6 +80,8 @@ class Ledger:
         """Whose gradients of the input have been taken already."""
         self._versions = {b: _Version() for b in placed}
         self._released: dict[int, Span] = {}
+        self._ready: set[Blocks] = set()
+        """What can run as one, until a block of it is released."""
         self._homes: dict[int, Region] = {}
         """Block -> the shard of it that was left when it was released first."""
 
@@ -167,6 +167,7 @@ class Ledger:
                     f"release of {layout}: block {block} was released before to {kept}, which stays its own"
                 )
         spans = {span.block: span for span in layout.spans}
+        self._ready.clear()
         for block in layout.blocks:
             self._homes[block] = layout.region
             if block not in self._released:
@@ -210,12 +211,10 @@ class Ledger:
 
         Raises `StrategyError` on a released block, and if `blocks` do not follow each other.
         """
-        samples, described, released, saved, held = self.samples(batch), self.blocks, self._released, self._saved, 0
-        if len(blocks) > 1 and blocks != tuple(range(blocks[0], blocks[0] + len(blocks))):
-            raise StrategyError(f"blocks that run as one follow each other, and {list(blocks)} do not")
+        if blocks not in self._ready:
+            self._check_ready(blocks)
+        samples, described, saved, held = self.samples(batch), self.blocks, self._saved, 0
         for block in blocks:
-            if block not in described or block in released:
-                self._refuse_to_run(block)
             key = block, batch
             if key in saved:
                 self._check_together("forward", block, batch, blocks)
@@ -243,13 +242,13 @@ class Ledger:
 
         Raises `StrategyError` if it is not its turn, on another size, and on a released block.
         """
-        described, released, saved = self.blocks, self._released, self._saved
+        if blocks not in self._ready:
+            self._check_ready(blocks)
         for block in blocks:
-            if block not in described or block in released:
-                self._refuse_to_run(block)
-            if (block, batch) not in saved:
+            noted = self._saved.get((block, batch))
+            if noted is None:
                 raise StrategyError(f"backward of block {block}, {batch}, before its forward")
-            if saved[block, batch][0] != blocks:
+            if noted[0] != blocks:
                 self._check_together("backward", block, batch, blocks)
         is_halved, block = (blocks, batch) in self._halved, blocks[0]
         if part == "weights":
@@ -283,9 +282,18 @@ class Ledger:
 
     # ---- rules
 
-    def _refuse_to_run(self, block: int) -> NoReturn:
-        self._check_placed(block)
-        raise StrategyError(f"block {block} is released and cannot run until the next load")
+    def _check_ready(self, blocks: Blocks) -> None:
+        """They can run, as one."""
+        self._check_here_whole(blocks)
+        if len(blocks) > 1 and blocks != tuple(range(blocks[0], blocks[0] + len(blocks))):
+            raise StrategyError(f"blocks that run as one follow each other, and {list(blocks)} do not")
+        self._ready.add(blocks)
+
+    def _check_here_whole(self, blocks: Sequence[int]) -> None:
+        for block in blocks:
+            self._check_placed(block)
+            if block in self._released:
+                raise StrategyError(f"block {block} is released and cannot run until the next load")
 
     def _check_together(self, name: str, block: int, batch: Batch, blocks: Blocks) -> None:
         """Blocks whose forward passes ran as one stay together until their backward pass."""

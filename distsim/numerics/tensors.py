@@ -143,16 +143,15 @@ class Tensors:
         y = y.detach().requires_grad_()
         with torch.enable_grad():
             loss = self._loss(y, self._task.target(batch, self._workers).to(self._device, non_blocking=True))
-        value = float(loss.detach())
+        value = loss.item()
         if not math.isfinite(value):
             raise Diverged(
                 f"diverged at step {batch.step}: on rank {self._rank} the training loss is {value}; "
                 f"try a learning rate below {self._optimizer.learning_rate:g}"
             )
-        g = gradient(loss, y)
-        if self._scale is not None:
-            g = self._scale.scale(g, batch)
-        return g if batch.weight == 1.0 else g * batch.weight, value
+        if self._scale is None:
+            return gradient(loss, y, batch.weight), value
+        return self._scale.scale(gradient(loss, y), batch) * batch.weight, value
 
     def backward(self, blocks: Blocks, g: Tensor, batch: Batch, part: Part, then: Then = nothing) -> Tensor:
         """The gradient of the input of `blocks`. Raises `StrategyError` before their forward and on another size."""

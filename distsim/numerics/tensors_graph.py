@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 
 
-def gradient(loss: Tensor, y: Tensor) -> Tensor:
-    """The gradient of `y`, of a loss that was taken of it."""
-    (g,) = _engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (y,), False, accumulate_grad=False)
+def gradient(loss: Tensor, y: Tensor, weight: float = 1.0) -> Tensor:
+    """The gradient of `y`, of `weight` times a loss that was taken of it."""
+    given = torch.full_like(loss, weight)
+    (g,) = _engine_run_backward((loss,), (given,), False, False, (y,), False, accumulate_grad=False)
     return g
 
 

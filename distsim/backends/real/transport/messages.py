@@ -44,6 +44,7 @@ from distsim.interface import Envelope, Message, StrategyError
 Layout = tuple[torch.dtype, tuple[int, ...]]
 
 _HEADER = struct.Struct("<qibBB8q8s128s")  # version, source, dtype, dimensions, length of the label, shape, tag, label
+_VERSION = struct.Struct("<q")
 _DTYPES = (
     torch.float32,
     torch.float64,
@@ -254,25 +255,18 @@ class Messages:
 
     def _pack(self, outgoing: Outgoing, envelope: Envelope[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The frame of a message, and its payload if that follows by itself."""
-        label = envelope.label.encode()
-        body: torch.Tensor | None = None
-        shelf: bytes | None = None
-        dtype = _SIGNAL
-        shape: tuple[int, ...] = ()
+        layout: Layout | None = None
+        body = shelf = None
         if envelope.payload is not None:
             x = envelope.payload.detach()
-            if x.dtype not in _DTYPES or x.dim() > 8:
-                raise StrategyError(f"a real run cannot send a payload of {x.dim()} dimensions of {x.dtype}")
-            dtype, shape = _DTYPES.index(x.dtype), tuple(x.shape)
+            layout = x.dtype, tuple(x.shape)
             if self._shelves is not None and x.nbytes > _INLINE:
                 shelf = self._shelves.put(x)
             if shelf is None:
                 body = x.cpu().contiguous()
-            else:
-                dtype += _ON_SHELF
-        sizes = (*shape, *(0,) * (8 - len(shape)))
-        raw = _HEADER.pack(envelope.version, self._rank, dtype, len(shape), len(label), *sizes, outgoing.digest, label)
-        header = torch.frombuffer(bytearray(raw.ljust(_AHEAD, b"\0") + (shelf or b"")), dtype=torch.uint8)
+        raw = bytearray(_header(self._rank, outgoing.digest, envelope.label, layout, shelf is not None))
+        _VERSION.pack_into(raw, 0, envelope.version)
+        header = torch.frombuffer(raw if shelf is None else raw + shelf, dtype=torch.uint8)
         if body is None or body.nbytes > _INLINE:
             return header, body
         return torch.cat([header, body.view(-1).view(torch.uint8)]), None
@@ -322,6 +316,19 @@ def _drain(waiting: queue.SimpleQueue[tuple[Request, torch.Tensor]]) -> None:
         request, _body = waiting.get()
         with contextlib.suppress(RuntimeError):  # a rank is lost; whoever waits for it says so
             request.wait()
+
+
+@lru_cache(1024)
+def _header(source: int, digest: bytes, label: str, layout: Layout | None, on_shelf: bool) -> bytes:
+    """What comes before the payload in a frame of version 0."""
+    code, shape = _SIGNAL, tuple[int, ...]()
+    if layout is not None:
+        dtype, shape = layout
+        if dtype not in _DTYPES or len(shape) > 8:
+            raise StrategyError(f"a real run cannot send a payload of {len(shape)} dimensions of {dtype}")
+        code = _DTYPES.index(dtype) + on_shelf * _ON_SHELF
+    sizes, text = (*shape, *(0,) * (8 - len(shape))), label.encode()
+    return _HEADER.pack(0, source, code, len(shape), len(text), *sizes, digest, text).ljust(_AHEAD, b"\0")
 
 
 @lru_cache(1024)
