@@ -4,10 +4,10 @@ A probe's record lies between two marks. Within one round its repetitions give a
 too; rounds in which other processes used the machine are rejected, and the median over the rest is the point of a curve.
 
 How blocks are told apart: an operation costs `overhead` plus its blocks, in the trace the time from the end of the one
-before to its own end. A pass costs `pass_overhead` besides: by so much a pass, n blocks one by one take longer than a whole
-gradient, in which they are one forward and one backward pass, 2n - 2 passes fewer. What a whole gradient takes beyond that
-(drawing the input, reading the gradient out) is spread over backward passes by parameters, so that blocks add up to the
-whole that a strategy asks for.
+before to its own end. A pass costs `pass_overhead` besides: by so much a pass, n blocks and the loss one by one take longer
+than a whole gradient, which is one forward and one backward pass, 2n - 1 passes fewer. What a whole gradient takes beyond
+that (drawing the input, reading the gradient out) is spread over backward passes by parameters, so that blocks add up to
+the whole that a strategy asks for.
 """
 
 from __future__ import annotations
@@ -106,10 +106,8 @@ class Record:
 
     @cached_property
     def pass_overhead(self) -> float:
-        """Seconds of a forward or backward pass beyond its blocks; of a model of one block there is no telling."""
-        saved = 2 * len(self.bench.blocks) - 2
-        if not saved:
-            return 0.0
+        """Seconds of a forward or backward pass beyond its blocks, and of the loss's own where that is an operation."""
+        saved = 2 * len(self.bench.blocks) - 1
         chains = {parts: self.chain(parts) for parts in self.bench.shares}
         found = [(sum(chain.values()) - self.gradient(parts)) / saved for parts, chain in chains.items()]
         shortest = min(min(chain.values()) for chain in chains.values())
@@ -142,7 +140,7 @@ class Record:
         for parts in self.bench.shares:
             seconds = self.chain(parts)
             for operation, b in seconds:
-                seconds[operation, b] -= 0.0 if operation == "loss" else self.pass_overhead
+                seconds[operation, b] -= self.pass_overhead
             rest = max(0.0, self.gradient(parts) - 2.0 * self.pass_overhead - sum(seconds.values()))
             total = sum(model.blocks[b].parameters for b in self.bench.blocks)
             for (operation, b), value in seconds.items():

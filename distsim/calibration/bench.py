@@ -137,6 +137,9 @@ class BenchNumerics(Generic[T]):
     def backward(self, blocks: Blocks, g: T, batch: Batch, part: Part, then: Then = nothing) -> T:
         return self._inner.backward(self._shifted(blocks), g, batch, part, then)
 
+    def backward_of_loss(self, blocks: Blocks, y: T, batch: Batch, then: Then = nothing) -> tuple[T, float]:
+        return self._inner.backward_of_loss(self._shifted(blocks), y, batch, then)
+
     def read(self, region: Region) -> T:
         if region.blocks is None or region.blocks[0] >= self._first:
             return self._inner.read(self._shift(region))

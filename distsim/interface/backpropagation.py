@@ -48,13 +48,11 @@ def _each(blocks: Blocks) -> list[Blocks]:
 def _run(state: Rank[T], batches: Sequence[Batch], pieces: Sequence[Blocks], stop: Stop) -> bool:
     """Forward and backward of all pieces on each of `batches`; False if it was stopped in between."""
     for batch in batches:
-        g = _gradient_of_output(state, batch, pieces, stop)
-        if g is None:
-            return False
+        x = _output(state, batch, pieces, stop)
         for blocks in reversed(pieces):
-            if stop():
+            if x is None or stop():
                 return False
-            g = state.backward(blocks, g, batch, "both")
+            x = _back(state, blocks, x, batch, is_last=blocks is pieces[-1])
     return True
 
 
@@ -66,14 +64,19 @@ def _hold(state: Rank[T], batches: Iterable[Batch]) -> None:
                 state.numerics.hold(batch)
 
 
-def _gradient_of_output(state: Rank[T], batch: Batch, pieces: Sequence[Blocks], stop: Stop) -> T | None:
-    """Forward and loss; None if it was stopped."""
+def _output(state: Rank[T], batch: Batch, pieces: Sequence[Blocks], stop: Stop) -> T | None:
+    """Forward; None if it was stopped."""
     x = state.numerics.input(batch)
     for blocks in pieces:
         if stop():
             return None
         x = state.forward(blocks, x, batch)
-    return state.loss(x, batch)
+    return x
+
+
+def _back(state: Rank[T], blocks: Blocks, x: T, batch: Batch, is_last: bool) -> T:
+    """Backward; `x` is the output of the last blocks, or the gradient of the output of others."""
+    return state.backward_of_loss(blocks, x, batch) if is_last else state.backward(blocks, x, batch, "both")
 
 
 def start_buckets(
@@ -81,7 +84,7 @@ def start_buckets(
 ) -> Iterator[tuple[Region, Work[T]]]:
     """The same a bucket at a time, last blocks first: each starts when the iterator reaches it."""
     *before, last = batch.split(microbatches)
-    gradient: list[T] = []  # of the output of the block that is next in the backward pass
+    passed: list[T] = []  # the model's output, then the gradient of the output of the block that is next
     closed = buckets(state.model, state.placed, bucket_bytes)
     pieces = [_pieces(state, bucket[::-1]) for bucket in closed]
     whole = _pieces(state, state.placed)
@@ -91,9 +94,9 @@ def start_buckets(
         state.numerics.zero(ALL)  # what was accumulated for shards stays
         _hold(state, [*before, last])
         _run(state, before, whole, _never)
-        g = _gradient_of_output(state, last, forward, _never)
-        assert g is not None
-        gradient.append(g)
+        y = _output(state, last, forward, _never)
+        assert y is not None
+        passed.append(y)
 
     for number, bucket in enumerate(closed):
         region = Region(bucket[::-1], shards)
@@ -102,7 +105,7 @@ def start_buckets(
             if number == 0:
                 begin()
             for blocks in reversed(pieces[number]):
-                gradient.append(state.backward(blocks, gradient.pop(), last, "both"))
+                passed.append(_back(state, blocks, passed.pop(), last, is_last=blocks is forward[-1]))
             return state.numerics.accumulated(region, scale)
 
         parts, passes = _backward(bucket), len(pieces[number])

@@ -61,6 +61,9 @@ class Numerics(Protocol[T]):
         `part="input"` gives only the gradient of the input, and `"weights"`, called later with any `g`, does the rest.
         Raises `StrategyError` if the forward of just these blocks, together, has not run on `batch`."""
 
+    def backward_of_loss(self, blocks: Blocks, y: T, batch: Batch, then: Then = nothing) -> tuple[T, float]:
+        """`backward` of the gradient that `loss` gives of `y`, the output of `blocks`; and the mean loss."""
+
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`: its backward pass was cancelled."""
 

@@ -155,6 +155,12 @@ class Rank(Generic[T]):
         self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.now()))
         return g
 
+    def backward_of_loss(self, blocks: Blocks, y: T, batch: Batch) -> T:
+        """Record the loss of an output that `blocks` gave, and run their backward pass."""
+        g, value = self.numerics.backward_of_loss(blocks, y, batch, self.weigh)
+        self.trace.losses.append(Loss(batch.step, batch.part, batch.parts, value, self.now()))
+        return g
+
     # ---- gradients that travel
 
     def owe(self, message: Message[T]) -> Message[T]:

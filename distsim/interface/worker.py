@@ -37,6 +37,7 @@ from distsim.interface.work import Work
 
 R = TypeVar("R")
 
+_LOSS: Parts = (("loss", -1),)
 _BACKWARD: dict[Part, tuple[Operation, str]] = {
     "both": ("backward", "B"),
     "input": ("backward_input", "I"),
@@ -176,7 +177,7 @@ class Worker(Generic[T]):
     def loss(self, y: T, batch: Batch) -> Work[T]:
         """Record the mean loss of the model's output; give its gradient, weighted by `batch.weight`."""
         state = self._state
-        return state.start_compute("loss", (("loss", -1),), batch, lambda stop: state.loss(y, batch))
+        return state.start_compute("loss", _LOSS, batch, lambda stop: state.loss(y, batch), passes=1)
 
     def backward(self, blocks: int | Sequence[int], g: T, batch: Batch, part: Part = "both") -> Work[T]:
         """Accumulate the gradient of a block, or of several that ran as one; the gradient of their input.
@@ -188,6 +189,17 @@ class Worker(Generic[T]):
         parts = _parts(operation, ran[::-1])
         return state.start_compute(
             _named(letter, ran), parts, batch, lambda stop: state.backward(ran, g, batch, part), passes=1
+        )
+
+    def backward_of_loss(self, blocks: int | Sequence[int], y: T, batch: Batch) -> Work[T]:
+        """`backward` of the `loss` of `y`, which the last `blocks` gave, as one operation; the gradient of their input.
+
+        It takes less time than the two, for it is one backward pass.
+        """
+        state, ran = self._state, _run(blocks)
+        parts = _LOSS + _parts("backward", ran[::-1])
+        return state.start_compute(
+            _named("B", ran), parts, batch, lambda stop: state.backward_of_loss(ran, y, batch), passes=1
         )
 
     @overload

@@ -153,6 +153,11 @@ class Sizes:
             return NOTHING
         return _sized(self._ledger.input_bytes(blocks[0], batch))
 
+    def backward_of_loss(self, blocks: Blocks, y: Size, batch: Batch, then: Then = nothing) -> tuple[Size, float]:
+        """The gradient of the input of `blocks`, and 0.0. Raises as `loss` and `backward`."""
+        self._ledger.loss(y.nbytes, batch)
+        return self.backward(blocks, y, batch, "both", then), 0.0
+
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`."""
         self._ledger.forget(batch)

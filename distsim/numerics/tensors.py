@@ -141,6 +141,13 @@ class Tensors:
         """The gradient of the output, weighted, and the mean loss. Raises `Diverged` if the loss is not finite."""
         self._ledger.loss(y.nbytes, batch)
         y = y.detach().requires_grad_()
+        loss, value = self._loss_of(y, batch)
+        if self._scale is None:
+            return gradient(loss, y, batch.weight), value
+        return self._scale.scale(gradient(loss, y), batch) * batch.weight, value
+
+    def _loss_of(self, y: Tensor, batch: Batch) -> tuple[Tensor, float]:
+        """The mean loss, as autograd goes on with it, and as a number. Raises `Diverged` if it is not finite."""
         with torch.enable_grad():
             loss = self._loss(y, self._task.target(batch, self._workers).to(self._device, non_blocking=True))
         value = loss.item()
@@ -149,34 +156,49 @@ class Tensors:
                 f"diverged at step {batch.step}: on rank {self._rank} the training loss is {value}; "
                 f"try a learning rate below {self._optimizer.learning_rate:g}"
             )
-        if self._scale is None:
-            return gradient(loss, y, batch.weight), value
-        return self._scale.scale(gradient(loss, y), batch) * batch.weight, value
+        return loss, value
 
     def backward(self, blocks: Blocks, g: Tensor, batch: Batch, part: Part, then: Then = nothing) -> Tensor:
         """The gradient of the input of `blocks`. Raises `StrategyError` before their forward and on another size."""
         with self._lock:
             self._ledger.backward(blocks, g.nbytes, batch, part)
-            graph, modules = self._graphs[blocks, batch], [self._blocks[block] for block in blocks]
+            graph = self._graphs[blocks, batch]
             if part == "input":
                 graph.g = g
                 return graph.of_input() if graph.x.requires_grad else self._nothing
-            del self._graphs[blocks, batch]
-            factor = None if self._scale is None else self._scale.inverse(batch, blocks[0] == 0)
-            if factor is None:
-                for module in modules:
-                    module.lend(batch)
-            if part == "both":
-                gx = graph.backward(g)
-            else:
-                graph.of_weights([parameter for module in modules for parameter in module.parameters(batch)])
-                gx = None
-            apart = Apart(g, graph.g, gx)
-            self._ledger.end(blocks, batch)
-            for module in reversed(modules):
-                if module.take(batch, factor, apart):
-                    then()
-            return self._nothing if gx is None else gx
+            return self._backward(blocks, graph, g, batch, part, then)
+
+    def backward_of_loss(self, blocks: Blocks, y: Tensor, batch: Batch, then: Then = nothing) -> tuple[Tensor, float]:
+        """The gradient of the input of `blocks`, which gave `y`, and the mean loss. Raises as `loss` and `backward`."""
+        with self._lock:
+            graph = self._graphs.get((blocks, batch))
+            if graph is None or not graph.gave(y) or self._scale is not None:  # which scales what the loss gives
+                g, value = self.loss(y, batch)
+                return self.backward(blocks, g, batch, "both", then), value
+            self._ledger.loss(y.nbytes, batch)
+            self._ledger.backward(blocks, y.nbytes, batch, "both")
+            graph.y, value = self._loss_of(graph.y, batch)
+            g = torch.full_like(graph.y, batch.weight)
+            return self._backward(blocks, graph, g, batch, "both", then), value
+
+    def _backward(self, blocks: Blocks, graph: Graph, g: Tensor, batch: Batch, part: Part, then: Then) -> Tensor:
+        del self._graphs[blocks, batch]
+        modules = [self._blocks[block] for block in blocks]
+        factor = None if self._scale is None else self._scale.inverse(batch, blocks[0] == 0)
+        if factor is None:
+            for module in modules:
+                module.lend(batch)
+        if part == "both":
+            gx = graph.backward(g)
+        else:
+            graph.of_weights([parameter for module in modules for parameter in module.parameters(batch)])
+            gx = None
+        apart = Apart(g, graph.g, gx)
+        self._ledger.end(blocks, batch)
+        for module in reversed(modules):
+            if module.take(batch, factor, apart):
+                then()
+        return self._nothing if gx is None else gx
 
     def forget(self, batch: Batch) -> None:
         """Drop the activations saved for `batch`."""

@@ -29,6 +29,10 @@ class Graph:
     g: Tensor | None = None
     """The output's gradient, kept from `of_input` for `of_weights`."""
 
+    def gave(self, y: Tensor) -> bool:
+        """Whether `y` is its output, with which autograd can go on here."""
+        return self.y.requires_grad and y.data_ptr() == self.y.data_ptr() and y.shape == self.y.shape
+
     def backward(self, g: Tensor) -> Tensor | None:
         """Have autograd add to the gradients of parameters; the input's, if it has one."""
         if self.y.requires_grad or self.x.requires_grad:

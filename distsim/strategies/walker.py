@@ -115,15 +115,17 @@ class Stage(Generic[T]):
 
     async def backward(self, batch: Batch, part: Part = "both", ready: Ready | None = None) -> None:
         """Take the gradient of the output, give that of the input; tell `ready` of every block."""
-        if self._after is None:
-            g = await self._pipe.loss(self._outputs.pop(batch), batch)
-        else:
+        if self._after is not None:
             g = await self._wires.receive(f"gradient {self._number}")
+            if self._as_one:
+                g = await self._pipe.backward(self._blocks, g, batch, part)
+        elif self._as_one:
+            g = await self._pipe.backward_of_loss(self._blocks, self._outputs.pop(batch), batch)
+        else:
+            g = await self._pipe.loss(self._outputs.pop(batch), batch)
         if part == "input":
             self._halved[batch] = g
-        if self._as_one:
-            g = await self._pipe.backward(self._blocks, g, batch, part)
-        else:
+        if not self._as_one:
             for block in reversed(self._blocks):
                 g = await self._runner.backward(block, g, batch, part)
                 if ready is not None:

@@ -197,6 +197,31 @@ def test_blocks_that_run_as_one_give_what_each_gives_by_itself_with_the_weights_
     assert names == ["F0-1", "loss", "B0-1", "F0-1", "loss", "I0-1", "W0-1"]
 
 
+async def loss_as_one(worker, note):
+    batch = Batch(0)
+    for blocks in ([0, 1], [1]):
+        worker.zero()
+        x = worker.input(batch) if blocks[0] == 0 else await worker.forward(0, worker.input(batch), batch)
+        y = await worker.forward(blocks, x, batch)
+        gx = await worker.backward_of_loss(blocks, y, batch)
+        if blocks[0]:
+            await worker.backward(0, gx, batch)
+        note("gradient", worker.accumulated())
+    note("now", worker.now)
+
+
+def test_the_loss_as_one_with_its_backward_pass_is_one_operation(mode):
+    ran = mode.run(loss_as_one, ranks=1)
+    assert ran.notes[0]["gradient"] == [mode.payload(GRADIENT)] * 2
+    trace = ran.outcome.traces[0]
+    assert [name for name, *_ in trace.compute] == ["F0-1", "B0-1", "F0", "F1", "B1", "B0"]
+    assert [(loss.step, loss.part, loss.parts) for loss in trace.losses] == [(0, 0, 1)] * 2
+
+
+def test_the_loss_as_one_with_its_backward_pass_takes_the_time_of_both(exact):
+    assert exact.run(loss_as_one, ranks=1).notes[0]["now"] == [12.0]  # 2 x 2 blocks of 1 + 2 s, and losses of 0
+
+
 def test_blocks_that_run_as_one_take_the_time_that_they_take_one_by_one(exact):
     assert exact.run(both_blocks_as_one, ranks=1).notes[0]["now"] == [12.0]  # 2 blocks of 1 + 2 s, then of 1 + 1 + 1 s
 

@@ -88,6 +88,37 @@ def test_however_blocks_are_cut_into_graphs_every_bit_is_the_same(workload, prec
     assert all(torch.equal(each, found[0]) for each in found[1:])
 
 
+@pytest.mark.parametrize("workload", WIDE, ids=lambda workload: type(workload).__name__)
+@pytest.mark.parametrize("precision", [FLOAT32, Precision("bf16"), Precision("fp16")], ids=lambda each: each.name)
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_loss_as_one_with_its_backward_pass_gives_the_same_bits(workload, precision, parts):
+    """Weights of micro-batches are powers of two here: by those it makes no difference where a gradient is weighted."""
+    *before, last = range(len(workload.model().blocks))
+    before, last = tuple(before), (last,)
+    found = []
+    for as_one in (True, False):
+        numerics, payloads = TensorsFactory(workload, 2, SGD(0.1), 0, precision=precision)(0), []
+        for batch in Batch(3).split(parts):
+            y = numerics.forward(last, numerics.forward(before, numerics.input(batch), batch), batch)
+            if as_one:
+                g, loss = numerics.backward_of_loss(last, y, batch)
+            else:
+                g, loss = numerics.loss(y, batch)
+                g = numerics.backward(last, g, batch, "both")
+            numerics.backward(before, g, batch, "both")
+            payloads += [g.reshape(-1), torch.tensor([loss])]
+        found.append(torch.cat([*payloads, numerics.accumulated(ALL)]))
+        assert numerics.memory().activations == 0.0
+    assert torch.equal(*found)
+
+
+def test_the_loss_of_an_output_that_was_changed_is_the_changed_ones():
+    numerics, batch = numerics_of(), Batch(0)
+    y = numerics.forward(tuple(BLOCKS), numerics.input(batch), batch)
+    _, loss = numerics.backward_of_loss(tuple(BLOCKS), 2.0 * y, batch)
+    assert loss == numerics_of().loss(2.0 * y, batch)[1] != numerics_of().loss(y, batch)[1]
+
+
 def plain(batch, weights=None, seed=5):
     """The gradient and the loss of one nn.Sequential in plain torch, and its parameters."""
     task = WORKLOAD.task(seed)

@@ -71,6 +71,9 @@ class Quadratic:
         self.gradient += g * self.saved.pop(batch)
         return 0.0
 
+    def backward_of_loss(self, blocks: Blocks, y: float, batch: Batch, then: Then = nothing) -> tuple[float, float]:
+        return self.backward(blocks, batch.weight, batch, "both"), 0.0
+
     def read(self, region: Region) -> float:
         return self.path[-1]
 

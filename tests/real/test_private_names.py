@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import Backend
 PACKAGE = Path(__file__).parent.parent.parent / "distsim"
 IMPORTED = {
     "torch": {"_fused_adamw_", "_fused_sgd_"},
+    "torch.autograd.graph": {"_engine_run_backward"},
     "torch._C._distributed_c10d": {
         "AllToAllOptions",
         "AllgatherOptions",
