@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim import signals
+from distsim.backends.real.allocator import huge_pages
 from distsim.backends.real.options import RealOptions, device_of
 from distsim.backends.real.parcel import main_module
 from distsim.backends.real.process import Elsewhere, Order, enter
@@ -102,7 +103,7 @@ def _start(order: Order, processes: list[ForkServerProcess], reports: list[Conne
     process = context.Process(target=enter, args=(order, theirs), name=f"{_NAME} {order.rank}", daemon=True)
     processes.append(process)
     with theirs, _one_thread():
-        with _deaf(), _short_enough():
+        with _deaf(), _short_enough(), huge_pages():
             forkserver.ensure_running()
         process.start()
 
