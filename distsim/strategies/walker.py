@@ -83,6 +83,10 @@ class Stage(Generic[T]):
         """Of the last stage: what the loss will be taken of."""
         self._halved = dict[Batch, T]()
         """Gradients of the output whose half for the weights is to come."""
+        self._gradients: tuple[Iterable[object], int] | None = None
+        """The receives of gradients that are to be posted, and how many at once."""
+        self._ahead = 0
+        """Activations sent of which no gradient has come."""
 
     def expect(self, batches: Iterable[object], warmup: int | None = None) -> None:
         """As many messages will come from either neighbour; `batches` is asked for its next when a receive is posted.
@@ -95,7 +99,7 @@ class Stage(Generic[T]):
         if self._before is not None:
             self._wires.expect(self._before, f"activation {self._number}", forwards, first, later)
         if self._after is not None:
-            self._wires.expect(self._after, f"gradient {self._number}", backwards, back, back)
+            self._gradients = backwards, back
 
     async def forward(self, batch: Batch) -> None:
         """Take an input, give the output."""
@@ -110,13 +114,20 @@ class Stage(Generic[T]):
                 x = await self._runner.forward(block, x, batch)
         if self._after is None:
             self._outputs[batch] = x
-        else:
-            self._wires.send(x, self._after, f"activation {self._number + 1}")
+            return
+        self._wires.send(x, self._after, f"activation {self._number + 1}")
+        self._ahead += 1
+        if self._gradients is not None:  # none can come earlier, and others wait for the activation
+            gradients, count = self._gradients
+            self._wires.expect(self._after, f"gradient {self._number}", gradients, count, count)
+            self._gradients = None
 
     async def backward(self, batch: Batch, part: Part = "both", ready: Ready | None = None) -> None:
         """Take the gradient of the output, give that of the input; tell `ready` of every block."""
         if self._after is not None:
+            await self._wires.settle(f"activation {self._number + 1}", but=self._ahead)
             g = await self._wires.receive(f"gradient {self._number}")
+            self._ahead -= 1
             if self._as_one:
                 g = await self._pipe.backward(self._blocks, g, batch, part)
         elif self._as_one:
@@ -179,8 +190,8 @@ class Wires(Generic[T]):
         else:
             self._sends[tag].append(self._pipe.send(x, to, tag))
 
-    async def settle(self, but: int = 0) -> None:
-        """Wait until everything sent has arrived, but for the last so many of each tag."""
-        for sends in self._sends.values():
+    async def settle(self, tag: str | None = None, but: int = 0) -> None:
+        """Wait until everything sent has arrived, or all of one tag, but for the last so many of each."""
+        for sends in self._sends.values() if tag is None else [self._sends[tag]]:
             while len(sends) > but:
                 await sends.popleft()
