@@ -34,7 +34,7 @@ class Mortal(Strategy):
     async def run(self, worker: Worker[Any]) -> None:
         mark = Path(self.folder) / f"died-{self.victim}-{self.at}"
         state = worker._state
-        arrive, loss = state.progress.arrive, state.numerics.loss
+        arrive, backward = state.progress.arrive, state.numerics.backward_of_loss
         count = 0
 
         def die(now: int) -> None:
@@ -52,14 +52,14 @@ class Mortal(Strategy):
             nonlocal count
             count += 1
             die(count)
-            return loss(*arguments)
+            return backward(*arguments)
 
         if worker.rank == self.victim:
             is_maker = not self.inner.server_count(worker.workers) or worker.rank >= worker.workers
             if is_maker:
                 state.progress.arrive = arriving
             else:
-                state.numerics.loss = losing
+                state.numerics.backward_of_loss = losing
         await self.inner.run(worker)
 
     def server_count(self, workers: int) -> int:

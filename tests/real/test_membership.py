@@ -64,14 +64,14 @@ class Dying(AsyncPS):
     phase: str
 
     async def run(self, worker: Worker[Any]) -> None:
-        loss = worker._state.numerics.loss
+        backward = worker._state.numerics.backward_of_loss
 
         def slowly(*given: Any) -> Any:
             time.sleep(0.5)
-            return loss(*given)
+            return backward(*given)
 
         if worker.rank == 2:
-            worker._state.numerics.loss = slowly
+            worker._state.numerics.backward_of_loss = slowly
         await super().run(worker)
         if worker.rank == 1:
             enter = Desk.phase

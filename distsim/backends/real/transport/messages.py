@@ -145,8 +145,6 @@ class Outgoing:
     """The sends of one tag to one rank."""
 
     def __init__(self, to: int, tag: str) -> None:
-        self.to = to
-        self.tag = tag
         self.title = f"send {tag!r} to rank {to}"
         self.slot = _slot(tag, None)
         self.digest = _digest(tag)
