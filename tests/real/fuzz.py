@@ -6,6 +6,7 @@ in the victim's own process, in place of the operation (or just after it has beg
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing.forkserver
 import multiprocessing.util
 import os
@@ -217,21 +218,23 @@ class Victim:
         places |= {"publish": (Progress, "publish", _always), "end": (values, "dumps", _always)}
         places |= {"rendezvous": (torch.distributed, "init_process_group", _always)}
         where, name, fits = places.get(phase) or (Real, "collective", lambda self, group, each, x: each.kind == phase)
-        setattr(where, name, self._instead(getattr(where, name), fits))
+        calls, is_due = itertools.count(1), threading.Event()
+        for each in (name, "backward_of_loss") if name == "backward" else (name,):
+            setattr(where, each, self._instead(getattr(where, each), fits, calls, is_due))
 
-    def _instead(self, before: Callable[..., Any], fits: Callable[..., bool]) -> Callable[..., Any]:
-        case, count, is_due = self.case, 0, False
+    def _instead(
+        self, before: Callable[..., Any], fits: Callable[..., bool], calls: Iterator[int], is_due: threading.Event
+    ) -> Callable[..., Any]:
+        case = self.case
 
         def instead(*given: Any, **named: Any) -> Any:
-            nonlocal count, is_due
-            count += fits(*given, **named)
-            if count < case.nth or not fits(*given, **named):
+            if not fits(*given, **named) or next(calls) < case.nth:
                 return before(*given, **named)
             if case.how in ("not a number", "wrong shape"):
                 return self._spoilt(before, list(given), named)
             if case.late:
-                if not is_due:  # a second one would empty the note of when, and be killed by the first
-                    is_due = True
+                if not is_due.is_set():  # a second one would empty the note of when, and be killed by the first
+                    is_due.set()
                     threading.Timer(0.01, go_wrong, (case.how, self.folder)).start()
             else:
                 go_wrong(case.how, self.folder)
