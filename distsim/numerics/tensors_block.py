@@ -244,6 +244,8 @@ class TensorBlock:
         version.users -= 1
         if version is not self._now and not version.users:
             self._counts.versions -= version.flat.nbytes
+            if version is self._lent:  # else its parameters would stay as long as the gradient does
+                self._take_back()
 
     # ---- gradient
 

@@ -1,8 +1,10 @@
 """Tensors against plain torch: gradients of nn.Sequential, steps of torch.optim.SGD, weights as their forward saw them."""
 
+import gc
 import pickle
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -110,6 +112,19 @@ def test_the_loss_as_one_with_its_backward_pass_gives_the_same_bits(workload, pr
         found.append(torch.cat([*payloads, numerics.accumulated(ALL)]))
         assert numerics.memory().activations == 0.0
     assert torch.equal(*found)
+
+
+def test_parameters_that_no_pass_uses_any_more_are_freed_though_their_gradient_accumulates():
+    numerics, blocks, batches = numerics_of(), tuple(BLOCKS), Batch(0).split(2)
+    for batch in batches:
+        y = numerics.forward(blocks, numerics.input(batch), batch)
+        if batch is batches[1]:
+            old = weakref.ref(numerics._blocks[0]._now.flat)
+            numerics.load(ALL, numerics.read(ALL))
+        numerics.backward_of_loss(blocks, y, batch)
+        del y
+    gc.collect()
+    assert old() is None
 
 
 def test_the_loss_of_an_output_that_was_changed_is_the_changed_ones():
