@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,19 @@ DIVERGES = "optimizer.learning_rate=1e30"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@contextmanager
+def small_file_system(at: Path) -> Iterator[Path]:
+    """64 KB of room there."""
+    at.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", at]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
 
 
 def run_folders(here: Path) -> list[str]:
@@ -83,36 +98,24 @@ def test_a_real_run_leaves_a_log_a_rank(here: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_rank_that_finds_no_room_for_its_results_or_its_log_says_so(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (small := here / "runs").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs to mount a file system")
-    try:
+    with small_file_system(here / "runs"):
         assert main(["run", "backend=real", "cluster.workers=2", "budget.updates=2"]) == 1
         said = r"failed: rank \d failed in its phase 'end': the disk is full.*: make room, then give .*"
         assert re.match(said, capsys.readouterr().out.splitlines()[0])
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_a_real_run_whose_temporary_folder_is_full_says_so(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before any rank starts: what ranks and their launcher share would kill them where it finds no room."""
-    (small := here / "tmp").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", small]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs to mount a file system")
-    try:
+    with small_file_system(here / "tmp") as small:
         monkeypatch.setattr(tempfile, "tempdir", str(small))
         assert main(["run", "backend=real", "cluster.workers=4", "workload.width=16", "budget.updates=4"]) == 1
         said = rf"failed: the disk is full \({small}/distsim-\w+/board\): make room, then give .*"
         assert re.fullmatch(said, capsys.readouterr().out.splitlines()[0])
         assert list((here / "runs").glob("*/logs/rank*")) == []
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_a_run_that_goes_wrong_is_a_row_and_exit_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
